@@ -1,0 +1,20 @@
+"""How many pixels a picture may have before it is read: one number and one check for files of every kind."""
+
+from __future__ import annotations
+
+from sdrt.errors import LimitError
+
+DEFAULT_MAX_PIXELS = 178_956_970
+"""Where Pillow itself raises DecompressionBombError: twice a quarter of a GiB of 24-bit pixels. None means no limit."""
+
+
+def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
+    """Refuse a picture of more than ``max_pixels`` pixels; call it before anything of that size is allocated.
+
+    Raises LimitError.
+    """
+    if max_pixels is not None and width_px * height_px > max_pixels:
+        raise LimitError(
+            f"the picture has {width_px} x {height_px} = {width_px * height_px} pixels, the limit is {max_pixels}: "
+            "raise max_pixels if you trust its source"
+        )
