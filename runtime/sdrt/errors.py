@@ -1,0 +1,60 @@
+"""Everything that sdrt raises on purpose. Each leaf answers: what can the caller do now?"""
+
+from __future__ import annotations
+
+
+class SdrtError(Exception):
+    """The root: catch this to catch everything that sdrt raises on purpose.
+
+    ``exit_code`` is what the command line returns for it.
+    """
+
+    exit_code = 1
+
+
+class NotSdlError(SdrtError):
+    """The data is not an .sdl file at all: give another file."""
+
+    exit_code = 3
+
+
+class UnsupportedError(SdrtError):
+    """A valid request or file that this version cannot serve: update sdrt or change the request."""
+
+    exit_code = 4
+
+
+class CorruptError(SdrtError):
+    """An .sdl file that is truncated or altered: fetch it again."""
+
+    exit_code = 5
+
+
+class LimitError(SdrtError):
+    """Larger than the limits allow: raise the limit if the source is trusted."""
+
+    exit_code = 6
+
+
+class ModelError(SdrtError):
+    """A model pack is missing, altered, or speaks another latent space or prior: install the right one."""
+
+    exit_code = 7
+
+
+class EngineError(SdrtError):
+    """The inference engine is missing or cannot use the device: install it or choose another device."""
+
+    exit_code = 8
+
+
+class ImageError(SdrtError):
+    """The input is no picture that can be read: give another file."""
+
+    exit_code = 9
+
+
+class OutputError(SdrtError):
+    """The result cannot be written: it exists already, the disk is full, the path is wrong."""
+
+    exit_code = 10

@@ -1,0 +1,1 @@
+"""Torch world: photographs -> the weights of models/tiny."""

