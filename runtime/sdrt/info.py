@@ -1,0 +1,86 @@
+"""What an .sdl file says about itself, read without numpy, without the coder and without an inference engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from sdrt import models, sdl
+from sdrt.errors import ImageError, LimitError, ModelError
+from sdrt.limits import DEFAULT_MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Info:
+    """One .sdl file. ``model`` and ``quality`` are None when no pack here has the file's space and prior."""
+
+    width_px: int
+    height_px: int
+    file_bytes: int
+    payload_bytes: int
+    bits_per_pixel: float
+    """Of the whole file."""
+    step_index: int
+    quality: float | None
+    """0..100 on the scale of the model; below 0 for a file that a small target size made coarser than quality 0."""
+    model: str | None
+    space_identity: str
+    """Eight hexadecimal digits."""
+    prior_identity: str
+    """Eight hexadecimal digits."""
+    alpha: bool
+    chunks: dict[str, int]
+    """Kind of each optional chunk -> its number of data bytes."""
+
+
+def read_source(source: bytes | bytearray | memoryview | str | PathLike[str]) -> bytes:
+    """The bytes themselves, or those of the file of that path.
+
+    Raises ImageError if the file cannot be read, LimitError if it is larger than an .sdl file can be.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    path = Path(source)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(sdl.MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ImageError(f"cannot read {str(path)!r}: {error}") from None
+    if len(data) > sdl.MAX_FILE_BYTES:
+        raise LimitError(f"{path} has more than {sdl.MAX_FILE_BYTES} bytes, an .sdl file has at most so many")
+    return data
+
+
+def info(
+    source: bytes | bytearray | memoryview | str | PathLike[str], *, max_pixels: int | None = DEFAULT_MAX_PIXELS
+) -> Info:
+    """Read the header of an .sdl file and find the pack that it names. Raises as ``sdl.unpack`` does."""
+    data = read_source(source)
+    file = sdl.unpack(data, max_pixels=max_pixels)
+    try:
+        pack = models.find_pack(file.space_identity, file.prior_identity)
+    except ModelError:
+        pack = None
+    return Info(
+        width_px=file.width_px,
+        height_px=file.height_px,
+        file_bytes=len(data),
+        payload_bytes=len(file.payload),
+        bits_per_pixel=8 * len(data) / (file.width_px * file.height_px),
+        step_index=file.step_index,
+        quality=None if pack is None else quality_of(file.step_index, pack.quality_range),
+        model=None if pack is None else pack.name,
+        space_identity=file.space_identity.hex(),
+        prior_identity=file.prior_identity.hex(),
+        alpha=file.chunk(sdl.ALPHA) is not None,
+        chunks={chunk.kind.decode("ascii"): len(chunk.data) for chunk in file.chunks},
+    )
+
+
+def quality_of(step_index: int, quality_range: tuple[int, int]) -> float | None:
+    """The quality that asks for ``step_index``; None where a pack knows one quality only."""
+    coarse, fine = quality_range
+    return None if coarse == fine else round(100 * (coarse - step_index) / (coarse - fine), 2)
