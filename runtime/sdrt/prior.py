@@ -1,0 +1,289 @@
+"""The prior: how integer latents become probabilities, in integers alone.
+
+A prior is a pack's ``prior.npz``: a coding order, a small integer network for each pass of that order,
+and integer frequency tables. docs/PRIOR.md is the normative description. In short:
+
+Symbols (C, h, w) are coded in passes. A pass codes a range of channels (counted in the prior's own order)
+on some of the four lattice cosets ``(y % 2, x % 2)``; it sees every symbol of earlier passes. From a window
+of those symbols, the sums of their magnitudes and three kinds of global features the network predicts, for
+each symbol, a mean in eighths and a scale in 1/256; scale and the mean's fraction choose a frequency table.
+
+Exactness. Matrix products run through float32 BLAS, but they are integer arithmetic carried in float
+registers: every operand is an integer, and loading checks for each column that
+``sum(|weight| * largest |input|) < 2**24``, so that every partial sum, in any order, fused or not, is an
+integer that float32 holds exactly. Everything else is int32 or int64. No float ever decides a table.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.errors import ModelError
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+FORMAT = 1
+MAX_SYMBOL = 2**20  # the largest magnitude that a payload may say
+WINDOW = 2  # the largest reach of a tap, in symbols
+SYMBOL_LIMIT = 1023  # inputs of the network are clipped to +-this
+ENERGY_LIMIT = 4095  # sums of magnitudes are clipped to this
+HIDDEN_LIMIT = 4095
+HIDDEN_BITS = 4  # hidden activations are in sixteenths of a symbol
+MEAN_BITS = 3  # means are in eighths of a symbol
+FRACTIONS = 5  # 0, 1/8 .. 4/8: the tables of negative fractions are mirrored
+SCALE_BITS = 8  # scales are in 1/256 of a symbol
+SCALE_LIMIT = 65535
+EXACT = 2**24  # float32 holds every integer below
+TOTAL = 65536  # a frequency table sums to this
+MAX_CHANNELS = 256
+MAX_PASSES = 64
+MAX_RADIUS = 255
+_MAX_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the coding order, with its network.
+
+    ``taps`` int8 (T, 2): offsets (dy, dx) within +-WINDOW; a pass sees channels [0, stop) at each of them.
+    ``weights`` float32 (T * stop + stop, H + 2 * size), integers: rows are taps x channels, then energies;
+    columns are H hidden units, then the direct parts of ``size`` means and ``size`` scales.
+    ``global_weights`` int64 (2 + C, H + 2 * size): rows are one, inverse step, mean magnitude of each channel.
+    ``shift`` float32 (H,): hidden activations are ``floor(sum * 2**-shift)`` clipped, stored as 2**-shift.
+    ``out_weights`` float32 (H, 2 * size), integers; ``out_shift`` int32 (2 * size,).
+    """
+
+    start: int
+    stop: int
+    cosets: tuple[tuple[int, int], ...]
+    taps: tuple[tuple[int, int], ...]
+    weights: Float32
+    global_weights: NDArray[np.int64]
+    shift: Float32
+    out_weights: Float32
+    out_shift: Int32
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """A loaded prior; every array is validated and read-only.
+
+    ``steps`` float32 (C,): base step of each channel, in (raw - shift) * scale units of the latent space.
+    ``order`` int64 (C,): position in coding order -> channel.
+    ``class_of`` uint8 (SCALE_LIMIT + 1,): scale -> class. ``radius``, ``low_bits`` int32 (K,).
+    ``frequencies``: for each class uint16 (FRACTIONS, 2 * radius + 2), rows sum to 65536, the last is the escape.
+    ``centres``: for each class int8 (FRACTIONS, 2 * radius + 2): where in its unit cell a symbol is rebuilt, in 1/256
+    of a step from the symbol, for each table entry (mirrored with it).
+    ``sensitivity`` float32 (C,): pixel error per squared step error, relative; only the encoder reads it.
+    """
+
+    steps: Float32
+    order: NDArray[np.int64]
+    passes: tuple[Pass, ...]
+    class_of: NDArray[np.uint8]
+    radius: Int32
+    low_bits: Int32
+    frequencies: tuple[NDArray[np.uint16], ...]
+    centres: tuple[NDArray[np.int8], ...]
+    sensitivity: Float32
+
+    @property
+    def channels(self) -> int:
+        return len(self.steps)
+
+    @cached_property
+    def row_offsets(self) -> NDArray[np.int64]:
+        """Where the row of each table = class * FRACTIONS + fraction begins in the flat arrays below."""
+        widths = np.repeat(2 * self.radius.astype(np.int64) + 2, FRACTIONS)
+        return np.cumsum(widths) - widths
+
+    @cached_property
+    def costs(self) -> Float32:
+        """Bits of every table entry, flat; for estimates only."""
+        flat = np.concatenate([table.ravel() for table in self.frequencies])
+        return np.log2(TOTAL / flat.astype(np.float32))
+
+    @cached_property
+    def centre_offsets(self) -> Float32:
+        """``centres``, flat, in steps."""
+        return np.concatenate([table.ravel() for table in self.centres]).astype(np.float32) / np.float32(256)
+
+
+def load_prior(source: str | Path | bytes) -> Prior:
+    """Read and validate a ``prior.npz``, from a path or its bytes.
+
+    Raises ModelError when it cannot be read, is of a newer format, or breaks any rule of docs/PRIOR.md.
+    """
+    name = "prior.npz" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+        if total > _MAX_BYTES:
+            raise ModelError(f"{name}: unpacks to {total} bytes, the limit is {_MAX_BYTES}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except OSError as error:
+        raise ModelError(f"{name}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"{name}: not a prior: {error}") from None
+    return build_prior(arrays, name)
+
+
+def _take(arrays: Mapping[str, NDArray[np.generic]], key: str, kind: str, name: str) -> NDArray[np.generic]:
+    if key not in arrays:
+        raise ModelError(f"{name}: no array {key!r}")
+    array = arrays[key]
+    if array.dtype != np.dtype(kind):
+        raise ModelError(f"{name}: array {key!r} is {array.dtype.str}, expected {np.dtype(kind).str}")
+    return array
+
+
+class _Reader:
+    """Cuts a flat array into pieces and notices when it is too short or too long."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.generic]], key: str, kind: str, name: str) -> None:
+        self._array, self._key, self._name, self._at = _take(arrays, key, kind, name).ravel(), key, name, 0
+
+    def take(self, *shape: int) -> NDArray[np.int64]:
+        count = int(np.prod(shape))
+        piece = self._array[self._at : self._at + count]
+        if len(piece) != count:
+            raise ModelError(f"{self._name}: array {self._key!r} is too short")
+        self._at += count
+        return piece.astype(np.int64).reshape(shape)
+
+    def end(self) -> None:
+        if self._at != len(self._array):
+            raise ModelError(f"{self._name}: array {self._key!r} is too long")
+
+
+def _check(good: bool | np.bool, name: str, rule: str) -> None:
+    if not good:
+        raise ModelError(f"{name}: breaks a rule of priors: {rule}")
+
+
+def build_prior(arrays: Mapping[str, NDArray[np.generic]], name: str = "prior") -> Prior:
+    """Validate the arrays of a ``prior.npz`` (docs/PRIOR.md lists them). Raises ModelError, beginning with ``name``."""
+    version = _take(arrays, "format", "<u2", name)
+    if version.shape != () or version != FORMAT:
+        raise ModelError(f"{name}: prior format {version}, this version reads {FORMAT}")
+    steps = _take(arrays, "steps", "<f4", name).astype(np.float32)
+    sensitivity = _take(arrays, "sensitivity", "<f4", name).astype(np.float32)
+    order = _take(arrays, "order", "u1", name).astype(np.int64)
+    channels = len(steps) if steps.ndim == 1 else 0
+    _check(1 <= channels <= MAX_CHANNELS, name, f"1 to {MAX_CHANNELS} channels")
+    _check(bool(np.isfinite(steps).all() and (steps > 0).all()), name, "steps are finite and positive")
+    _check(sensitivity.shape == (channels,), name, "one sensitivity for each channel")
+    _check(bool(np.isfinite(sensitivity).all() and (sensitivity > 0).all()), name, "sensitivity is finite and positive")
+    _check(np.array_equal(np.sort(order), np.arange(channels)), name, "order is a permutation of the channels")
+    passes = _build_passes(arrays, channels, name)
+    thresholds = _take(arrays, "thresholds", "<u2", name).astype(np.int64)
+    radius = _take(arrays, "radius", "u1", name).astype(np.int32)
+    low_bits = _take(arrays, "low_bits", "u1", name).astype(np.int32)
+    _check(thresholds.ndim == 1 and bool((np.diff(thresholds) > 0).all()), name, "thresholds increase")
+    count = len(thresholds) + 1
+    _check(count <= 256 and radius.shape == low_bits.shape == (count,), name, "one radius and low_bits for each class")
+    _check(bool((low_bits <= 16).all()), name, "at most 16 low bits")
+    frequency, centre = _Reader(arrays, "frequencies", "<u2", name), _Reader(arrays, "centres", "i1", name)
+    frequencies = tuple(frequency.take(FRACTIONS, 2 * int(r) + 2) for r in radius)
+    centres = tuple(centre.take(FRACTIONS, 2 * int(r) + 2).astype(np.int8) for r in radius)
+    frequency.end()
+    centre.end()
+    for table in frequencies:
+        _check(
+            bool((table > 0).all() and (table.sum(1) == TOTAL).all()), name, f"frequencies are positive, sum {TOTAL}"
+        )
+    prior = Prior(
+        steps=steps,
+        order=order,
+        passes=passes,
+        class_of=np.searchsorted(thresholds, np.arange(SCALE_LIMIT + 1), side="right").astype(np.uint8),
+        radius=radius,
+        low_bits=low_bits,
+        frequencies=tuple(table.astype(np.uint16) for table in frequencies),
+        centres=centres,
+        sensitivity=sensitivity,
+    )
+    for array in (steps, sensitivity, order, prior.class_of, radius, low_bits):
+        array.setflags(write=False)
+    return prior
+
+
+def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name: str) -> tuple[Pass, ...]:
+    table = _take(arrays, "passes", "<i2", name).astype(np.int64)
+    _check(table.ndim == 2 and table.shape[1] == 5, name, "passes has five columns")
+    _check(1 <= len(table) <= MAX_PASSES, name, f"1 to {MAX_PASSES} passes")
+    tap, weight = _Reader(arrays, "taps", "i1", name), _Reader(arrays, "weights", "i1", name)
+    global_weight, shift = _Reader(arrays, "global_weights", "<i2", name), _Reader(arrays, "shift", "u1", name)
+    out_weight, out_shift = _Reader(arrays, "out_weights", "i1", name), _Reader(arrays, "out_shift", "u1", name)
+    covered = np.zeros((channels, 4), np.int64)
+    passes = []
+    for start, stop, mask, hidden, taps in table.tolist():
+        _check(0 <= start < stop <= channels and 1 <= mask <= 15, name, "a pass codes channels on cosets")
+        _check(1 <= hidden <= 1024 and 0 <= taps <= (2 * WINDOW + 1) ** 2, name, "sizes of a pass")
+        cosets = tuple((i >> 1, i & 1) for i in range(4) if mask >> i & 1)
+        for y, x in cosets:
+            covered[start:stop, 2 * y + x] += 1
+        columns, inputs = hidden + 2 * (stop - start), (taps + 1) * stop
+        offsets = tap.take(taps, 2)
+        _check(bool((np.abs(offsets) <= WINDOW).all()), name, f"taps reach {WINDOW} symbols at most")
+        weights, global_weights = weight.take(inputs, columns), global_weight.take(2 + channels, columns)
+        shifts, out_weights, out_shifts = (
+            shift.take(hidden),
+            out_weight.take(hidden, columns - hidden),
+            out_shift.take(columns - hidden),
+        )
+        largest = np.repeat([SYMBOL_LIMIT, ENERGY_LIMIT], [taps * stop, stop])
+        globals_largest = np.array([16, 8192] + [16 * SYMBOL_LIMIT] * channels)
+        bound = np.abs(weights).T @ largest + np.abs(global_weights).T @ globals_largest
+        _check(bool((bound < EXACT).all()), name, "sums of the first layer stay below 2**24")
+        _check(
+            bool((np.abs(out_weights).sum(0) * HIDDEN_LIMIT < EXACT).all()),
+            name,
+            "sums of the second layer stay below 2**24",
+        )
+        _check(bool((shifts < 24).all() and (out_shifts < 31).all()), name, "shifts are small")
+        passes.append(
+            Pass(
+                start=start,
+                stop=stop,
+                cosets=cosets,
+                taps=tuple((int(y), int(x)) for y, x in offsets),
+                weights=weights.astype(np.float32),
+                global_weights=global_weights,
+                shift=np.exp2(-shifts).astype(np.float32),
+                out_weights=out_weights.astype(np.float32),
+                out_shift=out_shifts.astype(np.int32),
+            )
+        )
+    _check(bool((covered == 1).all()), name, "every symbol is coded exactly once")
+    for reader in (tap, weight, global_weight, shift, out_weight, out_shift):
+        reader.end()
+    return tuple(passes)
+
+
+def write_prior(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """The bytes of a ``prior.npz``: the same arrays give the same bytes, so that the hash is stable.
+
+    Raises ModelError when the arrays are no valid prior.
+    """
+    build_prior(arrays)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for key in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asarray(arrays[key], order="C"), version=(1, 0), allow_pickle=False)
+            archive.writestr(
+                zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue(), zipfile.ZIP_DEFLATED
+            )
+    return buffer.getvalue()
