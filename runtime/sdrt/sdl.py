@@ -139,7 +139,9 @@ def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFi
         raise NotSdlError("not an .sdl file: it does not start with the bytes SDL")
     _check_file_bytes(len(data))
     if len(data) > len(MAGIC) and data[len(MAGIC)] > VERSION:
-        raise UnsupportedError(f"the file has format version {data[len(MAGIC)]}, this sdrt reads {VERSION}: update sdrt")
+        raise UnsupportedError(
+            f"the file has format version {data[len(MAGIC)]}, this sdrt reads {VERSION}: update sdrt"
+        )
     if len(data) < _SHORTEST_FILE:
         raise CorruptError(f"the file is truncated: {len(data)} bytes, the shortest .sdl file has {_SHORTEST_FILE}")
     if data[len(MAGIC)] == 0:

@@ -1,0 +1,175 @@
+"""Pillow's pixel modes and ICC profiles -> 8-bit sRGB and an alpha plane, strip by strip so that a large picture is
+never held twice."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms
+
+Pixels = npt.NDArray[np.uint8]
+
+STRIP_PX = 2**22
+_SAME_AS_SRGB_LEVELS = 2
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_KEYED_MODES = ("1", "L", "RGB", "I", *_SIXTEEN_BIT)
+_LEVELS_OF_RAW_MODE = {"L;2": 3, "L;4": 15, "I;12": 4095}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How one image becomes sRGB. ``strips`` yields (first row, rgb uint8 (h, W, 3), alpha uint8 (h, W) or None) from
+    top to bottom; ``has_alpha`` says whether alpha is given. ``notes``: what was not done exactly."""
+
+    has_alpha: bool
+    strips: Callable[[], Iterator[tuple[int, Pixels, Pixels | None]]]
+    notes: tuple[str, ...]
+
+
+def plan_conversion(image: Image.Image, raw_mode: str = "") -> Conversion:
+    """Look at a loaded image and decide. ``raw_mode``: Pillow's name for the layout in the file where it is known
+    ("L;4", "RGB;16B"): some transparent colours are given in the file's own units.
+
+    Raises whatever Pillow raises.
+    """
+    notes: list[str] = []
+    key = _colour_key(image, raw_mode)
+    has_alpha = key is not None or (image.mode not in _KEYED_MODES and image.has_transparency_data)
+    to_levels = _levels(image, raw_mode, notes)
+    transform = _transform(image, notes)
+
+    def convert(part: Image.Image) -> tuple[Pixels, Pixels | None]:
+        alpha: Pixels | None = None
+        if key is not None:
+            alpha = _keyed_alpha(part, key)
+        elif has_alpha:
+            part = part.convert("LA" if part.mode in ("LA", "La") else "RGBA")
+            alpha = np.asarray(part.getchannel("A"))
+        part.info = {}
+        if to_levels is not None:
+            part = Image.fromarray(to_levels(np.asarray(part)))
+        elif part.mode in ("1", "LA"):
+            part = part.convert("L")
+        elif part.mode not in ("L", "CMYK"):
+            part = part.convert("RGB")
+        if transform is not None:
+            part = transform(part)
+        return np.asarray(part if part.mode == "RGB" else part.convert("RGB")), alpha
+
+    def strips() -> Iterator[tuple[int, Pixels, Pixels | None]]:
+        rows = max(1, STRIP_PX // image.width)
+        for top in range(0, image.height, rows):
+            part = image.crop((0, top, image.width, min(top + rows, image.height)))
+            yield (top, *convert(part))
+
+    return Conversion(has_alpha, strips, tuple(notes))
+
+
+def _colour_key(image: Image.Image, raw_mode: str) -> tuple[int, ...] | None:
+    """The one transparent colour of an image without palette or alpha, in the units of its pixels in memory."""
+    key = image.info.get("transparency")
+    if image.mode not in _KEYED_MODES or key is None:
+        return None
+    values = key if isinstance(key, tuple) else (key,)
+    if len(values) != (3 if image.mode == "RGB" else 1) or not all(isinstance(value, int) for value in values):
+        return None
+    if image.mode == "RGB" and ("16" in raw_mode or max(values) > 255):
+        # Pillow keeps the upper byte of 16-bit RGB, but the whole of the transparent colour.
+        return tuple(value >> 8 for value in values)
+    if image.mode == "L" and raw_mode in _LEVELS_OF_RAW_MODE:
+        return tuple(value * 255 // _LEVELS_OF_RAW_MODE[raw_mode] for value in values)
+    return tuple(values)
+
+
+def _keyed_alpha(part: Image.Image, key: tuple[int, ...]) -> Pixels:
+    if part.mode == "1":
+        part = part.convert("L")
+    pixels = np.asarray(part).reshape(part.height, part.width, -1)
+    transparent = (pixels == np.asarray(key)).all(axis=2)
+    return np.where(transparent, 0, 255).astype(np.uint8)
+
+
+def _levels(image: Image.Image, raw_mode: str, notes: list[str]) -> Callable[[npt.NDArray[np.generic]], Pixels] | None:
+    """How numbers of more than 8 bits become 0..255, or None where Pillow has 8 bits already.
+
+    16 bits: the full range. 32-bit integers: as 16 bits where they fit. Floats: 0..1 or 0..255 where they fit. What
+    does not fit is stretched from its smallest to its largest value, with a note.
+    """
+    if image.mode in _SIXTEEN_BIT:
+        return lambda values: _scaled(values, 0.0, float(_LEVELS_OF_RAW_MODE.get(raw_mode, 65535)))
+    if image.mode not in ("I", "F"):
+        return None
+    low, high = _finite_range(image, notes)
+    if image.mode == "I" and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    elif image.mode == "F" and low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 else 255.0
+    else:
+        notes.append(f"values from {low:g} to {high:g} were stretched to the range from black to white")
+    return lambda values: _scaled(values, low, high)
+
+
+def _finite_range(image: Image.Image, notes: list[str]) -> tuple[float, float]:
+    values = np.asarray(image)
+    if image.mode == "F" and not np.isfinite(values).all():
+        notes.append("values that are not numbers became black")
+        values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+
+
+def _scaled(values: npt.NDArray[np.generic], low: float, high: float) -> Pixels:
+    """``values`` with low..high taken to 0..255, rounded and clipped; not-a-number becomes 0."""
+    numbers = np.nan_to_num(values.astype(np.float64), copy=False, nan=low, posinf=low, neginf=low)
+    numbers -= low
+    numbers *= 255.0 / (high - low or 1.0)
+    return np.clip(np.rint(numbers, out=numbers), 0, 255, out=numbers).astype(np.uint8)
+
+
+def _transform(image: Image.Image, notes: list[str]) -> Callable[[Image.Image], Image.Image] | None:
+    """From the image's ICC profile to sRGB, or None where there is no profile, it is broken, or it is sRGB."""
+    icc = image.info.get("icc_profile")
+    if not isinstance(icc, bytes) or not icc:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        space = profile.profile.xcolor_space.strip()
+        grey = image.mode in ("1", "L", "LA", "La", "I", "F", *_SIXTEEN_BIT)
+        mode = "CMYK" if image.mode == "CMYK" else "L" if grey and space == "GRAY" else "RGB"
+        if space != {"CMYK": "CMYK", "L": "GRAY", "RGB": "RGB"}[mode]:
+            notes.append(f"the colour profile is for {space}, the pixels are {image.mode}: treated as sRGB")
+            return None
+        transform = ImageCms.buildTransform(
+            profile,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if mode != "CMYK" and _changes_little(transform, mode):
+            return None
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        notes.append("the colour profile cannot be used: treated as sRGB")
+        return None
+
+    def apply(part: Image.Image) -> Image.Image:
+        converted = transform.apply(part if part.mode == mode else part.convert(mode))
+        assert isinstance(converted, Image.Image)
+        return converted
+
+    return apply
+
+
+def _changes_little(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a profile is sRGB in all but name, found by trying it: names lie, and a detour costs a level or two."""
+    axis = np.arange(0, 256, 15, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(len(axis), -1, 3)
+    if mode == "L":
+        colours = colours[:, :1, :1].repeat(3, axis=2)
+    given = Image.fromarray(colours if mode == "RGB" else colours[:, :, 0].copy())
+    there, here = (np.asarray(pixels, np.int16) for pixels in (transform.apply(given), colours))
+    return bool(np.abs(there - here).max() <= _SAME_AS_SRGB_LEVELS)
