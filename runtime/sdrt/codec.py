@@ -1,0 +1,260 @@
+"""Where the parts meet: a picture becomes the bytes of an .sdl file, and the bytes become a picture.
+
+Encoding: picture -> encoder graph, tile by tile -> latents ``(raw - shift) * scale`` -> integers -> payload -> file.
+The graph runs once; only the coding of its latents repeats while a target size is sought. Decoding is the way back.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt import entropy, image, models, quantize, rate, sdl
+from sdrt.engine import Engine
+from sdrt.errors import ModelError, UnsupportedError
+from sdrt.info import Info, info, read_source
+from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.prior import Prior, load_prior
+from sdrt.transform import Crop, Progress, to_latents, to_pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DEFAULT_MODEL = "tiny"
+
+Data = bytes | bytearray | memoryview | str | PathLike[str]
+"""The contents of an .sdl file, or its path."""
+
+
+class Codec:
+    """Encodes and decodes with sessions that are kept for the next picture.
+
+    ``model``: name or folder of a pack; None: ``tiny`` to encode, and to decode whichever pack the file names.
+    ``device``: auto, cpu, cuda, tensorrt or openvino. ``threads``: 1 or more; None leaves it to the engine.
+    ``max_pixels``: larger pictures and files are refused with LimitError; None: no limit.
+
+    Not safe for calls from several threads at once: give each thread its own.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._threads = threads
+        self._max_pixels = max_pixels
+        self._packs: dict[object, models.ModelPack] = {}
+        self._priors: dict[bytes, Prior] = {}
+        self._engines: dict[str, Engine] = {}
+        self.used_device: str | None = None
+        """The device that the last graph ran on; None before the first run."""
+
+    def encode(
+        self,
+        picture: image.Source | image.Picture,
+        *,
+        quality: float | None = None,
+        target_bytes: int | None = None,
+        target_bpp: float | None = None,
+        keep_metadata: bool = False,
+        progress: Progress | None = None,
+    ) -> bytes:
+        """The bytes of an .sdl file of ``picture``: whatever ``image.load`` reads, or what it gives.
+
+        At most one of: ``quality`` 0..100 (None: the pack's default), ``target_bytes`` for the whole file and
+        ``target_bpp`` in bits of the whole file a pixel. A target is never exceeded; the file stays more than 2 %
+        below it only where quality 100 needs no more or the picture has few pixels. ``keep_metadata`` keeps EXIF and
+        XMP, which count towards the target.
+
+        Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, a target
+        below the smallest file, which is named), ModelError, EngineError.
+        """
+        if sum(wish is not None for wish in (quality, target_bytes, target_bpp)) > 1:
+            raise UnsupportedError("give one of quality, target_bytes and target_bpp, not several")
+        pack = self._pack(DEFAULT_MODEL if self._model is None else self._model)
+        step_index = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
+        prior = self._prior(pack)
+        encoder = self._engine(pack, "encoder")
+        if not isinstance(picture, image.Picture):
+            picture = image.load(picture, max_pixels=self._max_pixels)
+        height_px, width_px = picture.rgb.shape[:2]
+        if target_bpp is not None:
+            target_bytes = rate.budget_of(target_bpp, width_px, height_px)
+        chunks = _chunks(picture, keep_metadata)
+        latents = to_latents(picture.rgb, pack, encoder, progress)
+
+        def code(step_index: int) -> bytes:
+            symbols = quantize.quantize(latents, prior, step_index)
+            return sdl.pack(
+                sdl.SdlFile(
+                    width_px=width_px,
+                    height_px=height_px,
+                    space_identity=pack.space.identity,
+                    prior_identity=pack.prior_identity,
+                    step_index=step_index,
+                    payload=entropy.encode(symbols, prior, step_index),
+                    chunks=chunks,
+                )
+            )
+
+        if target_bytes is None:
+            return code(step_index)
+        return rate.finest_within(code, target_bytes, guess=step_index, finest=pack.quality_range[1])
+
+    def decode(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> Image.Image:
+        """The picture of an .sdl file as a Pillow image of mode RGB, or RGBA where it has alpha.
+
+        EXIF and XMP that the file holds are in the image's ``info``. Otherwise as ``decode_picture``.
+        """
+        return image.to_pil(self.decode_picture(data, crop=crop, progress=progress))
+
+    def decode_picture(
+        self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None
+    ) -> image.Picture:
+        """The picture of an .sdl file as arrays.
+
+        ``crop`` (x, y, width, height) decodes only the tiles that this part needs; it must lie in the picture.
+
+        Raises what ``sdl.unpack`` raises, CorruptError (payload, alpha), ModelError, EngineError, UnsupportedError (a
+        crop outside the picture).
+        """
+        file = sdl.unpack(read_source(data), max_pixels=self._max_pixels)
+        crop = left, top, width_px, height_px = _checked_crop(crop, file)
+        pack = self._painting_pack(file)
+        decoder = self._engine(pack, "decoder")
+        symbols, prior = self._symbols(file, pack)
+        coded_alpha = file.chunk(sdl.ALPHA)
+        alpha = None if coded_alpha is None else image.decode_alpha(coded_alpha, file.height_px, file.width_px)
+        return image.Picture(
+            rgb=to_pixels(quantize.dequantize(symbols, prior, file.step_index), pack, decoder, crop, progress),
+            alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
+            exif=file.chunk(sdl.EXIF),
+            xmp=file.chunk(sdl.XMP),
+        )
+
+    def symbols(self, data: Data) -> NDArray[np.int32]:
+        """The integers (channels, rows, columns) of an .sdl file. Needs no inference engine. Raises as ``decode``."""
+        file = sdl.unpack(read_source(data), max_pixels=self._max_pixels)
+        return self._symbols(file, self._painting_pack(file))[0]
+
+    def info(self, data: Data) -> Info:
+        """What the file says about itself. Needs no inference engine. Raises as ``sdl.unpack``."""
+        return info(data, max_pixels=self._max_pixels)
+
+    def _symbols(self, file: sdl.SdlFile, pack: models.ModelPack) -> tuple[NDArray[np.int32], Prior]:
+        prior = self._prior(self._prior_pack(file, pack))
+        cell = pack.space.downscale
+        shape = (pack.space.channels, ceil(file.height_px / cell), ceil(file.width_px / cell))
+        return entropy.decode(file.payload, shape, prior, file.step_index), prior
+
+    def _pack(self, model: str | PathLike[str]) -> models.ModelPack:
+        if model not in self._packs:
+            self._packs[model] = models.load_pack(model if isinstance(model, str) else Path(model))
+        return self._packs[model]
+
+    def _pack_of(self, space_identity: bytes, prior_identity: bytes) -> models.ModelPack:
+        key = (space_identity, prior_identity)
+        if key not in self._packs:
+            self._packs[key] = models.find_pack(space_identity, prior_identity)
+        return self._packs[key]
+
+    def _painting_pack(self, file: sdl.SdlFile) -> models.ModelPack:
+        """The pack whose decoder paints: the one asked for, if it speaks the file's space, else the file's own."""
+        if self._model is None:
+            return self._pack_of(file.space_identity, file.prior_identity)
+        pack = self._pack(self._model)
+        if pack.space.identity != file.space_identity:
+            raise ModelError(
+                f"the file wants latent space {file.space_identity.hex()}, "
+                f"model {pack.name} speaks {pack.space.identity.hex()} ({pack.space.id})"
+            )
+        return pack
+
+    def _prior_pack(self, file: sdl.SdlFile, painter: models.ModelPack) -> models.ModelPack:
+        """The pack that has the prior of ``file``: the painter itself, or another one of the same space."""
+        if models.PRIOR in painter.files and painter.prior_identity == file.prior_identity:
+            return painter
+        return self._pack_of(file.space_identity, file.prior_identity)
+
+    def _prior(self, pack: models.ModelPack) -> Prior:
+        if pack.prior_identity not in self._priors:
+            prior = load_prior(models.verify_file(pack, pack.prior_path.name))
+            if prior.channels != pack.space.channels:
+                raise ModelError(
+                    f"model pack {pack.name}: its prior has {prior.channels} channels, its space {pack.space.channels}"
+                )
+            self._priors[pack.prior_identity] = prior
+        return self._priors[pack.prior_identity]
+
+    def _engine(self, pack: models.ModelPack, half: str) -> Engine:
+        path = pack.encoder_path() if half == "encoder" else pack.decoder_path()
+        key = str(path)
+        if key not in self._engines:
+            models.verify_file(pack, path.name)
+            self._engines[key] = Engine(path, device=self._device, threads=self._threads)
+        self.used_device = self._engines[key].device
+        return self._engines[key]
+
+
+def encode(
+    picture: image.Source,
+    *,
+    quality: float | None = None,
+    target_bytes: int | None = None,
+    target_bpp: float | None = None,
+    model: str | PathLike[str] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    keep_metadata: bool = False,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> bytes:
+    """``Codec(model, ...).encode(picture, ...)`` for a single picture."""
+    return Codec(model, device=device, threads=threads, max_pixels=max_pixels).encode(
+        picture, quality=quality, target_bytes=target_bytes, target_bpp=target_bpp, keep_metadata=keep_metadata
+    )
+
+
+def decode(
+    data: Data,
+    *,
+    model: str | PathLike[str] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    crop: Crop | None = None,
+    max_pixels: int | None = DEFAULT_MAX_PIXELS,
+) -> Image.Image:
+    """``Codec(model, ...).decode(data, ...)`` for a single file."""
+    return Codec(model, device=device, threads=threads, max_pixels=max_pixels).decode(data, crop=crop)
+
+
+def _checked_crop(crop: Crop | None, file: sdl.SdlFile) -> Crop:
+    if crop is None:
+        return 0, 0, file.width_px, file.height_px
+    x, y, width_px, height_px = crop
+    if min(x, y) < 0 or min(width_px, height_px) < 1 or x + width_px > file.width_px or y + height_px > file.height_px:
+        raise UnsupportedError(
+            f"the crop {width_px}x{height_px} at {x},{y} does not lie in the picture of "
+            f"{file.width_px}x{file.height_px} pixels"
+        )
+    return x, y, width_px, height_px
+
+
+def _chunks(picture: image.Picture, keep_metadata: bool) -> tuple[sdl.Chunk, ...]:
+    chunks: list[sdl.Chunk] = []
+    if picture.alpha is not None:
+        chunks.append(sdl.Chunk(sdl.ALPHA, image.encode_alpha(picture.alpha)))
+    if keep_metadata and picture.exif is not None:
+        chunks.append(sdl.Chunk(sdl.EXIF, picture.exif))
+    if keep_metadata and picture.xmp is not None:
+        chunks.append(sdl.Chunk(sdl.XMP, picture.xmp))
+    return tuple(chunks)

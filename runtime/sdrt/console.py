@@ -1,0 +1,124 @@
+"""Standard input, output and error as a command line needs them: each failure becomes an SdrtError or one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from sdrt.errors import ImageError, LimitError, OutputError, SdrtError
+from sdrt.info import read_source
+from sdrt.output import write_atomic
+from sdrt.sdl import MAX_FILE_BYTES
+
+STDIO = "-"
+TRACEBACK_VARIABLE = "SDRT_TRACEBACK"
+
+
+def complain(error: Exception, source: str | None = None) -> int:
+    """Print one line about ``error`` (of input ``source``) on stderr; returns its exit code.
+
+    With the environment variable SDRT_TRACEBACK set the whole stack is printed before it, for developers.
+    """
+    if os.environ.get(TRACEBACK_VARIABLE):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, SdrtError):
+        text, code = str(error), error.exit_code
+    elif isinstance(error, MemoryError):
+        text, code = "not enough memory for this picture", LimitError.exit_code
+    else:
+        text, code = (
+            f"unexpected {type(error).__name__}: {error} (please report it; {TRACEBACK_VARIABLE}=1 shows more)",
+            1,
+        )
+    name = "" if source is None or source in text else f"{'stdin' if source == STDIO else source}: "
+    say("sdrt: " + " ".join((name + text).split()))
+    return code
+
+
+def say(line: str) -> None:
+    """Print a line on stderr; where there is none, nobody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def read_input(source: str) -> bytes:
+    """The bytes of the file ``source``, or of stdin for ``-``.
+
+    Raises ImageError: no such file, unreadable, stdin closed or a terminal. LimitError: beyond an .sdl file's size.
+    """
+    if source != STDIO:
+        return read_source(source)
+    if sys.stdin is None:
+        raise ImageError("stdin is closed")
+    if sys.stdin.isatty():
+        raise ImageError("stdin is a terminal: name a file, or send one through a pipe")
+    try:
+        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"cannot read stdin: {error.strerror or error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise LimitError(f"stdin gives more than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def check_output(destination: str, *, overwrite: bool) -> None:
+    """Say before the work is done what would be said after it. Raises OutputError: exists already, no such folder."""
+    if destination == STDIO:
+        if sys.stdout is None:
+            raise OutputError("stdout is closed")
+        if sys.stdout.isatty():
+            raise OutputError("stdout is a terminal: choose a file with -o, or a pipe")
+        return
+    folder = os.path.dirname(destination) or "."  # noqa: PTH120 (pathlib would drop a trailing slash)
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise OutputError(f"cannot write {destination}: there is no folder {folder}")
+    if os.path.isdir(destination):  # noqa: PTH112
+        raise OutputError(f"cannot write {destination}: it is a folder")
+    if os.path.isfile(destination) and not overwrite:  # noqa: PTH113
+        raise OutputError(f"{destination} exists already: --force overwrites it")
+
+
+def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:
+    """Write a whole file, or to stdout for ``-``. Raises OutputError: exists already, full disk, reader gone."""
+    if destination != STDIO:
+        write_atomic(destination, data, overwrite=overwrite)
+        return
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        _abandon_stdout()
+        raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
+
+
+def flush_stdout() -> None:
+    """Write out what was printed, here where an error can still be told. Raises OutputError."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _abandon_stdout()
+        raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
+
+
+def _abandon_stdout() -> None:
+    """What is left in the buffer must not fail once more when the interpreter ends."""
+    with open(os.devnull, "w") as sink:  # noqa: PTH123 (a device, not a path)
+        os.dup2(sink.fileno(), sys.stdout.fileno())
+
+
+class Progress:
+    """A percentage on stderr that overwrites itself; nothing at all where stderr is no terminal."""
+
+    def __init__(self, name: str, *, wanted: bool) -> None:
+        self._name = name
+        self._shown = wanted and sys.stderr is not None and sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        """``done`` of ``total`` tiles; pictures of one tile are not worth a line."""
+        if self._shown and total > 1:
+            end = "\r\x1b[K" if done == total else ""
+            print(f"\r{self._name}: {100 * done // total} %{end}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,136 @@
+"""Pixels <-> latents: a pack's graphs, run over a picture of any size in tiles of bounded memory.
+
+Where a pack states its halo (graphs of convolutions only), tiles give what the whole picture gives. Other graphs look
+at the whole picture at once: those run whole up to GLOBAL_FRAME_PX, and in blended tiles beyond.
+
+A pack's manifest may say ``border`` 1: pictures and latents are then continued by one cell of edge repetition before
+a graph sees them, because the zeros that convolutions pad with make dark rims otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt import image, tile
+from sdrt.engine import Engine
+from sdrt.errors import ModelError
+from sdrt.models import ModelPack
+
+FRAME_PX = 1536 * 1536
+"""Pixels of a frame that a graph is run on at once: some 150 bytes of memory each with models/tiny."""
+GLOBAL_FRAME_PX = 1024 * 1024
+"""The same for graphs that look everywhere at once (attention, group norms): these need ten times the memory."""
+GLOBAL_FADE_PX = 128
+"""Overlap over which the tiles of such graphs are blended."""
+GLOBAL_TRIM_PX = 64
+"""Rim of such tiles that is thrown away: it saw the zeros around the tile instead of the picture."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles done and their total."""
+Crop = tuple[int, int, int, int]
+"""x, y, width, height in pixels of the whole picture."""
+
+
+def to_latents(
+    rgb: NDArray[np.uint8], pack: ModelPack, encoder: Engine, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """uint8 (H, W, 3) -> ``(raw - shift) * scale``, float32 (C, ceil(H / downscale), ceil(W / downscale)).
+
+    Below and to the right the picture is continued to whole cells by repeating its edge.
+
+    Raises EngineError, and ModelError where the encoder does not give what the manifest says, in finite numbers.
+    """
+    cell, channels = pack.space.downscale, pack.space.channels
+    rows, columns = (ceil(side / cell) for side in rgb.shape[:2])
+    halo_px = None if pack.halo is None else pack.halo["encoder_px"]
+    plan = _plan(pack, rows, columns, None if halo_px is None else ceil(halo_px / cell), (0, 0, rows, columns))
+    done = 0
+
+    def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
+        nonlocal done
+        high, wide = row.frame_stop - row.frame_start, column.frame_stop - column.frame_start
+        sample = image.sample_region(rgb, row.frame_start * cell, column.frame_start * cell, high * cell, wide * cell)
+        raw = encoder.run(sample)
+        _check_shape(pack, "encoder", raw, (1, channels * (2 if pack.latent_distribution else 1), high, wide))
+        done += 1
+        if progress is not None:
+            progress(done, plan.count)
+        kept: NDArray[np.float32] = raw[0, :channels].transpose(1, 2, 0)
+        return kept
+
+    latents = np.empty((channels, rows, columns), np.float32)
+    for first, strip in tile.strips(plan, 1, run):
+        latents[:, first : first + len(strip)] = strip.transpose(2, 0, 1)
+    if not np.isfinite(latents).all():
+        raise ModelError(f"model pack {pack.name}: the encoder gave values that are not finite")
+    latents -= np.float32(pack.space.shift)
+    latents *= np.float32(pack.space.scale)
+    return latents
+
+
+def to_pixels(
+    latents: NDArray[np.float32], pack: ModelPack, decoder: Engine, crop: Crop, progress: Progress | None = None
+) -> NDArray[np.uint8]:
+    """``(raw - shift) * scale``, float32 (C, h, w) -> the pixels of ``crop``, uint8 (height, width, 3).
+
+    ``crop`` lies in the h * downscale by w * downscale pixels of the grid; only its tiles are run.
+
+    Raises EngineError, and ModelError where the decoder does not give what the manifest says.
+    """
+    cell = pack.space.downscale
+    left, top, width_px, height_px = crop
+    halo = None if pack.halo is None else pack.halo["decoder_latents"]
+    window = (top // cell, left // cell, ceil((top + height_px) / cell), ceil((left + width_px) / cell))
+    plan = _plan(pack, latents.shape[1], latents.shape[2], halo, window)
+    scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
+    done = 0
+
+    def run(row: tile.Span, column: tile.Span) -> NDArray[np.uint8]:
+        nonlocal done
+        frame = _repeat_edges(latents, row, column) / scale + shift
+        high, wide = frame.shape[1] * cell, frame.shape[2] * cell
+        sample = decoder.run(frame[None])
+        _check_shape(pack, "decoder", sample, (1, 3, high, wide))
+        done += 1
+        if progress is not None:
+            progress(done, plan.count)
+        return image.from_sample(sample, high, wide)
+
+    rgb = np.empty((height_px, width_px, 3), np.uint8)
+    before = left - plan.columns[0].start * cell
+    for first, strip in tile.strips(plan, cell, run):
+        start, stop = max(first, top), min(first + len(strip), top + height_px)
+        if start < stop:
+            rgb[start - top : stop - top] = strip[start - first : stop - first, before : before + width_px]
+    return rgb
+
+
+def _plan(pack: ModelPack, rows: int, columns: int, halo: int | None, window: tuple[int, int, int, int]) -> tile.Plan:
+    cell, border = pack.space.downscale, _border(pack)
+    if halo is not None:
+        return tile.plan(rows, columns, FRAME_PX // cell**2, halo=halo, border=border, window=window)
+    trim, fade = ceil(GLOBAL_TRIM_PX / cell), ceil(GLOBAL_FADE_PX / cell)
+    return tile.plan(rows, columns, GLOBAL_FRAME_PX // cell**2, halo=trim, fade=fade, border=border, window=window)
+
+
+def _border(pack: ModelPack) -> int:
+    border = pack.manifest.get("border", 0)
+    if border not in (0, 1) or isinstance(border, bool):
+        raise ModelError(f"model pack {pack.name}: border must be 0 or 1, it is {border!r}")
+    return int(border)
+
+
+def _repeat_edges(latents: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
+    """The frame of a tile out of (C, h, w); where it sticks out the edge is repeated."""
+    rows = np.arange(row.frame_start, row.frame_stop).clip(0, latents.shape[1] - 1)
+    columns = np.arange(column.frame_start, column.frame_stop).clip(0, latents.shape[2] - 1)
+    return latents[:, rows[:, None], columns]
+
+
+def _check_shape(pack: ModelPack, half: str, array: NDArray[np.float32], wanted: tuple[int, ...]) -> None:
+    if array.shape != wanted:
+        raise ModelError(f"model pack {pack.name}: the {half} gives the shape {array.shape}, not {wanted}")

@@ -1,0 +1,74 @@
+"""Laws of rate control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sdrt import rate
+from sdrt.errors import UnsupportedError
+
+
+def curve(noise: float, seed: int = 0) -> Callable[[int], int]:
+    """Sizes as a coder gives them: an exponential with a floor, and a little noise."""
+    wobble = np.random.default_rng(seed).normal(scale=noise, size=1024)
+    return lambda index: int(26 + 300_000 * 2 ** (-index / 70 + wobble[index]))
+
+
+@pytest.mark.parametrize("budget", [40, 100, 1000, 5000, 60_000, 310_000])
+def test_the_finest_step_that_fits_is_found(budget: int) -> None:
+    """On a falling curve the result fits and the next finer index does not; at most 15 codings are asked for."""
+    size = curve(0)
+    for guess in (0, 300, 512, 1023):
+        asked: list[int] = []
+
+        def code(index: int, asked: list[int] = asked) -> bytes:
+            asked.append(index)
+            return bytes(size(index))
+
+        found = rate.finest_within(code, budget, guess=guess, finest=100)
+        expected = next(index for index in range(100, 1024) if size(index) <= budget)
+        assert len(found) == size(expected)
+        assert len(asked) <= 15 and len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_wobbling_curve_still_never_exceeds(seed: int) -> None:
+    """Sizes that rise now and then lead to a budget that is kept, and used to 2 %."""
+    size = curve(0.004, seed)
+    found = rate.finest_within(lambda index: bytes(size(index)), 5000, guess=512, finest=0)
+    assert 0.98 * 5000 <= len(found) <= 5000
+
+
+def test_an_impossible_budget_names_the_smallest_size() -> None:
+    """A budget below the coarsest file is refused with that file's size."""
+    with pytest.raises(UnsupportedError, match="smallest file of this picture has 37 bytes"):
+        rate.finest_within(lambda index: bytes(curve(0)(index)), 36, guess=512, finest=0)
+
+
+def test_a_generous_budget_gives_the_finest_step() -> None:
+    """More bytes than the finest step needs: the finest step."""
+    assert rate.finest_within(lambda index: b"%d" % index, 10**9, guess=512, finest=333) == b"333"
+
+
+def test_one_index_only() -> None:
+    """A pack with a single step is served or refused by that step."""
+    assert rate.finest_within(lambda _: bytes(50), 50, guess=7, finest=7, coarsest=7) == bytes(50)
+    with pytest.raises(UnsupportedError):
+        rate.finest_within(lambda _: bytes(51), 50, guess=7, finest=7, coarsest=7)
+
+
+def test_quality_is_linear_and_checked() -> None:
+    """Quality 0 is the coarse end, 100 the fine end, halves lie half way; nothing beyond, and no NaN."""
+    assert [rate.step_for_quality(q, (800, 400)) for q in (0, 25, 50, 100)] == [800, 700, 600, 400]
+    for quality in (-1, 100.5, float("nan")):
+        with pytest.raises(UnsupportedError, match="quality"):
+            rate.step_for_quality(quality, (800, 400))
+
+
+def test_bits_per_pixel_are_never_exceeded() -> None:
+    """The budget of a rate is rounded down."""
+    assert rate.budget_of(0.152, 512, 512) == 4980
+    assert rate.budget_of(1, 3, 3) == 1
