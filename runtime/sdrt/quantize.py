@@ -47,7 +47,7 @@ def dequantize(symbols: Int32, prior: Prior, step_index: int) -> Float32:
     for step, values, prediction in replay(prior, coded, step_index):
         entry, _low, _high = table_entries(prior, prediction, values.ravel())
         centre = prior.centre_offsets[prior.row_offsets[prediction.table] + entry]
-        place(step, centre * prediction.sign, centres)
+        place(step, (centre * prediction.sign).reshape(values.shape), centres)
     rebuilt = np.empty(symbols.shape, np.float32)
     rebuilt[prior.order] = centres.transpose(2, 0, 1)
     return (symbols + rebuilt) * _steps(prior, step_index)
