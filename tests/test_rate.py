@@ -19,7 +19,7 @@ def curve(noise: float, seed: int = 0) -> Callable[[int], int]:
 
 @pytest.mark.parametrize("budget", [40, 100, 1000, 5000, 60_000, 310_000])
 def test_the_finest_step_that_fits_is_found(budget: int) -> None:
-    """On a falling curve the result fits and the next finer index does not; at most 15 codings are asked for."""
+    """On a falling curve the budget is used to 99.5 %, or as far as an index can; at most 16 codings, none twice."""
     size = curve(0)
     for guess in (0, 300, 512, 1023):
         asked: list[int] = []
@@ -29,9 +29,9 @@ def test_the_finest_step_that_fits_is_found(budget: int) -> None:
             return bytes(size(index))
 
         found = rate.finest_within(code, budget, guess=guess, finest=100)
-        expected = next(index for index in range(100, 1024) if size(index) <= budget)
-        assert len(found) == size(expected)
-        assert len(asked) <= 15 and len(set(asked)) == len(asked)
+        best = max(size(index) for index in range(100, 1024) if size(index) <= budget)
+        assert min(best, 0.995 * budget) <= len(found) <= budget
+        assert len(asked) <= 16 and len(set(asked)) == len(asked)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -8,13 +8,17 @@ every coding shrinks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log
+from math import log2
 
 from sdrt.errors import UnsupportedError
 
 MAX_STEP_INDEX = 1023
+FULL = 0.995
+"""A file that uses this share of its budget is as good as any: the search ends."""
 FILLED = 0.98
-"""A file that uses this share of its budget is near enough: sizes wobble, so the next finer indices may fit too."""
+"""Below this share the next finer indices are tried too: sizes wobble, and one of them may fit."""
+_INDICES_PER_OCTAVE = 80
+"""How far the index moves, about, while the size halves: the first guess at the slope."""
 
 
 def budget_of(target_bpp: float, width_px: int, height_px: int) -> int:
@@ -36,9 +40,9 @@ def step_for_quality(quality: float, quality_range: tuple[int, int]) -> int:
 def finest_within(
     code: Callable[[int], bytes], budget_bytes: int, *, guess: int, finest: int, coarsest: int = MAX_STEP_INDEX
 ) -> bytes:
-    """``code`` of the smallest index in ``finest..coarsest`` that has at most ``budget_bytes``.
+    """``code`` of an index in ``finest..coarsest`` that has at most ``budget_bytes`` and, if it can be, 98 % of them.
 
-    ``guess`` is tried first. ``code`` is called about 5 times, 15 at most, and its size is expected to fall with the
+    ``guess`` is tried first. ``code`` is called about 5 times, 16 at most, and its size is expected to fall with the
     index; where it does not quite, the result fits the budget all the same.
 
     Raises UnsupportedError, which names the smallest possible size, when even ``coarsest`` does not fit.
@@ -56,22 +60,16 @@ def finest_within(
         best = coded
         return True
 
-    index, reach = min(max(guess, finest), coarsest), 32
-    while too_large + 1 < fits:
+    index = min(max(guess, finest), coarsest)
+    while too_large + 1 < fits and len(best) < FULL * budget_bytes:
         if fit(index):
             fits = index
         else:
             too_large = index
-        if len(sizes) >= 8:
-            index = (fits + too_large) // 2
-        elif fits not in sizes:
-            index, reach = too_large + reach, 4 * reach
-        elif too_large not in sizes:
-            index, reach = fits - reach, 4 * reach
-        else:
-            index = _interpolate(too_large, sizes[too_large], fits, sizes[fits], budget_bytes)
+        # Half of what is left at the latest after every third coding: a crooked curve must not make the search crawl.
+        index = (fits + too_large) // 2 if len(sizes) % 4 == 3 else _next(list(sizes.items()), budget_bytes)
         index = min(max(index, too_large + 1), fits - 1)
-    if fits not in sizes:
+    if not best:
         raise UnsupportedError(
             f"{budget_bytes} bytes cannot be reached: the smallest file of this picture has {sizes[coarsest]} bytes"
         )
@@ -83,10 +81,13 @@ def finest_within(
     return best
 
 
-def _interpolate(low: int, low_size: int, high: int, high_size: int, budget_bytes: int) -> int:
-    """Where a straight line of log size between two indices meets the budget, kept off the bracket's very ends."""
-    if low_size <= high_size:
-        return (low + high) // 2
-    share = (log(low_size) - log(max(budget_bytes, 1))) / (log(low_size) - log(max(high_size, 1)))
-    margin = max((high - low) // 16, 1)
-    return min(max(low + round(share * (high - low)), low + margin), high - margin)
+def _next(tried: list[tuple[int, int]], budget_bytes: int) -> int:
+    """Where a straight line of log size over the index, through the last two tries, meets the budget."""
+    index, size = tried[-1]
+    slope = -1 / _INDICES_PER_OCTAVE
+    if len(tried) > 1:
+        before, size_before = tried[-2]
+        measured = (log2(size) - log2(size_before)) / (index - before)
+        if -0.1 < measured < -0.001:
+            slope = measured
+    return index + round((log2(max(budget_bytes, 1)) - log2(size)) / slope)

@@ -1,0 +1,70 @@
+"""What tests share: the data beside the checkout, the tests' own model pack, and a small picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sdrt.models import ModelPack, load_pack
+
+Pixels = NDArray[np.uint8]
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder shared/ beside the checkout; tests that need it are skipped where it is absent."""
+    folder = TESTS.parents[1] / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs {folder}, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kodak(shared: Path) -> list[Path]:
+    """The 24 Kodak images, in order."""
+    images = sorted((shared / "data" / "kodak").glob("*.png"))
+    if len(images) != 24:
+        pytest.skip(f"needs the 24 Kodak images in {shared / 'data' / 'kodak'}, found {len(images)}")
+    return images
+
+
+@pytest.fixture
+def testpack(monkeypatch: pytest.MonkeyPatch) -> ModelPack:
+    """The tests' own model pack (see tests/testpack.py), found by its name and by files that name it."""
+    monkeypatch.setenv("SDRT_MODELS", str(TESTS / "data"))
+    return load_pack(TESTS / "data" / "testpack")
+
+
+@pytest.fixture
+def make_pack(tmp_path: Path) -> Callable[..., ModelPack]:
+    """``make_pack("name", ...)`` writes a variant of the tests' pack to a temporary folder; see tests/testpack.py."""
+    from tests import testpack as writer  # needs onnx, which only tests of such variants should need
+
+    return lambda name, **variant: writer.write(tmp_path / "packs" / name, name=name, **variant)
+
+
+@pytest.fixture(scope="session")
+def make_photo() -> Callable[[int, int], Pixels]:
+    """``make_photo(height_px, width_px)``: uint8 (height, width, 3), neither trivial for a transform nor hopeless."""
+    return synthetic_photo
+
+
+@pytest.fixture(scope="session")
+def photo() -> Pixels:
+    """A picture (97, 161, 3) with flat parts, edges, a texture and noise: sides that no grid divides."""
+    return synthetic_photo(97, 161)
+
+
+def synthetic_photo(height_px: int, width_px: int) -> Pixels:
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[0:height_px, 0:width_px].astype(np.float32)
+    red = 90 + 70 * np.sin(x / 23) + 30 * np.cos(y / 11)
+    green = 120 + 60 * ((x // 40 + y // 30) % 2) - 20 * np.sin((x + y) / 9)
+    blue = 200 - 120 * (y / max(height_px, 2)) + 15 * np.sin(x * y / 500)
+    noise = rng.normal(scale=4, size=(height_px, width_px, 1))
+    return np.clip(np.stack([red, green, blue], 2) + noise, 0, 255).astype(np.uint8)

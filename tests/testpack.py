@@ -1,0 +1,138 @@
+"""The tests' own model pack: an 8x8 cosine transform with small convolutions around it, about 45 kB.
+
+It paints recognisable pictures, has a halo, and never changes when models/tiny is trained again, so that golden files
+last. ``python -m tests.testpack`` writes tests/data/testpack; the committed folder is what tests use.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from sdrt.models import LatentSpace, ModelPack, load_pack
+from sdrt.prior import write_prior
+from sdrt_export.pack import write_pack
+from sdrt_export.prior import generic_arrays
+
+FOLDER = Path(__file__).parent / "data" / "testpack"
+CELL = 8
+SPACE = LatentSpace(id="sdrt-test-dct8", channels=12, downscale=CELL, scale=4.0, shift=0.0)
+HALO = {"encoder_px": 1, "decoder_latents": 2}
+
+_LUMA = ((0, 0), (0, 1), (1, 0), (2, 0), (1, 1), (0, 2))
+_CHROMA = ((0, 0), (0, 1), (1, 0))
+_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float64)
+
+
+def basis() -> NDArray[np.float32]:
+    """(12, 3, 8, 8): orthonormal pictures of one cell, six of luma and three of each chroma."""
+    place = np.arange(CELL) + 0.5
+    waves = (
+        np.cos(np.pi / CELL * np.arange(CELL)[:, None] * place)
+        * np.sqrt(np.where(np.arange(CELL) == 0, 1, 2) / CELL)[:, None]
+    )
+    colours = _COLOURS / np.linalg.norm(_COLOURS, axis=1, keepdims=True)
+    pictures = [
+        colours[c][:, None, None] * np.outer(waves[v], waves[u])[None]
+        for c, which in ((0, _LUMA), (1, _CHROMA), (2, _CHROMA))
+        for v, u in which
+    ]
+    return np.stack(pictures).astype(np.float32)
+
+
+def near_identity(channels: int, spread: float, seed: int) -> NDArray[np.float32]:
+    """(channels, channels, 3, 3): passes its input on, with a little of the neighbourhood mixed in."""
+    weight = np.random.default_rng(seed).normal(scale=spread, size=(channels, channels, 3, 3))
+    weight[np.arange(channels), np.arange(channels), 1, 1] += 1
+    return weight.astype(np.float32)
+
+
+def _graph(
+    name: str,
+    input_name: str,
+    output_name: str,
+    channels: tuple[int, int],
+    layers: list[tuple[str, NDArray[np.float32]]],
+) -> bytes:
+    nodes, tensors, value = [], [], input_name
+    for index, (kind, weight) in enumerate(layers):
+        last = output_name if index == len(layers) - 1 else f"x{index}"
+        tensors.append(numpy_helper.from_array(weight, f"w{index}"))
+        if kind == "shuffle":
+            nodes.append(helper.make_node("Conv", [value, f"w{index}"], [f"c{index}"], kernel_shape=[1, 1]))
+            nodes.append(helper.make_node("DepthToSpace", [f"c{index}"], [last], blocksize=CELL, mode="CRD"))
+        elif kind == "stride":
+            nodes.append(
+                helper.make_node("Conv", [value, f"w{index}"], [last], kernel_shape=[CELL, CELL], strides=[CELL, CELL])
+            )
+        else:
+            nodes.append(helper.make_node("Conv", [value, f"w{index}"], [last], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        value = last
+    inputs = [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["n", channels[0], "h", "w"])]
+    outputs = [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, ["n", channels[1], "H", "W"])]
+    model = helper.make_model(
+        helper.make_graph(nodes, name, inputs, outputs, tensors),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def write(
+    folder: Path,
+    *,
+    name: str = "testpack",
+    space: LatentSpace = SPACE,
+    halo: dict[str, int] | None = HALO,
+    border: int = 0,
+    distribution: bool = False,
+    base_step: float = 1.0,
+) -> ModelPack:
+    """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` for another prior.
+
+    With ``distribution`` the encoder gives means and log-variances, the latter all 0.
+    """
+    pictures = basis()
+    shuffle = pictures.reshape(12, 3 * CELL * CELL).T[:, :, None, None].copy()
+    outputs = np.concatenate([pictures, np.zeros_like(pictures)]) if distribution else pictures
+    encoder = _graph(
+        "encoder",
+        "sample",
+        "latent_parameters" if distribution else "latents",
+        (3, len(outputs)),
+        [("conv", near_identity(3, 0.01, 1)), ("stride", outputs)],
+    )
+    decoder = _graph(
+        "decoder",
+        "latent_sample",
+        "sample",
+        (12, 3),
+        [("conv", near_identity(12, 0.003, 2)), ("shuffle", shuffle), ("conv", near_identity(3, 0.01, 3))],
+    )
+    prior = generic_arrays(12)
+    prior["steps"] = np.full(12, base_step, "<f4")
+    write_pack(
+        folder,
+        name=name,
+        space=space,
+        files={"encoder.onnx": encoder, "decoder.onnx": decoder, "prior.npz": write_prior(prior)},
+        halo=halo,
+        latent_distribution=distribution,
+        quality_range=(704, 320),
+        default_step=512,
+        licence="CC0-1.0",
+    )
+    if border:
+        path = folder / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "border": border}))
+    return load_pack(folder)
+
+
+if __name__ == "__main__":
+    print(write(FOLDER))
