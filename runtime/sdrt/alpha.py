@@ -1,24 +1,175 @@
-"""placeholder"""
+"""The alpha plane as bytes: a few simple codings, of which the smallest is kept. docs/FORMAT.md has them in words.
+
+Fully transparent (0) and fully opaque (255) pixels always come back exactly; those between come back within
+``max_error`` levels, and exactly where ``max_error`` is 0. Everything is integers: the bytes decode alike everywhere.
+"""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from sdrt.errors import CorruptError
+from sdrt.errors import CorruptError, UnsupportedError
+
+Plane = npt.NDArray[np.uint8]
+
+DEFAULT_MAX_ERROR = 8
+"""3 % of opacity in the soft parts: invisible, and a soft shadow shrinks to a quarter of its lossless size."""
+
+_CONSTANT, _DIFFERENCES, _INTERPOLATED = range(3)
+_ALONG_ROWS, _ALONG_COLUMNS = 1, 2
+_MAX_STEP_RADIUS = 63
+_COARSEST = 64
 
 
-def encode_alpha(alpha: npt.NDArray[np.uint8]) -> bytes:
-    return b"\x01" + zlib.compress(np.ascontiguousarray(alpha).tobytes(), 9)
+def encode_alpha(alpha: Plane, *, max_error: int = DEFAULT_MAX_ERROR) -> bytes:
+    """The bytes of an alpha plane, uint8 (H, W), H and W at least 1. ``max_error``: 0..126 levels, see above."""
+    assert 0 <= max_error <= 2 * _MAX_STEP_RADIUS
+    alpha = np.ascontiguousarray(alpha)
+    first = int(alpha.flat[0])
+    if bool((alpha == first).all()):
+        return bytes([_CONSTANT, first])
+    codings = [
+        bytes([_DIFFERENCES, axes]) + _deflate(_differences(alpha, axes))
+        for axes in (0, _ALONG_ROWS, _ALONG_COLUMNS, _ALONG_ROWS | _ALONG_COLUMNS)
+    ]
+    codings += [
+        bytes([_INTERPOLATED, radius]) + _deflate(_interpolation_residuals(alpha, radius))
+        for radius in sorted({0, max_error // 2})
+    ]
+    return min(codings, key=len)
 
 
-def decode_alpha(data: bytes, height_px: int, width_px: int) -> npt.NDArray[np.uint8]:
+def decode_alpha(data: bytes, height_px: int, width_px: int) -> Plane:
+    """The alpha plane, uint8 (height_px, width_px), that ``encode_alpha`` wrote.
+
+    Allocates a few bytes a pixel of the size asked for, whatever ``data`` says.
+
+    Raises CorruptError for bytes that are no plane of this size, UnsupportedError for a coding of a newer version.
+    """
+    if len(data) < 2:
+        raise CorruptError(f"the alpha plane has {len(data)} bytes, at least 2 are needed")
+    kind, parameter, rest = data[0], data[1], data[2:]
+    if kind == _CONSTANT:
+        if rest:
+            raise CorruptError("the alpha plane has bytes after its end")
+        return np.full((height_px, width_px), parameter, np.uint8)
+    if kind == _DIFFERENCES:
+        if parameter > _ALONG_ROWS | _ALONG_COLUMNS:
+            raise CorruptError(f"the alpha plane has unknown differences {parameter}")
+        return _sums(_inflate(rest, height_px * width_px).reshape(height_px, width_px), parameter)
+    if kind == _INTERPOLATED:
+        if parameter > _MAX_STEP_RADIUS:
+            raise CorruptError(f"the alpha plane has step radius {parameter}, at most {_MAX_STEP_RADIUS} is possible")
+        return _interpolated(_inflate(rest, height_px * width_px), height_px, width_px, parameter)
+    raise UnsupportedError(f"the alpha plane has coding {kind}, this sdrt knows 0 to {_INTERPOLATED}: update sdrt")
+
+
+def _deflate(values: Plane) -> bytes:
+    codings = []
+    for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_RLE):
+        compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+        codings.append(compressor.compress(values.tobytes()) + compressor.flush())
+    return min(codings, key=len)
+
+
+def _inflate(data: bytes, size_bytes: int) -> Plane:
+    """Exactly ``size_bytes`` from a raw deflate stream that ends where ``data`` ends."""
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        raw = zlib.decompress(data[1:])
+        raw = decompressor.decompress(data, size_bytes + 1)
     except zlib.error as error:
-        raise CorruptError("the alpha plane is damaged") from error
-    if len(raw) != height_px * width_px:
-        raise CorruptError("the alpha plane has another size")
-    return np.frombuffer(raw, np.uint8).reshape(height_px, width_px)
+        raise CorruptError(f"the alpha plane cannot be inflated: {error}") from None
+    if len(raw) != size_bytes or not decompressor.eof or decompressor.unused_data:
+        raise CorruptError(f"the alpha plane does not inflate to {size_bytes} bytes")
+    return np.frombuffer(raw, np.uint8)
+
+
+def _differences(alpha: Plane, axes: int) -> Plane:
+    """Each pixel less its left neighbour, or its upper one, or one after the other; modulo 256, outside is 0."""
+    out = alpha.copy()
+    if axes & _ALONG_ROWS:
+        out[:, 1:] -= alpha[:, :-1]
+    if axes & _ALONG_COLUMNS:
+        out[1:] -= out[:-1].copy()
+    return out
+
+
+def _sums(differences: Plane, axes: int) -> Plane:
+    """The inverse of ``_differences``."""
+    out = differences
+    if axes & _ALONG_COLUMNS:
+        out = np.cumsum(out, axis=0, dtype=np.uint8)
+    if axes & _ALONG_ROWS:
+        out = np.cumsum(out, axis=1, dtype=np.uint8)
+    return out
+
+
+def _passes(plane: Plane) -> Iterator[tuple[Plane, int]]:
+    """Views of ``plane`` in which every second row (from 1 on) is next to be predicted from the rows between, and how
+    they lie: coarse to fine, first between rows and then between columns. (0, 0), (0, 64) ... come before the first."""
+    stride = _COARSEST // 2
+    while stride >= 1:
+        yield plane[::stride, :: 2 * stride], stride
+        yield plane[::stride, ::stride].swapaxes(0, 1), stride
+        stride //= 2
+
+
+def _predicted(known: Plane) -> npt.NDArray[np.int16]:
+    """Rows 1, 3, 5 ... of ``known`` from rows 0, 2, 4 ...: a cubic through four of them, kept between the nearer two.
+
+    Beyond the last row the nearer one counts twice.
+    """
+    even = known[::2].astype(np.int16)
+    count = known.shape[0] // 2
+    before = even[:count]
+    after = even[np.minimum(np.arange(1, count + 1), len(even) - 1)]
+    further_before = even[np.maximum(np.arange(count) - 1, 0)]
+    further_after = even[np.minimum(np.arange(2, count + 2), len(even) - 1)]
+    cubic = (9 * (before + after) - further_before - further_after + 8) >> 4
+    return np.clip(cubic, np.minimum(before, after), np.maximum(before, after))
+
+
+def _interpolation_residuals(alpha: Plane, radius: int) -> Plane:
+    """What a decoder needs to follow: the coarsest grid as it is, then per pass the quantised errors of the prediction.
+
+    Steps are 2 * radius + 1 wide, so that every pixel lies within ``radius``. An error e is stored as 2 e, or -2 e - 1
+    where negative; with radius 0 errors are taken modulo 256 into -128..127 first.
+    """
+    followed = alpha.copy()
+    parts = [alpha[::_COARSEST, ::_COARSEST].ravel()]
+    step = 2 * radius + 1
+    for view, _ in _passes(followed):
+        predicted = _predicted(view)
+        errors = view[1::2].astype(np.int16) - predicted
+        if radius == 0:
+            errors = errors.astype(np.int8).astype(np.int16)
+        else:
+            errors = np.sign(errors) * ((np.abs(errors) + radius) // step)
+            view[1::2] = np.clip(predicted + errors * step, 0, 255)
+        parts.append(np.where(errors >= 0, 2 * errors, -2 * errors - 1).astype(np.uint8).ravel())
+    return np.concatenate(parts)
+
+
+def _interpolated(stored: Plane, height_px: int, width_px: int, radius: int) -> Plane:
+    """The inverse of ``_interpolation_residuals``; then values within ``radius`` of 0 or 255 become 0 or 255."""
+    alpha = np.empty((height_px, width_px), np.uint8)
+    grid = alpha[::_COARSEST, ::_COARSEST]
+    grid[...] = stored[: grid.size].reshape(grid.shape)
+    taken = grid.size
+    step = 2 * radius + 1
+    for view, _ in _passes(alpha):
+        target = view[1::2]
+        codes = stored[taken : taken + target.size].reshape(target.shape).astype(np.int16)
+        taken += target.size
+        errors = (codes >> 1) ^ -(codes & 1)
+        values = _predicted(view) + errors * step
+        target[...] = values & 255 if radius == 0 else np.clip(values, 0, 255)
+    assert taken == stored.size
+    if radius:
+        alpha[alpha <= radius] = 0
+        alpha[alpha >= 255 - radius] = 255
+    return alpha
