@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.prior import FRACTIONS, HIDDEN_BITS, MEAN_BITS, SCALE_BITS, TOTAL, Prior, build_prior
+from sdrt.prior import FRACTIONS, GLOBAL_BITS, HIDDEN_BITS, MEAN_BITS, SCALE_BITS, TOTAL, Prior, build_prior
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -60,13 +60,13 @@ def generic_arrays(channels: int) -> Arrays:
     weights, global_weights, passes = [], [], []
     for mask, known in ((0b1001, False), (0b0110, True)):
         table = np.zeros(((len(taps) + 1) * channels, 1 + 2 * channels), np.int8)
-        wide = np.zeros((2 + channels, 1 + 2 * channels), np.int16)
+        wide = np.zeros((2 + channels, 1 + 2 * channels), np.int32)
         for c in range(channels):
             if known:
                 table[[t * channels + c for t in range(len(taps))], 1 + c] = 2**MEAN_BITS // 4
                 table[len(taps) * channels + c, 1 + channels + c] = 16
-            wide[0, 1 + channels + c] = 3 if known else 8
-            wide[2 + c, 1 + channels + c] = 6
+            wide[0, 1 + channels + c] = (48 if known else 128) << GLOBAL_BITS
+            wide[2 + c, 1 + channels + c] = 6 << GLOBAL_BITS
         weights.append(table.ravel())
         global_weights.append(wide.ravel())
         passes.append([0, channels, mask, 1, len(taps)])
@@ -80,7 +80,7 @@ def generic_arrays(channels: int) -> Arrays:
         "passes": np.array(passes, "<i2"),
         "taps": np.array(taps * count, np.int8),
         "weights": np.concatenate(weights),
-        "global_weights": np.concatenate(global_weights).astype("<i2"),
+        "global_weights": np.concatenate(global_weights).astype("<i4"),
         "shift": np.zeros(count, np.uint8),
         "out_weights": np.zeros(count * 2 * channels, np.int8),
         "out_shift": np.tile(out_shift, count).astype(np.uint8),

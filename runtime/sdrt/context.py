@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sdrt.prior import (
     ENERGY_LIMIT,
     FRACTIONS,
+    GLOBAL_BITS,
     HIDDEN_BITS,
     HIDDEN_LIMIT,
     MEAN_BITS,
@@ -92,9 +93,9 @@ class Canvas:
         self.energy[:, :, channels] = np.minimum(total, ENERGY_LIMIT)
 
     def global_features(self, step_index: int) -> NDArray[np.int64]:
-        """int64 (2 + C,): one (as 16), inverse step, and mean magnitude so far in 1/16, zero where none is known."""
+        """int64 (2 + C,): one, inverse step, and mean magnitude so far in sixteenths, zero where none is known."""
         means = 16 * self.sums // np.maximum(self.counts, 1)
-        return np.concatenate([[16, inverse_step(step_index)], means]).astype(np.int64)
+        return np.concatenate([[1, inverse_step(step_index)], means]).astype(np.int64)
 
     def inputs(self, step: Pass) -> Iterator[Float32]:
         """The rows of a pass in order, in pieces of bounded size, each float32 (n, T * stop + stop)."""
@@ -116,7 +117,7 @@ class Canvas:
 def predict(prior: Prior, step: Pass, canvas: Canvas, step_index: int) -> Prediction:
     """Run a pass's network; position-major, the pass's channels innermost."""
     size, hidden = step.stop - step.start, len(step.shift)
-    bias = (canvas.global_features(step_index) @ step.global_weights).astype(np.float32)
+    bias = (canvas.global_features(step_index) @ step.global_weights >> GLOBAL_BITS).astype(np.float32)
     outputs = []
     for rows in canvas.inputs(step):
         sums = rows @ step.weights

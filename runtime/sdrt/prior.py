@@ -37,6 +37,7 @@ WINDOW = 2  # the largest reach of a tap, in symbols
 SYMBOL_LIMIT = 1023  # inputs of the network are clipped to +-this
 ENERGY_LIMIT = 4095  # sums of magnitudes are clipped to this
 HIDDEN_LIMIT = 4095
+GLOBAL_BITS = 8  # weights of global features have this many more fractional bits
 HIDDEN_BITS = 4  # hidden activations are in sixteenths of a symbol
 MEAN_BITS = 3  # means are in eighths of a symbol
 FRACTIONS = 5  # 0, 1/8 .. 4/8: the tables of negative fractions are mirrored
@@ -224,7 +225,7 @@ def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name
     _check(table.ndim == 2 and table.shape[1] == 5, name, "passes has five columns")
     _check(1 <= len(table) <= MAX_PASSES, name, f"1 to {MAX_PASSES} passes")
     tap, weight = _Reader(arrays, "taps", "i1", name), _Reader(arrays, "weights", "i1", name)
-    global_weight, shift = _Reader(arrays, "global_weights", "<i2", name), _Reader(arrays, "shift", "u1", name)
+    global_weight, shift = _Reader(arrays, "global_weights", "<i4", name), _Reader(arrays, "shift", "u1", name)
     out_weight, out_shift = _Reader(arrays, "out_weights", "i1", name), _Reader(arrays, "out_shift", "u1", name)
     covered = np.zeros((channels, 4), np.int64)
     passes = []
@@ -244,8 +245,8 @@ def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name
             out_shift.take(columns - hidden),
         )
         largest = np.repeat([SYMBOL_LIMIT, ENERGY_LIMIT], [taps * stop, stop])
-        globals_largest = np.array([16, 8192] + [16 * SYMBOL_LIMIT] * channels)
-        bound = np.abs(weights).T @ largest + np.abs(global_weights).T @ globals_largest
+        globals_largest = np.array([1, 8192] + [16 * SYMBOL_LIMIT] * channels)
+        bound = np.abs(weights).T @ largest + (np.abs(global_weights).T @ globals_largest >> GLOBAL_BITS) + 1
         _check(bool((bound < EXACT).all()), name, "sums of the first layer stay below 2**24")
         _check(
             bool((np.abs(out_weights).sum(0) * HIDDEN_LIMIT < EXACT).all()),
