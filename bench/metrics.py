@@ -84,7 +84,10 @@ def _halve(plane: Plane) -> Plane:
 
 
 def ms_ssim(picture: Rgb, reference: Rgb) -> float:
-    """Multi-scale SSIM, mean over the three channels; 1 for equal pictures. Raises ValueError under 161 pixels a side."""
+    """Multi-scale SSIM, mean over the three channels; 1 for equal pictures.
+
+    Raises ValueError under 161 pixels a side: the fifth scale would be smaller than the window.
+    """
     _check(picture, reference)
     if min(picture.shape[:2]) < MS_SSIM_MIN_SIDE_PX:
         raise ValueError(f"MS-SSIM needs at least {MS_SSIM_MIN_SIDE_PX} pixels a side, got {picture.shape[:2]}")
@@ -114,6 +117,7 @@ class Meter:
     def _network(self, name: str) -> Callable[[Any, Any], Any]:
         if name not in self._networks:
             import torch
+
             from sdrt_train import perceptual
 
             if self.threads is not None:
