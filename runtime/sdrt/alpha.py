@@ -90,7 +90,7 @@ def _inflate(data: bytes, size_bytes: int) -> Plane:
 
 def _differences(alpha: Plane, axes: int) -> Plane:
     """Each pixel less its left neighbour, or its upper one, or one after the other; modulo 256, outside is 0."""
-    out = alpha.copy()
+    out: Plane = alpha.copy()
     if axes & _ALONG_ROWS:
         out[:, 1:] -= alpha[:, :-1]
     if axes & _ALONG_COLUMNS:
@@ -100,7 +100,7 @@ def _differences(alpha: Plane, axes: int) -> Plane:
 
 def _sums(differences: Plane, axes: int) -> Plane:
     """The inverse of ``_differences``."""
-    out = differences
+    out: Plane = differences
     if axes & _ALONG_COLUMNS:
         out = np.cumsum(out, axis=0, dtype=np.uint8)
     if axes & _ALONG_ROWS:
@@ -130,7 +130,8 @@ def _predicted(known: Plane) -> npt.NDArray[np.int16]:
     further_before = even[np.maximum(np.arange(count) - 1, 0)]
     further_after = even[np.minimum(np.arange(2, count + 2), len(even) - 1)]
     cubic = (9 * (before + after) - further_before - further_after + 8) >> 4
-    return np.clip(cubic, np.minimum(before, after), np.maximum(before, after))
+    kept: npt.NDArray[np.int16] = np.clip(cubic, np.minimum(before, after), np.maximum(before, after))
+    return kept
 
 
 def _interpolation_residuals(alpha: Plane, radius: int) -> Plane:

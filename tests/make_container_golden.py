@@ -1,0 +1,95 @@
+"""The container's golden files: whole files that must unpack for ever, and broken ones named after their disease."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from sdrt.sdl import ALPHA, EXIF, XMP, Chunk, SdlFile, pack
+
+SPACE = bytes.fromhex("a1b2c3d4")
+PRIOR = bytes.fromhex("0f1e2d3c")
+GOOD = {
+    "plain": SdlFile(768, 512, SPACE, PRIOR, 512, b"hello"),
+    "smallest": SdlFile(1, 1, SPACE, PRIOR, 0, b""),
+    "largest-step": SdlFile(129, 16384, SPACE, PRIOR, 1023, bytes(range(256))),
+    "longest-sides": SdlFile(2**21, 2**21, SPACE, PRIOR, 1, b"\x80"),
+    "all-chunks": SdlFile(
+        100,
+        50,
+        SPACE,
+        PRIOR,
+        600,
+        b"payload",
+        (Chunk(ALPHA, b"\x00\x80"), Chunk(EXIF, b"II*\x00"), Chunk(XMP, b"x" * 200)),
+    ),
+    "unknown-ancillary": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(b"newS", b""),)),
+}
+"""Name -> contents of a file that every version of sdrt reads."""
+
+_SIDES = bytes.fromhex("ff05 ff03")
+
+
+def build(
+    flags: int = 512, sides: bytes = _SIDES, rest: bytes = b"hello", *, version: int = 1, magic: bytes = b"SDL"
+) -> bytes:
+    """A file from its raw parts with a right checksum, whatever the parts are."""
+    body = magic + bytes([version]) + flags.to_bytes(2, "little") + sides + SPACE + PRIOR + rest
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def with_chunks(chunks: bytes) -> bytes:
+    return build(512 | 1 << 10, rest=chunks)
+
+
+def bad_files() -> dict[str, tuple[str, bytes]]:
+    """Disease -> (the error's class, the bytes)."""
+    plain = build()
+    chunky = with_chunks(b"\x01exif\x04II*\x00hello")
+    return {
+        "empty": ("NotSdlError", b""),
+        "png-instead": ("NotSdlError", b"\x89PNG\r\n\x1a\n" + bytes(40)),
+        "lower-case-magic": ("NotSdlError", build(magic=b"sdl")),
+        "magic-only": ("CorruptError", b"SDL"),
+        "version-0": ("CorruptError", build(version=0)),
+        "version-2": ("UnsupportedError", build(version=2)),
+        "version-2-truncated": ("UnsupportedError", b"SDL\x02"),
+        "truncated-header": ("CorruptError", plain[:15]),
+        "truncated-payload": ("CorruptError", plain[:-5]),
+        "truncated-checksum": ("CorruptError", plain[:-1]),
+        "checksum-wrong": ("CorruptError", plain[:-4] + bytes(4)),
+        "payload-bit-flipped": ("CorruptError", plain[:-6] + bytes([plain[-6] ^ 1]) + plain[-5:]),
+        "trailing-byte": ("CorruptError", plain + b"\x00"),
+        "line-ends-changed": ("CorruptError", build(rest=b"a\nb").replace(b"\n", b"\r\n")),
+        "reserved-flag-set": ("CorruptError", build(512 | 1 << 11)),
+        "highest-reserved-flag-set": ("CorruptError", build(512 | 1 << 15)),
+        "width-not-shortest": ("CorruptError", build(sides=bytes.fromhex("8000 ff03"))),
+        "height-not-shortest": ("CorruptError", build(sides=bytes.fromhex("ff05 ff8300"))),
+        "width-too-long": ("CorruptError", build(sides=bytes.fromhex("ffffff01 ff03"))),
+        "pixels-beyond-limit": ("LimitError", build(sides=bytes.fromhex("ffff7f ffff7f"))),
+        "chunks-none": ("CorruptError", with_chunks(b"\x00hello")),
+        "chunks-17": (
+            "CorruptError",
+            with_chunks(b"\x11" + b"".join(b"ab" + bytes([97 + i]) + b"c\x00" for i in range(17))),
+        ),
+        "chunks-missing": ("CorruptError", with_chunks(b"")),
+        "chunk-repeated": ("CorruptError", with_chunks(b"\x02exif\x01aexif\x01b")),
+        "chunk-out-of-order": ("CorruptError", with_chunks(b"\x02xmpp\x01aexif\x01b")),
+        "chunk-kind-not-letters": ("CorruptError", with_chunks(b"\x01exi1\x01a")),
+        "chunk-kind-cut": ("CorruptError", with_chunks(b"\x01ex")),
+        "chunk-longer-than-file": ("CorruptError", with_chunks(b"\x01exif\x40hello")),
+        "chunk-length-not-shortest": ("CorruptError", with_chunks(b"\x01exif\x81\x00hello")),
+        "chunk-length-too-long": ("CorruptError", with_chunks(b"\x01ALPH\xff\xff\xff\xff\x01hello")),
+        "chunk-bit-flipped": ("CorruptError", chunky.replace(b"II*", b"II+")),
+        "chunk-metadata-too-large": ("LimitError", with_chunks(b"\x01exif\x81\x80\x40hello")),
+        "chunk-critical-unknown": ("UnsupportedError", with_chunks(b"\x01NEWS\x01ahello")),
+    }
+
+
+def write_container_files(folder: Path) -> None:
+    """``good/NAME.sdl`` and ``errors/DISEASE.sdl`` under ``folder``."""
+    files = {f"good/{name}.sdl": pack(contents) for name, contents in GOOD.items()}
+    files |= {f"errors/{disease}.sdl": data for disease, (_, data) in bad_files().items()}
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
