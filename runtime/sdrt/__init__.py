@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sdrt.about import Info as Info
+    from sdrt.about import info as info
     from sdrt.codec import Codec as Codec
     from sdrt.codec import decode as decode
     from sdrt.codec import encode as encode
@@ -28,15 +30,13 @@ if TYPE_CHECKING:
     from sdrt.errors import OutputError as OutputError
     from sdrt.errors import SdrtError as SdrtError
     from sdrt.errors import UnsupportedError as UnsupportedError
-    from sdrt.info import Info as Info
-    from sdrt.info import info as info
 
 _HOMES = {
     "Codec": "codec",
     "decode": "codec",
     "encode": "codec",
-    "Info": "info",
-    "info": "info",
+    "Info": "about",
+    "info": "about",
     "SdrtError": "errors",
     "NotSdlError": "errors",
     "UnsupportedError": "errors",

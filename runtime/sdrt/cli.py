@@ -6,12 +6,11 @@ import argparse
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sdrt import __version__
-from sdrt.console import complain, flush_stdout
+from sdrt.console import complain, flush_stdout, read_input, say, tell
 from sdrt.errors import SdrtError
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SdrtError as error:
         return complain(error)
     except KeyboardInterrupt:
-        print("sdrt: interrupted", file=sys.stderr)
+        say("sdrt: interrupted")
         return INTERRUPTED
     except Exception as error:  # the last line of defence: a person gets a line, not a stack
         return complain(error)
@@ -203,29 +202,29 @@ def _decode(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from sdrt.console import read_input
-    from sdrt.info import info
+    from sdrt.about import info
 
     code = 0
     for source in arguments.inputs:
         try:
             about = asdict(info(read_input(source)))
         except SdrtError as error:
-            code = code or complain(error, source)
+            failure = complain(error, source)
+            code = code or failure
             continue
         if arguments.json:
-            print(json.dumps({"file": source, **about}))
+            tell(json.dumps({"file": source, **about}))
         else:
-            print(f"{source}:")
+            tell(f"{source}:")
             for key, value in about.items():
-                print(f"  {key:15} {value}")
+                tell(f"  {key:15} {value}")
     return code
 
 
 def _models(arguments: argparse.Namespace) -> int:
     from sdrt import doctor
 
-    return doctor.print_models(as_json=arguments.json)
+    return doctor.tell_models(as_json=arguments.json)
 
 
 def _doctor(_arguments: argparse.Namespace) -> int:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt import entropy, image, models, quantize, rate, sdl
+from sdrt.about import Info, info, read_source
 from sdrt.engine import Engine
 from sdrt.errors import ModelError, UnsupportedError
-from sdrt.info import Info, info, read_source
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.prior import Prior, load_prior
 from sdrt.transform import Crop, Progress, to_latents, to_pixels

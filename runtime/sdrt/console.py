@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
+from sdrt.about import read_source
 from sdrt.errors import ImageError, LimitError, OutputError, SdrtError
-from sdrt.info import read_source
 from sdrt.output import write_atomic
 from sdrt.sdl import MAX_FILE_BYTES
 
@@ -86,28 +87,35 @@ def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:
     if destination != STDIO:
         write_atomic(destination, data, overwrite=overwrite)
         return
-    try:
+    with _stdout():
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except OSError as error:
-        _abandon_stdout()
-        raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
+
+
+def tell(line: str) -> None:
+    """Print a line of the answer on stdout. Raises OutputError: stdout closed, full disk, reader gone."""
+    if sys.stdout is None:
+        raise OutputError("stdout is closed")
+    with _stdout():
+        print(line)
 
 
 def flush_stdout() -> None:
-    """Write out what was printed, here where an error can still be told. Raises OutputError."""
-    try:
-        if sys.stdout is not None:
+    """Write out what was told, here where an error can still be named. Raises OutputError."""
+    if sys.stdout is not None:
+        with _stdout():
             sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator[None]:
+    """Turns a failed write to stdout into OutputError, and keeps its rest from failing once more at the very end."""
+    try:
+        yield
     except OSError as error:
-        _abandon_stdout()
+        with open(os.devnull, "w") as sink:  # noqa: PTH123 (a device, not a path)
+            os.dup2(sink.fileno(), sys.stdout.fileno())
         raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
-
-
-def _abandon_stdout() -> None:
-    """What is left in the buffer must not fail once more when the interpreter ends."""
-    with open(os.devnull, "w") as sink:  # noqa: PTH123 (a device, not a path)
-        os.dup2(sink.fileno(), sys.stdout.fileno())
 
 
 class Progress:

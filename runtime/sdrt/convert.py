@@ -133,7 +133,8 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
             check_output(job.destination, overwrite=arguments.force)
             summary = work(codec, job)
         except Exception as error:  # one bad input must not stop the others
-            code = code or complain(error, job.source)
+            failure = complain(error, job.source)
+            code = code or failure
             continue
         if arguments.verbose:
             seconds = time.perf_counter() - start

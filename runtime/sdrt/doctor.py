@@ -8,20 +8,20 @@ from importlib import metadata
 from typing import Protocol
 
 from sdrt import __version__, models
-from sdrt.console import complain
+from sdrt.console import complain, tell
 from sdrt.errors import EngineError, ModelError
 
 TROUBLE = 1
 
 
 class Report(Protocol):
-    """Prints one line: what was looked at, and what it says."""
+    """Tells one line: what was looked at, and what it says."""
 
     def __call__(self, what: str, says: str, *, good: bool = True) -> None: ...
 
 
-def print_models(*, as_json: bool) -> int:
-    """Print the usable packs on stdout and, on stderr, why others are not. Returns the exit code."""
+def tell_models(*, as_json: bool) -> int:
+    """Tell the usable packs on stdout and, on stderr, why others are not. Returns the exit code."""
     packs, refusals = models.scan_packs()
     for pack in packs:
         about = {
@@ -37,26 +37,26 @@ def print_models(*, as_json: bool) -> int:
             "folder": str(pack.folder),
         }
         if as_json:
-            print(json.dumps(about))
+            tell(json.dumps(about))
         else:
-            print(f"{pack.name}")
+            tell(pack.name)
             for key, value in about.items():
-                print(f"  {key:15} {', '.join(value) if isinstance(value, list) else value}")
+                tell(f"  {key:15} {', '.join(value) if isinstance(value, list) else value}")
     if not packs and not as_json:
-        print("no model packs; searched:")
+        tell("no model packs; searched:")
         for path in models.search_paths():
-            print(f"  {path}")
+            tell(f"  {path}")
     return max([complain(refusal) for refusal in refusals], default=0)
 
 
 def examine() -> int:
-    """Print a report on stdout; every trouble begins with "!" and says what to do. Returns 1 if there was any."""
+    """Tell a report on stdout; every trouble begins with "!" and says what to do. Returns 1 if there was any."""
     troubles = 0
 
     def report(what: str, says: str, *, good: bool = True) -> None:
         nonlocal troubles
         troubles += not good
-        print(f"{' ' if good else '!'} {what:14} {says}")
+        tell(f"{' ' if good else '!'} {what:14} {says}")
 
     report("sdrt", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in ("numpy", "pillow", "constriction"):
@@ -66,7 +66,7 @@ def examine() -> int:
             report(package, f"is not installed: pip install {package}", good=False)
     _examine_engines(report)
     _examine_packs(report)
-    print(f"{troubles} trouble{'s' * (troubles != 1)} found" if troubles else "all is well")
+    tell(f"{troubles} trouble{'s' * (troubles != 1)} found" if troubles else "all is well")
     return TROUBLE if troubles else 0
 
 

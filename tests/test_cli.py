@@ -1,0 +1,302 @@
+"""Laws of the command line: what people expect from cwebp, cjxl and avifenc."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import sdrt
+from sdrt import cli, engine, models
+from sdrt.models import ModelPack
+
+Pixels = NDArray[np.uint8]
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(testpack: ModelPack, photo: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with photo.png and logo.gif (animated, transparent)."""
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    frames = [Image.new("RGBA", (31, 17), (200, 30, 30 * n, 255)) for n in range(3)]
+    frames[0].save(tmp_path / "logo.gif", save_all=True, append_images=frames[1:])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str | Path) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def encode(*arguments: str | Path) -> int:
+    return run("encode", *arguments, "--model", "testpack")
+
+
+def test_the_result_lies_beside_the_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """photo.png -> photo.sdl -> photo.png, and success says nothing."""
+    assert encode("photo.png") == 0
+    (folder / "photo.png").unlink()
+    assert run("decode", "photo.sdl") == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["logo.gif", "photo.png", "photo.sdl"]
+    assert Image.open("photo.png").size == (161, 97)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_stdin_and_stdout(folder: Path) -> None:
+    """``sdrt encode photo.png -o - | sdrt decode - -o back.png`` in processes of their own; - to - as well."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
+    command = f"{sys.executable} -m sdrt"
+    line = f"{command} encode photo.png --model testpack -o - | {command} decode - -o back.png"
+    subprocess.run(["sh", "-c", line], env=environment, check=True, timeout=60)
+    line = f"{command} encode - --model testpack <photo.png | {command} decode - --format webp >back.webp"
+    subprocess.run(["sh", "-c", line], env=environment, check=True, timeout=60)
+    assert Image.open("back.webp").format == "WEBP"
+    np.testing.assert_array_equal(np.asarray(Image.open("back.png")), np.asarray(Image.open("back.webp")))
+
+
+def test_the_suffix_chooses_the_format(folder: Path) -> None:
+    """-o picks the format by its suffix, --format where there is none."""
+    assert encode("photo.png") == 0
+    for name, kind in (("a.webp", "WEBP"), ("a.jpg", "JPEG"), ("a.tiff", "TIFF"), ("a.bmp", "BMP"), ("a", "PNG")):
+        assert run("decode", "photo.sdl", "-o", name) == 0
+        assert Image.open(name).format == kind
+    assert run("decode", "photo.sdl", "--format", "webp") == 0
+    assert Image.open("photo.webp").format == "WEBP"
+
+
+def test_rates(folder: Path) -> None:
+    """-q, --target-size and --target-bpp do what they say about the file on disk."""
+    sizes = {}
+    for quality in ("0", "50", "100"):
+        assert encode("photo.png", "-q", quality, "--force") == 0
+        sizes[quality] = Path("photo.sdl").stat().st_size
+    assert sizes["0"] < sizes["50"] < sizes["100"]
+    assert encode("photo.png", "--target-size", "1.2k", "--force") == 0
+    assert 1176 <= Path("photo.sdl").stat().st_size <= 1200
+    assert encode("photo.png", "--target-bpp", "0.5", "--force") == 0
+    assert 0.49 <= 8 * Path("photo.sdl").stat().st_size / (161 * 97) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4980", 4980),
+        ("5k", 5000),
+        ("4.9k", 4900),
+        ("5K", 5000),
+        ("5kB", 5000),
+        ("2Ki", 2048),
+        ("1M", 10**6),
+        ("1MiB", 2**20),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    """k is 1000, Ki is 1024, a trailing B changes nothing."""
+    assert cli.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "k", "-5", "5x", "0", "nan", "inf", "1e3", "5 0", "0.4", "9" * 30])
+def test_other_sizes_are_refused(text: str) -> None:
+    """What is no size is a usage error."""
+    with pytest.raises(argparse.ArgumentTypeError):
+        cli.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["transmogrify"],
+        ["encode"],
+        ["encode", "photo.png", "-q", "101"],
+        ["encode", "photo.png", "-q", "nan"],
+        ["encode", "photo.png", "-q", "50", "--target-size", "5k"],
+        ["encode", "photo.png", "--target-bpp", "0"],
+        ["encode", "photo.png", "--device", "abacus"],
+        ["encode", "photo.png", "--threads", "0"],
+        ["encode", "photo.png", "--strip", "--keep-metadata"],
+        ["encode", "photo.png", "logo.gif", "-o", "both.sdl"],
+        ["encode", "photo.png", "-o", "a.sdl", "--out-dir", "."],
+        ["encode", "photo.png", "-o", "photo.png"],
+        ["encode", "photo.png", "photo.png"],
+        ["encode", "-", "-", "--out-dir", "."],
+        ["decode", "photo.sdl", "--crop", "1,2,3"],
+        ["decode", "photo.sdl", "--format", "xyz"],
+        ["decode", "photo.sdl", "-v", "--quiet"],
+    ],
+)
+def test_wrong_usage_is_code_2(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be meant is refused before anything is read or written."""
+    before = sorted(folder.iterdir())
+    try:
+        code = cli.main(arguments)
+    except SystemExit as leaving:
+        code = int(leaving.code or 0)
+    assert code == 2
+    assert "error" in capsys.readouterr().err and sorted(folder.iterdir()) == before
+
+
+def test_several_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All inputs are tried; the bad ones get a line each; the code is the first error's; the folder is made."""
+    (folder / "bad.jpg").write_text("no picture")
+    assert encode("photo.png", "bad.jpg", "absent.png", "logo.gif", "--out-dir", "out/deep", "--quiet") == 9
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2 and "bad.jpg" in err[0] and "absent.png" in err[1]
+    assert sorted(path.name for path in (folder / "out" / "deep").iterdir()) == ["logo.sdl", "photo.sdl"]
+    assert run("decode", "out/deep/photo.sdl", "out/deep/logo.sdl", "--out-dir", "back") == 0
+    assert sorted(path.name for path in (folder / "back").iterdir()) == ["logo.png", "photo.png"]
+
+
+def test_notes_and_verbosity(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An animation's first frame is said so; --quiet is silent; -v tells size, rate, device and time."""
+    assert encode("logo.gif") == 0
+    assert "only the first" in capsys.readouterr().err
+    assert encode("logo.gif", "--quiet", "--force") == 0
+    assert capsys.readouterr().err == ""
+    assert encode("photo.png", "-v") == 0
+    err = capsys.readouterr().err
+    assert all(word in err for word in ("photo.sdl", "bytes", "bpp", "quality 50", "cpu", " s"))
+
+
+def test_metadata(folder: Path, photo: Pixels) -> None:
+    """Metadata are kept with --keep-metadata only, and --strip leaves them out on the way back."""
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    Image.fromarray(photo).save("camera.jpg", exif=exif)
+    assert encode("camera.jpg", "--strip", "-o", "bare.sdl") == encode("camera.jpg", "-o", "default.sdl") == 0
+    assert Path("bare.sdl").read_bytes() == Path("default.sdl").read_bytes()
+    assert encode("camera.jpg", "--keep-metadata", "-o", "kept.sdl") == 0
+    for name, options, maker in (("bare", [], None), ("kept", [], "maker"), ("kept", ["--strip"], None)):
+        assert run("decode", f"{name}.sdl", "-o", "back.jpg", "--force", *options) == 0
+        assert Image.open("back.jpg").getexif().get(0x010F) == maker
+
+
+def test_crop(folder: Path) -> None:
+    """--crop x,y,w,h writes that part, equal to the same cut of the whole."""
+    assert encode("photo.png") == run("decode", "photo.sdl", "-o", "whole.png") == 0
+    assert run("decode", "photo.sdl", "--crop", "20,30,50,40", "-o", "part.png") == 0
+    np.testing.assert_array_equal(
+        np.asarray(Image.open("part.png")), np.asarray(Image.open("whole.png").crop((20, 30, 70, 70)))
+    )
+    assert run("decode", "photo.sdl", "--crop", "150,0,50,40", "-o", "beyond.png") == 4
+    assert not Path("beyond.png").exists()
+
+
+def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """info --json is one object a line with everything the header says; the plain form names the same."""
+    encode("photo.png", "--target-size", "900")
+    encode("logo.gif", "--quiet")
+    assert run("info", "photo.sdl", "logo.sdl", "--json") == 0
+    about = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["file"] for entry in about] == ["photo.sdl", "logo.sdl"]
+    assert about[0]["width_px"] == 161 and about[0]["height_px"] == 97 and about[0]["model"] == "testpack"
+    assert about[0]["file_bytes"] == Path("photo.sdl").stat().st_size <= 900
+    assert run("info", "photo.sdl") == 0
+    out = capsys.readouterr().out
+    assert all(key in out for key in about[0] if key != "file")
+
+
+def test_info_without_the_pack(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file whose model is not here still tells what it is."""
+    encode("photo.png")
+    monkeypatch.setattr(models, "search_paths", list)
+    assert run("info", "photo.sdl", "--json") == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["model"] is None and about["quality"] is None and about["width_px"] == 161
+
+
+def test_models_lists_packs(
+    folder: Path, testpack: ModelPack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """models names each pack and its folder; a broken one is named on stderr with code 7; none at all is said."""
+    assert run("models", "--json") == 0
+    packs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    mine = next(pack for pack in packs if pack["name"] == "testpack")
+    assert mine["folder"] == str(testpack.folder) and mine["encodes"] and mine["channels"] == 12
+    assert run("models") == 0 and str(testpack.folder) in capsys.readouterr().out
+
+    (folder / "packs" / "broken").mkdir(parents=True)
+    (folder / "packs" / "broken" / "manifest.json").write_text("{")
+    monkeypatch.setattr(models, "search_paths", lambda: [folder / "packs"])
+    assert run("models") == 7
+    assert "broken" in capsys.readouterr().err
+    monkeypatch.setattr(models, "search_paths", lambda: [folder / "nothing"])
+    assert run("models") == 0 and "searched" in capsys.readouterr().out
+
+
+def test_doctor(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """doctor is content here; two onnxruntime packages, an altered pack and no engine are troubles with advice."""
+    monkeypatch.setattr(models, "search_paths", lambda: [ROOT / "tests" / "data"])
+    assert run("doctor") == 0
+    out = capsys.readouterr().out
+    assert "all is well" in out and "onnxruntime" in out and "testpack" in out
+
+    monkeypatch.setattr(engine, "installed_onnxruntimes", lambda: ["onnxruntime 1.2", "onnxruntime-gpu 1.2"])
+    assert run("doctor") == 1
+    out = capsys.readouterr().out
+    assert "! onnxruntime" in out and "pip uninstall -y onnxruntime onnxruntime-gpu" in out
+
+    monkeypatch.setattr(engine, "installed_onnxruntimes", list)
+    reports = [engine.DeviceReport("cpu", False, "ONNX Runtime is not installed")]
+    monkeypatch.setattr(engine, "available_devices", lambda: reports)
+    monkeypatch.setattr(models, "search_paths", list)
+    assert run("doctor") == 1
+    out = capsys.readouterr().out
+    assert "pip install 'sdrt[cpu]'" in out and "none is here" in out
+
+
+def test_progress_is_for_terminals_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture of many tiles shows a percentage on a terminal, and nothing in a log file or with --quiet."""
+    from sdrt import transform
+
+    monkeypatch.setattr(transform, "FRAME_PX", 64 * 64)
+    assert encode("photo.png") == 0
+    assert capsys.readouterr().err == ""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for options, shown in (([], True), (["--quiet"], False)):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert encode("photo.png", "--force", *options) == 0
+        assert ("%" in terminal.getvalue()) == shown
+
+
+def test_version_and_help() -> None:
+    """--version names the version; every command has a help."""
+    for arguments in (
+        ["--version"],
+        ["--help"],
+        *([c, "--help"] for c in ("encode", "decode", "info", "models", "doctor")),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(arguments)
+        assert leaving.value.code == 0
+    assert sdrt.__version__ == "0.1.0"
+
+
+def test_python_dash_m(testpack: ModelPack) -> None:
+    """``python -m sdrt`` is the command."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
+    done = subprocess.run([sys.executable, "-m", "sdrt", "--version"], env=environment, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == f"sdrt {sdrt.__version__}"
+
+
+def test_devices_are_the_engine_s() -> None:
+    """The command line knows the same devices as the engine, without importing it."""
+    assert cli.DEVICES == engine.DEVICES

@@ -1,0 +1,343 @@
+"""Every bad input gets one clear line and its exit code, and loses nothing: no traceback, partial output or hang."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from sdrt import cli, errors
+from sdrt.models import ModelPack
+
+Pixels = NDArray[np.uint8]
+TESTS = Path(__file__).parent
+DISEASES = TESTS / "diseases"
+HEALTHY = TESTS / "golden" / "codec" / "161x97-low.sdl"
+
+EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
+    "empty.sdl": (errors.NotSdlError, "not an .sdl file"),
+    "text.sdl": (errors.NotSdlError, "not an .sdl file"),
+    "magic-only.sdl": (errors.CorruptError, "truncated"),
+    "version-zero.sdl": (errors.CorruptError, "version 0"),
+    "version-of-the-future.sdl": (errors.UnsupportedError, "update sdrt"),
+    "reserved-bit.sdl": (errors.CorruptError, "reserved"),
+    "long-varint.sdl": (errors.CorruptError, "shortest form"),
+    "truncated.sdl": (errors.CorruptError, "checksum"),
+    "bytes-behind-the-end.sdl": (errors.CorruptError, "checksum"),
+    "flipped-payload-bit.sdl": (errors.CorruptError, "checksum"),
+    "flipped-checksum-bit.sdl": (errors.CorruptError, "checksum"),
+    "too-many-pixels.sdl": (errors.LimitError, "limit"),
+    "unknown-critical-chunk.sdl": (errors.UnsupportedError, "ABCD"),
+    "chunk-longer-than-the-file.sdl": (errors.CorruptError, "does not fit"),
+    "alpha-cut-short.sdl": (errors.CorruptError, "alpha"),
+    "alpha-of-another-size.sdl": (errors.CorruptError, ""),
+    "other-latent-space.sdl": (errors.ModelError, "deadbeef"),
+    "other-prior.sdl": (errors.ModelError, "deadbeef"),
+    "empty.png": (errors.ImageError, "empty.png"),
+    "text.jpg": (errors.ImageError, "not a picture"),
+    "truncated.jpg": (errors.ImageError, "truncated"),
+    "too-many-pixels.png": (errors.LimitError, "pixels"),
+}
+
+
+def one_line(text: str) -> str:
+    """The only line of ``text``; fails where there is another or none, or a traceback."""
+    lines = text.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("sdrt"), text
+    assert "Traceback" not in text and "unexpected" not in text
+    return lines[0]
+
+
+def sdrt(*arguments: str | Path, timeout: float = 60, **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in a process of its own, with the tests' pack."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(TESTS.parent / "runtime"),
+        "SDRT_MODELS": str(TESTS / "data"),
+        "XDG_DATA_HOME": "/nowhere",
+    }
+    options = {"env": environment, "capture_output": True, "timeout": timeout, **options}
+    return subprocess.run([sys.executable, "-m", "sdrt", *map(str, arguments)], check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_every_ill_file_is_expected() -> None:
+    """Folder and table name the same files, and each kind of error that a file can cause has one."""
+    assert {path.name for path in DISEASES.iterdir()} == set(EXPECTED)
+    caused = {error for error, _ in EXPECTED.values()}
+    assert {errors.NotSdlError, errors.UnsupportedError, errors.CorruptError, errors.LimitError} <= caused
+    assert {errors.ModelError, errors.ImageError} <= caused
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_an_ill_file_gets_one_line(
+    name: str, testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error's own exit code, one line that says what is wrong, nothing on stdout, nothing written."""
+    error, words = EXPECTED[name]
+    command = ["decode"] if name.endswith(".sdl") else ["encode", "--model", "testpack"]
+    code = cli.main([*command, str(DISEASES / name), "-o", str(tmp_path / "out.png")])
+    out, err = capsys.readouterr()
+    assert code == error.exit_code
+    assert words in one_line(err) and not out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(name for name in EXPECTED if name.endswith(".sdl")))
+def test_info_refuses_the_same_files(name: str, testpack: ModelPack, capsys: pytest.CaptureFixture[str]) -> None:
+    """``sdrt info`` gives the same code, but for what only decoding can find."""
+    error, _ = EXPECTED[name]
+    code = cli.main(["info", str(DISEASES / name)])
+    err = capsys.readouterr().err
+    if error is errors.ModelError or name.startswith("alpha"):
+        assert code == 0
+    else:
+        assert code == error.exit_code and one_line(err)
+
+
+def test_truncation_at_any_byte_and_any_flipped_bit(
+    testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No prefix of a file decodes, nor any copy with one bit flipped; each is refused by a leaf of SdrtError."""
+    data = (TESTS / "golden" / "codec" / "1x1.sdl").read_bytes()
+    ill = [data[:length] for length in range(len(data))]
+    ill += [data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :] for at in range(len(data)) for bit in range(8)]
+    known = {error.exit_code for error in (errors.NotSdlError, errors.UnsupportedError, errors.CorruptError)}
+    path = tmp_path / "ill.sdl"
+    for copy in ill:
+        path.write_bytes(copy)
+        assert cli.main(["decode", str(path)]) in known
+        one_line(capsys.readouterr().err)
+        assert not (tmp_path / "ill.png").exists()
+
+
+def test_no_such_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], testpack: ModelPack) -> None:
+    """A missing input, and a folder in its place, are named."""
+    for command in (["decode"], ["encode", "--model", "testpack"], ["info"]):
+        for source in (tmp_path / "absent", tmp_path):
+            assert cli.main([*command, str(source)]) == errors.ImageError.exit_code
+            assert str(source) in one_line(capsys.readouterr().err)
+
+
+def test_an_existing_output_stays(testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --force a file that exists stays as it is; with it, it is replaced."""
+    out = tmp_path / "out.png"
+    out.write_text("precious")
+    assert cli.main(["decode", str(HEALTHY), "-o", str(out)]) == errors.OutputError.exit_code
+    assert "--force" in one_line(capsys.readouterr().err) and out.read_text() == "precious"
+    assert cli.main(["decode", str(HEALTHY), "-o", str(out), "--force"]) == 0
+    assert Image.open(out).size == (161, 97)
+
+
+def test_no_folder_for_the_output(testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing folder and a folder in the file's place are said before the work is done."""
+    for out in (tmp_path / "absent" / "out.png", tmp_path):
+        assert cli.main(["decode", str(HEALTHY), "-o", str(out)]) == errors.OutputError.exit_code
+        assert str(out) in one_line(capsys.readouterr().err)
+
+
+def test_an_output_that_cannot_hold_the_picture(
+    testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A suffix that nobody knows, and transparency into JPEG, are refused without a file."""
+    alpha = TESTS / "golden" / "codec" / "161x97-alpha.sdl"
+    for source, out in ((HEALTHY, "out.xyz"), (alpha, "out.jpg")):
+        assert cli.main(["decode", str(source), "-o", str(tmp_path / out)]) == errors.OutputError.exit_code
+        one_line(capsys.readouterr().err)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("ill", "words"),
+    [
+        ("decoder missing", "decoder.onnx"),
+        ("decoder altered", "altered"),
+        ("decoder grown", "altered"),
+        ("prior missing", "prior.npz"),
+        ("prior altered", "altered"),
+        ("manifest missing", "no manifest.json"),
+        ("manifest not JSON", "JSON"),
+        ("manifest of the future", "update sdrt"),
+    ],
+)
+def test_an_ill_pack(
+    ill: str, words: str, testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pack with a missing, altered or unreadable part is refused by name, and nothing is written."""
+    folder = tmp_path / "pack"
+    shutil.copytree(testpack.folder, folder)
+    part, *how = ill.split(" ", 1)
+    path = folder / {"decoder": "decoder.onnx", "prior": "prior.npz", "manifest": "manifest.json"}[part]
+    if how == ["missing"]:
+        path.unlink()
+    elif how == ["altered"]:
+        path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    elif how == ["grown"]:
+        path.write_bytes(path.read_bytes() + b"\0")
+    elif how == ["not JSON"]:
+        path.write_text("{")
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    assert cli.main(["decode", str(HEALTHY), "--model", str(folder), "-o", str(tmp_path / "out.png")]) == 7
+    assert words in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_decoder_only_pack_does_not_encode(
+    testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pack without an encoder decodes, and says so when asked to encode."""
+    folder = tmp_path / "half"
+    shutil.copytree(testpack.folder, folder)
+    (folder / "encoder.onnx").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["encoder.onnx"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    picture = tmp_path / "back.png"
+    assert cli.main(["decode", str(HEALTHY), "--model", str(folder), "-o", str(picture)]) == 0
+    assert cli.main(["encode", str(picture), "--model", str(folder)]) == errors.ModelError.exit_code
+    assert "decoder-only" in one_line(capsys.readouterr().err)
+
+
+def test_a_device_that_cannot_be_had(testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An explicit device is used or refused with the install line, never replaced."""
+    from sdrt.engine import available_devices
+
+    for report in available_devices():
+        if not report.available:
+            arguments = ["decode", str(HEALTHY), "--device", report.device, "-o", str(tmp_path / "out.png")]
+            assert cli.main(arguments) == errors.EngineError.exit_code
+            assert "pip install" in one_line(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(testpack: ModelPack) -> None:
+    """A device without room, as stdout, as -o and under text: one line, code 10."""
+    with Path("/dev/full").open("wb") as full:
+        for arguments in (["decode", HEALTHY, "-o", "-"], ["info", HEALTHY], ["models"]):
+            done = sdrt(*arguments, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+            assert done.returncode == errors.OutputError.exit_code
+            assert os.strerror(errno.ENOSPC) in one_line(done.stderr.decode())
+    done = sdrt("decode", HEALTHY, "-o", "/dev/full", "--force")
+    assert done.returncode == errors.OutputError.exit_code and one_line(done.stderr.decode())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_disk_that_fills_up_midway(testpack: ModelPack, tmp_path: Path) -> None:
+    """A write that stops in the middle leaves neither a partial file nor a temporary one."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    done = sdrt("decode", HEALTHY, "-o", tmp_path / "out.png", preexec_fn=limit)
+    assert done.returncode == errors.OutputError.exit_code
+    one_line(done.stderr.decode())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("decode - <&-", errors.ImageError.exit_code, "stdin is closed"),
+        ("encode - --model testpack <&-", errors.ImageError.exit_code, "stdin is closed"),
+        ("info - <&-", errors.ImageError.exit_code, "stdin is closed"),
+        ("decode - </dev/null", errors.NotSdlError.exit_code, "not an .sdl"),
+        ("encode - --model testpack </dev/null", errors.ImageError.exit_code, "not a picture"),
+        ("decode {healthy} -o - >&-", errors.OutputError.exit_code, "stdout is closed"),
+        ("info {healthy} >&-", errors.OutputError.exit_code, "stdout is closed"),
+    ],
+)
+def test_closed_streams(line: str, code: int, words: str, testpack: ModelPack) -> None:
+    """A closed or empty stdin and a closed stdout end at once, in one line."""
+    command = f"{sys.executable} -m sdrt {line.format(healthy=HEALTHY)}"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "runtime"), "SDRT_MODELS": str(TESTS / "data")}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert words in one_line(done.stderr.decode())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+def test_a_reader_that_goes_away(testpack: ModelPack) -> None:
+    """A pipe whose reader is gone: one line, no traceback at the interpreter's end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        for arguments in (["decode", HEALTHY, "-o", "-"], ["models"]):
+            done = sdrt(*arguments, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+            assert done.returncode == errors.OutputError.exit_code
+            assert os.strerror(errno.EPIPE) in one_line(done.stderr.decode())
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
+def test_a_terminal_gets_no_binary(testpack: ModelPack) -> None:
+    """Bytes of a picture are not thrown at a person, nor is a person asked to type them."""
+    import pty
+
+    master, slave = pty.openpty()
+    try:
+        done = sdrt("decode", HEALTHY, "-o", "-", capture_output=False, stdout=slave, stderr=subprocess.PIPE)
+        assert done.returncode == errors.OutputError.exit_code and "terminal" in one_line(done.stderr.decode())
+        done = sdrt("info", "-", capture_output=False, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert done.returncode == errors.ImageError.exit_code and "terminal" in one_line(done.stderr.decode())
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_nothing(
+    number: signal.Signals, code: int, testpack: ModelPack, tmp_path: Path, make_photo: Callable[[int, int], Pixels]
+) -> None:
+    """Ctrl-C and SIGTERM in the middle of the work end it with their code; no file, no temporary file, no traceback."""
+    fifo = tmp_path / "slow.png"
+    os.mkfifo(fifo)
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "runtime"), "SDRT_MODELS": str(TESTS / "data")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdrt", "encode", str(fifo), "-o", str(tmp_path / "out.sdl"), "--model", "testpack"],
+        env=environment,
+        stderr=subprocess.PIPE,
+    )
+    with fifo.open("wb"):  # returns when the other side has opened it: the work has begun
+        time.sleep(0.2)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert b"Traceback" not in err and len(err.splitlines()) <= 1
+    assert [path.name for path in tmp_path.iterdir()] == ["slow.png"]
+
+
+def test_a_surprise_is_one_line_too(
+    testpack: ModelPack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An error that nobody foresaw gets a line and code 1; SDRT_TRACEBACK=1 shows developers where it was."""
+    from sdrt import transform
+
+    def surprise(*_: object) -> None:
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(transform.image, "sample_region", surprise)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "photo.png")
+    arguments = ["encode", str(tmp_path / "photo.png"), "--model", "testpack"]
+    assert cli.main(arguments) == 1
+    err = capsys.readouterr().err
+    assert "of all things" in err and len(err.splitlines()) == 1
+    monkeypatch.setenv("SDRT_TRACEBACK", "1")
+    assert cli.main(arguments) == 1
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""Laws of imports: the runtime starts light, never meets torch, opens no socket, and points down."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RUNTIME = ROOT / "runtime" / "sdrt"
+GOLDEN = ROOT / "tests" / "golden" / "codec" / "161x97-low.sdl"
+
+FLOORS = (
+    ("cli",),
+    ("convert", "doctor"),
+    ("console",),
+    ("codec",),
+    ("about", "transform", "rate"),
+    ("sdl", "image", "engine", "entropy", "tile"),
+    ("quantize", "alpha", "colour", "metadata", "output"),
+    ("context",),
+    ("prior", "models", "limits"),
+    ("errors",),
+)
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "runtime"),
+            "SDRT_MODELS": str(ROOT / "tests" / "data"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules in sys.modules after ``code``."""
+    return set(run_python(f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})").split())
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return names
+
+
+def test_import_sdrt_is_light() -> None:
+    """``import sdrt`` loads neither torch nor diffusers nor an engine, not even numpy or Pillow."""
+    heavy = {"torch", "diffusers", "onnxruntime", "openvino", "onnx", "numpy", "PIL", "constriction", "sdrt_export"}
+    assert loaded_after("import sdrt; sdrt.SdrtError; dir(sdrt)").isdisjoint(heavy)
+
+
+def test_info_needs_no_engine_and_no_arrays() -> None:
+    """``sdrt info`` reads headers with the standard library alone."""
+    code = f"from sdrt.cli import main; main(['info', {str(GOLDEN)!r}])"
+    assert loaded_after(code).isdisjoint({"torch", "onnxruntime", "openvino", "numpy", "PIL", "constriction"})
+
+
+def test_encoding_and_decoding_never_meet_torch() -> None:
+    """The whole road runs with torch and diffusers out of reach, though they are installed here."""
+    code = (
+        "import sys; sys.modules.update(torch=None, diffusers=None, onnx=None, openvino=None)\n"
+        "import numpy as np, sdrt\n"
+        "data = sdrt.encode(np.zeros((20, 30, 3), np.uint8), model='testpack', device='cpu')\n"
+        "print(sdrt.decode(data, device='cpu').size)"
+    )
+    assert run_python(code).strip() == "(30, 20)"
+
+
+def test_integers_need_no_engine() -> None:
+    """With onnxruntime out of reach: integers are decoded as ever; pictures are refused with the install line."""
+    code = (
+        "import sys, hashlib; sys.modules.update(onnxruntime=None, openvino=None)\n"
+        "import sdrt\n"
+        f"print(hashlib.sha256(sdrt.Codec().symbols({str(GOLDEN)!r}).astype('<i4').tobytes()).hexdigest())\n"
+        "try:\n"
+        f"    sdrt.decode({str(GOLDEN)!r}, device='cpu')\n"
+        "except sdrt.EngineError as error:\n"
+        "    print(error)"
+    )
+    digest, error = run_python(code).splitlines()
+    assert digest in (ROOT / "tests" / "golden" / "codec" / "expected.json").read_text()
+    assert "pip install 'sdrt[cpu]'" in error
+
+
+def test_the_runtime_opens_no_socket() -> None:
+    """No module of the runtime imports anything that talks to a network, and none can at run time either."""
+    network = {
+        "socket",
+        "ssl",
+        "http",
+        "urllib",
+        "ftplib",
+        "smtplib",
+        "asyncio",
+        "requests",
+        "httpx",
+        "huggingface_hub",
+    }
+    for path in RUNTIME.rglob("*.py"):
+        assert not {name.partition(".")[0] for name in imports_of(path)} & network, path
+    code = (
+        "import sys\n"
+        "def audit(event, _):\n"
+        "    assert not event.startswith(('socket.', 'urllib.', 'http.')), event\n"
+        "sys.addaudithook(audit)\n"
+        "import numpy as np, sdrt\n"
+        "data = sdrt.encode(np.zeros((20, 30, 3), np.uint8), model='testpack', device='cpu')\n"
+        "print(sdrt.decode(data, device='cpu').size)"
+    )
+    assert run_python(code).strip() == "(30, 20)"
+
+
+def test_each_heavy_dependency_has_one_home() -> None:
+    """onnxruntime and openvino are imported in engine only, constriction in entropy only, torch nowhere."""
+    homes: dict[str, set[str]] = {}
+    for path in RUNTIME.rglob("*.py"):
+        for name in imports_of(path):
+            homes.setdefault(name.partition(".")[0], set()).add(path.stem)
+    assert homes["constriction"] == {"entropy"}
+    assert homes.get("onnxruntime", {"engine"}) == {"engine"} and homes.get("openvino", {"engine"}) == {"engine"}
+    forbidden = {"torch", "diffusers", "transformers", "onnx", "sdrt_export", "sdrt_train", "pickle"}
+    assert homes.keys().isdisjoint(forbidden)
+
+
+def test_imports_point_down() -> None:
+    """A module imports from the floors below its own only, and every module has a floor."""
+    floor_of = {name: level for level, names in enumerate(FLOORS) for name in names}
+    modules = {path.stem for path in RUNTIME.glob("*.py")} - {"__init__", "__main__"}
+    assert modules == set(floor_of)
+    for module in sorted(modules):
+        for name in imports_of(RUNTIME / f"{module}.py"):
+            below = name.removeprefix("sdrt.")
+            if name.startswith("sdrt.") and below in floor_of:
+                assert floor_of[module] < floor_of[below], f"{module} imports {below}"
+
+
+@pytest.mark.parametrize("name", ["encode", "decode", "Codec", "info", "Info", "SdrtError", "ModelError"])
+def test_the_public_names_exist(name: str) -> None:
+    """What ``sdrt.__all__`` promises can be had, and nothing else pretends to."""
+    import sdrt
+
+    assert name in sdrt.__all__ and getattr(sdrt, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sdrt.nonsense  # type: ignore[attr-defined]
+
+
+def test_info_starts_fast() -> None:
+    """A whole process that tells a file's info takes a fraction of a second: measured in processor time."""
+    code = f"import time; import sdrt; sdrt.info({str(GOLDEN)!r}); print(time.process_time())"
+    best = min(float(run_python(code)) for _ in range(3))
+    assert best < 0.5, f"{best:.2f} s of processor time"
