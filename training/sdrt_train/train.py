@@ -12,7 +12,9 @@ import copy
 import csv
 import json
 import math
+import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -195,6 +197,8 @@ def run(
 ) -> Path:
     """Train until ``hours`` of training time are spent in all, or until ``last_step``; returns the checkpoint's path.
 
+    SIGINT and SIGTERM end the run after the step in hand, with its checkpoint written.
+
     Raises ValueError where the folder holds too little to train or validate on.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -214,7 +218,10 @@ def run(
     budget = hours * 3600
     sums: dict[str, float] = {}
     count, last_save = 0, time.monotonic()
-    while trainer.seconds < budget and (last_step is None or trainer.step < last_step):
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while trainer.seconds < budget and (last_step is None or trainer.step < last_step) and not stop.is_set():
         started = time.monotonic()
         values = trainer.train_step(source.next(), trainer.seconds / budget)
         # A pause (SIGSTOP, a suspended laptop) is not training time.

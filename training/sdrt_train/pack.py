@@ -1,0 +1,100 @@
+"""Checkpoint -> model pack: ``python -m sdrt_train.pack training/runs/NAME/checkpoint.pt --out models/tiny``.
+
+Exports the averaged weights through the export stage's one exporter and writes the run's settings into the
+manifest. The prior is fitted afterwards: ``python -m sdrt_export prior models/tiny --images FOLDER``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdrt.errors import ModelError, SdrtError
+from sdrt.models import LatentSpace, ModelPack
+from sdrt_export.graph import export_modules
+from sdrt_export.pack import write_pack
+from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig
+from sdrt_train.train import LOG2_STEP_RANGE
+
+STEPS_PER_OCTAVE = 64
+UNIT_STEP_INDEX = 512
+# One octave of step beyond what training drew, at both ends: coarser pictures fade gracefully, finer ones keep gaining.
+_REACH = int((LOG2_STEP_RANGE + 1) * STEPS_PER_OCTAVE)
+
+
+def read_checkpoint(path: Path) -> tuple[Autoencoder, dict[str, object]]:
+    """The averaged model of a checkpoint, in evaluation mode, and what the manifest says of its training.
+
+    Raises ModelError if the file is no checkpoint of ``sdrt_train.train``.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        settings: dict[str, Any] = state["model_config"]
+        model = Autoencoder(ModelConfig(**settings))
+        model.load_state_dict(state["average"])
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the caller
+        raise ModelError(f"{path} is no checkpoint of sdrt_train: {str(error).splitlines()[0]}") from None
+    training = {
+        "steps": state["step"],
+        "hours": round(state["seconds"] / 3600, 3),
+        "model": settings,
+        "settings": state["train_config"],
+    }
+    return model.eval(), training
+
+
+def space_of(model: Autoencoder) -> LatentSpace:
+    """A latent space is what its encoder makes it, so its id carries the hash of the encoder's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.encoder.state_dict().items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return LatentSpace(f"sdrt-tiny-{digest.hexdigest()[:8]}", model.config.latent_channels, DOWNSCALE, 1.0, 0.0)
+
+
+def write(checkpoint: Path, folder: Path, photos: str) -> ModelPack:
+    """Writes graphs and manifest of a checkpoint. Raises ModelError or OutputError."""
+    model, training = read_checkpoint(checkpoint)
+    space = space_of(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prior.npz").unlink(missing_ok=True)  # a prior of other latents is worse than none
+    exported = export_modules(model.encoder, model.decoder, folder, space=space)
+    return write_pack(
+        folder,
+        name=folder.name,
+        space=space,
+        files=dict(exported.files),
+        latent_distribution=exported.latent_distribution,
+        halo=exported.halo,
+        quality_range=(UNIT_STEP_INDEX + _REACH, UNIT_STEP_INDEX - _REACH),
+        source={"trained_by": "training/sdrt_train", "photographs": photos},
+        graphs=exported.graphs,
+        training=training,
+        licence="Apache-2.0",
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sdrt_train.pack", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pack; its last part is the pack's name")
+    parser.add_argument("--photographs", default="see training/README.md", help="what it was trained on, in words")
+    arguments = parser.parse_args()
+    try:
+        pack = write(arguments.checkpoint, arguments.out, arguments.photographs)
+    except SdrtError as error:
+        print(f"sdrt_train: {error}", file=sys.stderr)
+        return error.exit_code
+    sizes = ", ".join(f"{path.name} {path.stat().st_size:,} bytes" for path in sorted(pack.folder.iterdir()))
+    print(f"{pack.name}: space {pack.space.id}; {sizes}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
