@@ -150,11 +150,18 @@ class SdrtCodec:
         return self._codec
 
     def encode(self, rgb: Rgb, budget_bytes: int) -> Coded:
-        data = self._loaded().encode(Image.fromarray(rgb), target_bytes=budget_bytes)
+        import sdrt
+
+        setting = f"target {budget_bytes}"
+        try:
+            data = self._loaded().encode(Image.fromarray(rgb), target_bytes=budget_bytes)
+        except sdrt.UnsupportedError:  # the budget is below the smallest file
+            setting = "quality 0"
+            data = self._loaded().encode(Image.fromarray(rgb), quality=0)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{fingerprint(rgb)}-{budget_bytes}{self.suffix}"
         path.write_bytes(data)
-        return Coded(path, path.stat().st_size, f"target {budget_bytes}")
+        return Coded(path, path.stat().st_size, setting)
 
     def decode(self, path: Path) -> Rgb:
         return np.asarray(self._loaded().decode(path).convert("RGB"))

@@ -14,8 +14,9 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,10 @@ _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".
 
 @dataclass(frozen=True)
 class Row:
-    """One image coded by one codec for one budget. ``over``: even its smallest file exceeds the budget."""
+    """One image coded by one codec for one budget. ``over``: even its smallest file exceeds the budget.
+
+    ``decoded`` decodes the file once more: 24 images at 8 budgets by 5 codecs would fill the memory.
+    """
 
     image: str
     width_px: int
@@ -45,6 +49,7 @@ class Row:
     budget_bpp: float
     budget_bytes: int
     coded: Coded
+    decoded: Callable[[], Rgb]
     scores: dict[str, float]
 
     @property
@@ -84,10 +89,11 @@ def measure_image(
             points.append((codec, bpp, budget_bytes, coded))
             pictures.append(codec.decode(coded.path))
     measured = scores.measure(pictures, reference, names)
-    return [
-        Row(path.stem, width, height, codec.name, codec.title, bpp, budget_bytes, coded, scores_here)
-        for (codec, bpp, budget_bytes, coded), scores_here in zip(points, measured, strict=True)
-    ]
+    rows = []
+    for (codec, bpp, budget_bytes, coded), here in zip(points, measured, strict=True):
+        again = partial(codec.decode, coded.path)
+        rows.append(Row(path.stem, width, height, codec.name, codec.title, bpp, budget_bytes, coded, again, here))
+    return rows
 
 
 def write_csv(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:

@@ -146,9 +146,7 @@ def report(rows: Sequence[Row], names: Sequence[str]) -> str:
             lines.append(f"| {p.title} | {p.bpp:.4f} | {cells} | {over} |")
         lines.append("")
     if any(p.over for p in means):
-        lines += [
-            '"Over budget": images whose smallest file is larger than the budget; it is used all the same.'
-        ]
+        lines += ['"Over budget": images whose smallest file is larger than the budget; it is used all the same.']
         lines += [""]
     rates = bd_rates(means, names) if len({p.budget_bpp for p in means}) > 1 else {}
     if rates:
