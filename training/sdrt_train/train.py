@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdrt_train.data import CropSource, list_photos, load_photo, load_photos, to_tensor
-from sdrt_train.model import Autoencoder, ModelConfig, round_straight_through
+from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, round_straight_through
 from sdrt_train.perceptual import Lpips
 from sdrt_train.rate import RateModel
 
@@ -109,7 +109,9 @@ class Trainer:
             distortion = config.mse_weight * mse
             alex = torch.zeros(())
             if self.step >= 300:
-                alex = self.alex(picture, batch)
+                # AlexNet strides by 4 and the decoder shuffles by 4: seen at one offset only, a grid goes unpunished.
+                y, x = (int(offset) for offset in torch.randint(DOWNSCALE, (2,)))
+                alex = self.alex(picture[..., y:, x:], batch[..., y:, x:])
                 distortion = distortion + config.alex_weight * alex
             if progress >= config.vgg_from and config.vgg_weight > 0:
                 if self.vgg is None:
