@@ -1,97 +1,283 @@
-"""Fit a pack's prior: ``python -m sdrt_export prior PACK --images FOLDER``."""
+"""Fit a pack's prior: ``python -m sdrt_export prior PACK --images FOLDER``.
+
+The pack's encoder runs over crops of the photographs; a network and tables learn to predict the integers
+(:mod:`sdrt_export.prior_network`, :mod:`sdrt_export.prior_tables`); the decoder tells what an error in each channel
+does to the pixels. The result is ``prior.npz`` and its entry in the manifest.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from sdrt.prior import FRACTIONS, GLOBAL_BITS, HIDDEN_BITS, MEAN_BITS, SCALE_BITS, TOTAL, Prior, build_prior
+from sdrt import image
+from sdrt.engine import Engine
+from sdrt.errors import ImageError, SdrtError
+from sdrt.models import ModelPack, load_pack
+from sdrt.prior import GLOBAL_BITS, HIDDEN_BITS, MEAN_BITS, Prior, build_prior, write_prior
+from sdrt.transform import to_latents
+from sdrt_export.pack import update_manifest
+from sdrt_export.prior_tables import Arrays, count_tables, shape_arrays
 
-Arrays = dict[str, NDArray[np.generic]]
+Float32 = NDArray[np.float32]
 
-CLASS_RATIO = 2.0**0.25
-_SMALLEST_SCALE = 10 / 256
-_LARGEST_TABLE_SCALE = 8.0
-
-
-def class_layout() -> tuple[NDArray[np.uint16], NDArray[np.float64], NDArray[np.uint8], NDArray[np.uint8]]:
-    """(thresholds, scale of each class in symbols, radius, low bits)."""
-    edges, edge = [], float(_SMALLEST_SCALE)
-    while edge < 2**16 / 256:
-        edges.append(edge)
-        edge *= CLASS_RATIO
-    thresholds = np.unique(np.round(np.array(edges) * 2**SCALE_BITS).astype(np.int64))
-    scales = np.concatenate([[edges[0] / 2], thresholds * CLASS_RATIO**0.5 / 2**SCALE_BITS])
-    low_bits = np.maximum(0, np.ceil(np.log2(scales / _LARGEST_TABLE_SCALE))).astype(np.uint8)
-    radius = np.clip(np.ceil(10 * scales / 2.0**low_bits), 0, 80).astype(np.uint8)
-    radius[scales > 0.03] = np.maximum(radius[scales > 0.03], 2)
-    radius[0] = 0
-    return thresholds.astype(np.uint16), scales, radius, low_bits
-
-
-def _logistic_cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-np.clip(x, -60, 60)))
-
-
-def shape_probabilities(scale: float, radius: int, low_bits: int) -> NDArray[np.float64]:
-    """(FRACTIONS, 2 * radius + 2): a heavy-tailed mixture of logistics over a table's entries and its escape."""
-    span = 2.0**low_bits
-    edges = (np.arange(-radius, radius + 2) * span - 0.5)[None] - np.arange(FRACTIONS)[:, None] / 2**MEAN_BITS
-    cdf = 0.8 * _logistic_cdf(edges / (0.55 * scale)) + 0.2 * _logistic_cdf(edges / (1.1 * scale))
-    inside = np.diff(cdf, axis=1)
-    return np.concatenate([inside, np.maximum(1 - inside.sum(1, keepdims=True), 1e-9)], 1)
-
-
-def to_frequencies(probabilities: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """Rows of positive integers that sum to 65536."""
-    rows = probabilities / probabilities.sum(1, keepdims=True)
-    counts = np.maximum(1, np.floor(rows * (TOTAL - rows.shape[1])).astype(np.int64))
-    counts[np.arange(len(rows)), rows.argmax(1)] += TOTAL - counts.sum(1)
-    return counts.astype(np.uint16)
+CROP_PX = 384
+SUFFIXES = {".webp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".avif", ".bmp"}
+_STEP_EXPONENT = 0.5
+_STEP_SPREAD = 2.0
 
 
 def generic_arrays(channels: int) -> Arrays:
     """A valid prior that nobody fitted: neighbours' average as the mean, neighbours' magnitude as the scale."""
-    thresholds, scales, radius, low_bits = class_layout()
-    frequencies = [
-        to_frequencies(shape_probabilities(s, int(r), int(b))) for s, r, b in zip(scales, radius, low_bits, strict=True)
-    ]
     taps = [(0, -1), (0, 1), (-1, 0), (1, 0)]
-    weights, global_weights, passes = [], [], []
-    for mask, known in ((0b1001, False), (0b0110, True)):
-        table = np.zeros(((len(taps) + 1) * channels, 1 + 2 * channels), np.int8)
+    weights, global_weights = [], []
+    for own_taps in (0, len(taps)):
+        table = np.zeros((own_taps + 1, channels, 1 + 2 * channels), np.int8)
         wide = np.zeros((2 + channels, 1 + 2 * channels), np.int32)
         for c in range(channels):
-            if known:
-                table[[t * channels + c for t in range(len(taps))], 1 + c] = 2**MEAN_BITS // 4
-                table[len(taps) * channels + c, 1 + channels + c] = 16
-            wide[0, 1 + channels + c] = (48 if known else 128) << GLOBAL_BITS
+            table[:own_taps, c, 1 + c] = 2**MEAN_BITS // 4
+            table[own_taps, c, 1 + channels + c] = 16
+            wide[0, 1 + channels + c] = (48 if own_taps else 128) << GLOBAL_BITS
             wide[2 + c, 1 + channels + c] = 6 << GLOBAL_BITS
         weights.append(table.ravel())
         global_weights.append(wide.ravel())
-        passes.append([0, channels, mask, 1, len(taps)])
-    out_shift = np.repeat([HIDDEN_BITS, HIDDEN_BITS], channels)
-    count = len(passes)
     return {
-        "format": np.array(1, "<u2"),
-        "steps": np.ones(channels, "<f4"),
-        "sensitivity": np.ones(channels, "<f4"),
-        "order": np.arange(channels).astype(np.uint8),
-        "passes": np.array(passes, "<i2"),
-        "taps": np.array(taps * count, np.int8),
+        "passes": np.array([[0, channels, 2, 0, 0, 1], [0, channels, 2, 0, len(taps), 1]], "<i2"),
+        "grids": np.array([(0, 0, 2), (1, 1, 2), (0, 1, 2), (1, 0, 2)], np.int8),
+        "taps": np.array(taps, np.int8),
         "weights": np.concatenate(weights),
         "global_weights": np.concatenate(global_weights).astype("<i4"),
-        "shift": np.zeros(count, np.uint8),
-        "out_weights": np.zeros(count * 2 * channels, np.int8),
-        "out_shift": np.tile(out_shift, count).astype(np.uint8),
-        "thresholds": thresholds.astype("<u2"),
-        "radius": radius,
-        "low_bits": low_bits,
-        "frequencies": np.concatenate([f.ravel() for f in frequencies]).astype("<u2"),
-        "centres": np.concatenate([np.zeros(f.size, np.int8) for f in frequencies]),
+        "shift": np.zeros(2, np.uint8),
+        "out_weights": np.zeros(4 * channels, np.int8),
+        "out_shift": np.full(4 * channels, HIDDEN_BITS, np.uint8),
+        **scalar_arrays(np.ones(channels), np.ones(channels), np.arange(channels)),
+        **shape_arrays(),
     }
 
 
 def generic_prior(channels: int) -> Prior:
-    """A valid prior for any ``channels`` in a millisecond: for tests, and for packs before they are fitted."""
+    """A valid prior for any ``channels`` in milliseconds: for tests, and for packs before they are fitted."""
     return build_prior(generic_arrays(channels))
+
+
+def scalar_arrays(steps: NDArray[np.floating], sensitivity: NDArray[np.floating], order: NDArray[np.integer]) -> Arrays:
+    """The arrays that are neither network nor tables."""
+    return {
+        "format": np.array(1, "<u2"),
+        "steps": steps.astype("<f4"),
+        "sensitivity": sensitivity.astype("<f4"),
+        "order": order.astype(np.uint8),
+    }
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All pictures of a folder in name order. Raises ImageError when there are fewer than four."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if len(found) < 4:
+        raise ImageError(f"{folder}: {len(found)} pictures there; a prior needs at least 4, and likes hundreds")
+    return found
+
+
+def crops(paths: list[Path], count: int, cell_px: int, seed: int) -> list[tuple[bool, NDArray[np.uint8]]]:
+    """``count`` crops as (held out, uint8 (H, W, 3)), the same for the same arguments.
+
+    Pictures whose name ends in 0, or else every eighth, are held out. Sides are at most CROP_PX, a multiple of
+    ``cell_px``; large photographs are downsampled a little at random. With few pictures each gives several crops.
+    Pictures that cannot be read are skipped.
+    """
+    random = np.random.default_rng(seed)
+    held = {p for p in paths if p.stem.endswith("0")} or set(paths[::8])
+    order = [paths[i] for i in random.permutation(len(paths))][:count]
+    each = max(1, min(8, count // len(order)))
+    result = []
+    for path in order:
+        try:
+            rgb = image.load(path).rgb
+        except SdrtError as error:
+            print(f"  skipped: {error}", file=sys.stderr)
+            continue
+        for _ in range(each):
+            factor = 1.0 if random.random() < 0.6 else random.uniform(1, 1.6)
+            side = int(min(CROP_PX * factor, *rgb.shape[:2]))
+            y, x = random.integers(rgb.shape[0] - side + 1), random.integers(rgb.shape[1] - side + 1)
+            crop = rgb[y : y + side, x : x + side]
+            size = max(cell_px, min(CROP_PX, side) // cell_px * cell_px)
+            if side != size:
+                crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
+            result.append((path in held, np.ascontiguousarray(crop)))
+    return result
+
+
+def measure_sensitivity(pack: ModelPack, decoder: Engine, latents: list[Float32], step: float, seed: int) -> Float32:
+    """Pixel error for an error of each channel, float32 (C,): squared levels of 255 for a squared latent unit.
+
+    Each channel of latents (C, h, w) is disturbed by noise as large as rounding to ``step`` makes it, on top of
+    latents that are rounded already: a decoder that is never fed exact latents is not measured on them.
+    """
+    random = np.random.default_rng(seed)
+    channels = pack.space.channels
+    noise_variance = step * step / 12
+    totals = np.zeros(channels)
+    for picture in latents:
+        base = (np.rint(picture / step) * step).astype(np.float32)
+        before = _paint(pack, decoder, base)
+        for c in range(channels):
+            other = base.copy()
+            other[c] += random.uniform(-step / 2, step / 2, other[c].shape).astype(np.float32)
+            totals[c] += float(np.square(_paint(pack, decoder, other) - before).mean()) / noise_variance
+    return np.asarray(np.maximum(totals / len(latents), 1e-12), np.float32)
+
+
+def _paint(pack: ModelPack, decoder: Engine, latents: Float32) -> Float32:
+    """Levels of 0..255, not rounded, (3, H, W)."""
+    raw = (latents / np.float32(pack.space.scale) + np.float32(pack.space.shift)).astype(np.float32)
+    return np.clip(decoder.run(raw[None])[0], -1, 1) * np.float32(127.5)
+
+
+def base_steps(sensitivity: Float32) -> Float32:
+    """Steps (C,) that spend bits where pixels notice, geometric mean 1.
+
+    At high rates the least distortion has ``step**2 * sensitivity`` equal for all channels; at the rates of this
+    codec channels fade out below their step, so only a part of that is applied, and within a factor of two.
+    """
+    steps = sensitivity.astype(np.float64) ** (-0.5 * _STEP_EXPONENT)
+    steps = np.clip(steps / np.exp(np.log(steps).mean()), 1 / _STEP_SPREAD, _STEP_SPREAD)
+    return np.asarray(steps / np.exp(np.log(steps).mean()), np.float32)
+
+
+def channel_order(latents: list[Float32], steps: Float32) -> NDArray[np.int64]:
+    """Coding order of the channels: those with the most to say first, for they tell the others most."""
+    variance = np.mean([(picture / steps[:, None, None]).var((1, 2)) for picture in latents], 0)
+    return np.argsort(-variance, kind="stable")
+
+
+def fit_prior(
+    training: list[Float32],
+    held: list[Float32],
+    *,
+    index_range: tuple[int, int],
+    steps: Float32 | None = None,
+    sensitivity: Float32 | None = None,
+    hidden: int = 64,
+    iterations: int = 1500,
+    seed: int = 1,
+) -> Arrays:
+    """The arrays of a prior for latents float32 (C, h, w) in ``(raw - shift) * scale`` units.
+
+    ``index_range``: the step indices to serve. ``held``: pictures that stop the training when it begins to learn the
+    others by heart. The same arguments give the same arrays on one machine.
+    """
+    from sdrt_export.prior_network import FitConfig, train_network
+
+    channels = training[0].shape[0]
+    steps = np.ones(channels, np.float32) if steps is None else steps
+    sensitivity = np.ones(channels, np.float32) if sensitivity is None else sensitivity
+    order = channel_order(training, steps)
+
+    def arranged(latents: list[Float32]) -> list[Float32]:
+        return [np.ascontiguousarray((p / steps[:, None, None])[order].transpose(1, 2, 0)) for p in latents]
+
+    training, held = arranged(training), arranged(held)
+    config = FitConfig(hidden=hidden, iterations=iterations, seed=seed)
+    arrays = {
+        **train_network(training, held, index_range, config),
+        **scalar_arrays(steps, sensitivity, order),
+        **shape_arrays(),
+    }
+    random = np.random.default_rng(seed)
+    low, high = sorted(index_range)
+    per_picture = max(2, min(16, 600 // len(training)))
+    samples = ((p, int(random.integers(low, high + 1))) for p in training for _ in range(per_picture))
+    return {**arrays, **count_tables(build_prior(arrays), samples)}
+
+
+def encode_photos(
+    pack: ModelPack, folder: Path, count: int, seed: int, threads: int | None
+) -> tuple[list[Float32], list[Float32]]:
+    """(training, held out) latents float32 (C, h, w) of ``count`` crops. Raises ImageError, EngineError, ModelError."""
+    encoder = Engine(pack.encoder_path(), device="auto", threads=threads)
+    parts: tuple[list[Float32], list[Float32]] = ([], [])
+    for held, crop in crops(list_images(folder), count, pack.space.downscale, seed):
+        parts[held].append(to_latents(crop, pack, encoder))
+    if not parts[0] or not parts[1]:
+        raise ImageError(f"{folder}: too few pictures that can be read")
+    return parts
+
+
+def iterations_for(minutes: float, training: list[Float32], hidden: int, index_range: tuple[int, int]) -> int:
+    """How many iterations fit into ``minutes`` here, by timing a few; a multiple of 50, from 50 to 4000."""
+    started = time.monotonic()
+    trial = 12
+    fit_prior(training[:8], training[:1], index_range=index_range, hidden=hidden, iterations=trial)
+    each = (time.monotonic() - started) / trial
+    # Looks at the held-out pictures and the counting of tables take about a third on top.
+    return int(np.clip(minutes * 60 / (1.35 * each) // 50 * 50, 50, 4000))
+
+
+def main(argv: list[str]) -> int:
+    """``python -m sdrt_export prior PACK --images FOLDER``: fits, writes ``prior.npz`` and the manifest's entry."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sdrt_export prior", description="Fit a pack's prior to photographs."
+    )
+    parser.add_argument("pack", help="name or folder of a model pack with an encoder")
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs, searched below too")
+    parser.add_argument("--photos", type=int, default=600, help="crops to use (600)")
+    parser.add_argument("--iterations", type=int, default=1500, help="training steps of the network (1500)")
+    parser.add_argument("--minutes", type=float, help="choose the iterations so that training takes about this long")
+    parser.add_argument("--hidden", type=int, default=64, help="hidden units of each pass (64)")
+    parser.add_argument("--uniform-steps", action="store_true", help="the same step for all channels")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="threads of the engine and of torch")
+    options = parser.parse_args(argv)
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    started = time.monotonic()
+    pack = load_pack(options.pack)
+    training, held = encode_photos(pack, options.images, options.photos, options.seed, options.threads)
+    _say(started, f"{len(training)} crops for training, {len(held)} held out")
+    decoder = Engine(pack.decoder_path(), device="auto", threads=options.threads)
+    typical = 2.0 ** ((pack.default_step - 512) / 64)
+    sensitivity = measure_sensitivity(pack, decoder, held[:4], typical, options.seed)
+    _say(started, f"sensitivity {sensitivity.min():.3g} to {sensitivity.max():.3g} squared levels")
+    steps = np.ones(pack.space.channels, np.float32) if options.uniform_steps else base_steps(sensitivity)
+    coarse, fine = max(pack.quality_range), min(pack.quality_range)
+    index_range = (max(0, fine - 32), min(1023, coarse + 96))
+    iterations = options.iterations
+    if options.minutes is not None:
+        iterations = iterations_for(options.minutes, training, options.hidden, index_range)
+    arrays = fit_prior(
+        training,
+        held[:12],
+        index_range=index_range,
+        steps=steps,
+        sensitivity=sensitivity * steps**2 / float((sensitivity * steps**2).mean()),
+        hidden=options.hidden,
+        iterations=iterations,
+        seed=options.seed,
+    )
+    data = write_prior(arrays)
+    target = pack.folder / "prior.npz"
+    target.write_bytes(data)
+    note = {
+        "photos": len(training),
+        "iterations": iterations,
+        "seed": options.seed,
+        "hidden": options.hidden,
+        "index_range": list(index_range),
+        "uniform_steps": options.uniform_steps,
+    }
+    update_manifest(pack.folder, prior=note)
+    _say(started, f"{target}: {len(data)} bytes")
+    return 0
+
+
+def _say(started: float, text: str) -> None:
+    print(f"  prior: {text}  ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)

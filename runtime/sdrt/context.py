@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.prior import (
-    ENERGY_LIMIT,
     FRACTIONS,
     GLOBAL_BITS,
     HIDDEN_BITS,
@@ -22,12 +22,14 @@ from sdrt.prior import (
     SYMBOL_LIMIT,
     WINDOW,
     Float32,
+    Grid,
     Int32,
     Pass,
     Prior,
 )
 
 _CHUNK = 8192
+_Number = TypeVar("_Number", np.int32, np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,33 +66,34 @@ _POWERS = _integer_root_powers()
 
 
 class Canvas:
-    """Symbols decoded so far, in coding order, padded by WINDOW zeros on every side.
+    """Symbols decoded so far, in coding order.
 
-    ``symbols`` float32 (h + 4, w + 4, C), integers clipped to SYMBOL_LIMIT; ``energy`` float32 (h, w, C) is the
-    sum of the magnitudes in the 3x3 window; ``sums`` and ``counts`` int64 (C,) are of magnitudes coded so far.
+    ``symbols`` float32 (h + 4, w + 4, C): integers clipped to SYMBOL_LIMIT, WINDOW zeros on every side, zero where
+    not decoded. ``energy`` float32 (h + 2, w + 2, C): sums of magnitudes over 3x3 windows, one cell of margin.
+    ``sums`` and ``counts`` int64 (C,) are of the magnitudes so far.
     """
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         self.height, self.width = height, width
         self.symbols = np.zeros((height + 2 * WINDOW, width + 2 * WINDOW, channels), np.float32)
-        self.energy = np.zeros((height, width, channels), np.float32)
+        self.energy = np.zeros((height + 2, width + 2, channels), np.float32)
         self.sums = np.zeros(channels, np.int64)
         self.counts = np.zeros(channels, np.int64)
-
-    def coset_shape(self, coset: tuple[int, int]) -> tuple[int, int]:
-        return (self.height - coset[0] + 1) // 2, (self.width - coset[1] + 1) // 2
 
     def store(self, step: Pass, symbols: Int32) -> None:
         """Put the symbols of a pass, (positions, size), where later passes look for them."""
         channels = slice(step.start, step.stop)
-        clipped = np.clip(symbols, -SYMBOL_LIMIT, SYMBOL_LIMIT)
-        self.sums[channels] += np.abs(clipped).sum(0, dtype=np.int64)
+        clipped = np.clip(symbols, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.float32)
+        magnitude = np.abs(clipped)
+        self.sums[channels] += magnitude.sum(0, dtype=np.float64).astype(np.int64)
         self.counts[channels] += len(symbols)
-        place(step, clipped, self.symbols[WINDOW : WINDOW + self.height, WINDOW : WINDOW + self.width])
-        size = np.abs(self.symbols[1:-1, 1:-1, channels])
-        across = size[:, :-2] + size[:, 1:-1] + size[:, 2:]
-        total = across[:-2] + across[1:-1] + across[2:]
-        self.energy[:, :, channels] = np.minimum(total, ENERGY_LIMIT)
+        height, width = self.height, self.width
+        place(step, clipped, self.symbols[WINDOW : WINDOW + height, WINDOW : WINDOW + width])
+        for grid, first, rows, columns in grids_of(step, height, width):
+            part = magnitude[first : first + rows * columns].reshape(rows, columns, -1)
+            for y in range(grid.y, grid.y + 3):
+                for x in range(grid.x, grid.x + 3):
+                    self.energy[_every(y, rows, grid.stride), _every(x, columns, grid.stride), channels] += part
 
     def global_features(self, step_index: int) -> NDArray[np.int64]:
         """int64 (2 + C,): one, inverse step, and mean magnitude so far in sixteenths, zero where none is known."""
@@ -98,20 +101,40 @@ class Canvas:
         return np.concatenate([[1, inverse_step(step_index)], means]).astype(np.int64)
 
     def inputs(self, step: Pass) -> Iterator[Float32]:
-        """The rows of a pass in order, in pieces of bounded size, each float32 (n, T * stop + stop)."""
-        taps, stop = step.taps, step.stop
-        for y0, x0 in step.cosets:
-            rows, columns = self.coset_shape((y0, x0))
-            band = max(1, _CHUNK // max(columns, 1))
-            for top in range(0, rows if columns else 0, band):
+        """The rows of a pass in order, in pieces of bounded size, each float32 (n, inputs)."""
+        start, stop, own = step.start, step.stop, len(step.taps) * step.start
+        size = stop - start
+        for grid, _first, rows, columns in grids_of(step, self.height, self.width):
+            stride = grid.stride
+            band = max(1, _CHUNK // columns)
+            for top in range(0, rows, band):
                 n = min(band, rows - top)
-                piece = np.empty((n, columns, len(taps) + 1, stop), np.float32)
-                for t, (dy, dx) in enumerate(taps):
-                    y, x = WINDOW + y0 + 2 * top + dy, WINDOW + x0 + dx
-                    piece[:, :, t] = self.symbols[y : y + 2 * n - 1 : 2, x : x + 2 * columns - 1 : 2, :stop]
-                y = y0 + 2 * top
-                piece[:, :, -1] = self.energy[y : y + 2 * n - 1 : 2, x0::2, :stop]
-                yield piece.reshape(n * columns, (len(taps) + 1) * stop)
+                y0 = grid.y + stride * top
+                piece = np.empty((n, columns, own + len(step.own_taps) * size + stop), np.float32)
+                for t, (dy, dx) in enumerate(step.taps):
+                    y, x = _every(WINDOW + y0 + dy, n, stride), _every(WINDOW + grid.x + dx, columns, stride)
+                    piece[:, :, t * start : (t + 1) * start] = self.symbols[y, x, :start]
+                for t, (dy, dx) in enumerate(step.own_taps):
+                    y, x = _every(WINDOW + y0 + dy, n, stride), _every(WINDOW + grid.x + dx, columns, stride)
+                    piece[:, :, own + t * size : own + (t + 1) * size] = self.symbols[y, x, start:stop]
+                y, x = _every(1 + y0, n, stride), _every(1 + grid.x, columns, stride)
+                piece[:, :, own + len(step.own_taps) * size :] = self.energy[y, x, :stop]
+                yield piece.reshape(n * columns, -1)
+
+
+def _every(first: int, count: int, stride: int) -> slice:
+    return slice(first, first + stride * (count - 1) + 1, stride)
+
+
+def grids_of(step: Pass, height: int, width: int) -> Iterator[tuple[Grid, int, int, int]]:
+    """The grids of a pass that have positions in (height, width): (grid, first position, rows, columns)."""
+    first = 0
+    for grid in step.grids:
+        rows = (height - grid.y + grid.stride - 1) // grid.stride
+        columns = (width - grid.x + grid.stride - 1) // grid.stride
+        if rows > 0 and columns > 0:
+            yield grid, first, rows, columns
+            first += rows * columns
 
 
 def predict(prior: Prior, step: Pass, canvas: Canvas, step_index: int) -> Prediction:
@@ -138,20 +161,21 @@ def predict(prior: Prior, step: Pass, canvas: Canvas, step_index: int) -> Predic
     return Prediction(mean, sign, table)
 
 
-def symbols_of(step: Pass, coded: Int32) -> Int32:
-    """The symbols of one pass, (positions, size), from all of them in coding order, (h, w, C)."""
-    parts = [coded[y::2, x::2, step.start : step.stop].reshape(-1, step.stop - step.start) for y, x in step.cosets]
+def symbols_of(step: Pass, coded: NDArray[_Number]) -> NDArray[_Number]:
+    """The values of one pass, (positions, size), from all of them in coding order, (h, w, C)."""
+    size = step.stop - step.start
+    parts = [
+        coded[grid.y :: grid.stride, grid.x :: grid.stride, step.start : step.stop].reshape(-1, size)
+        for grid in step.grids
+    ]
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def place(step: Pass, symbols: NDArray[np.generic], target: NDArray[np.generic]) -> None:
     """The inverse of :func:`symbols_of`: write (positions, size) into ``target`` (h, w, C)."""
-    first = 0
-    for y, x in step.cosets:
-        part = target[y::2, x::2, step.start : step.stop]
-        count = part.shape[0] * part.shape[1]
-        part[...] = symbols[first : first + count].reshape(part.shape)
-        first += count
+    for grid, first, rows, columns in grids_of(step, target.shape[0], target.shape[1]):
+        part = symbols[first : first + rows * columns].reshape(rows, columns, -1)
+        target[grid.y :: grid.stride, grid.x :: grid.stride, step.start : step.stop] = part
 
 
 def replay(prior: Prior, coded: Int32, step_index: int) -> Iterator[tuple[Pass, Int32, Prediction]]:

@@ -26,7 +26,7 @@ _STATE = 2**64
 @lru_cache(maxsize=1)
 def _stream() -> Any:
     """constriction's module, imported when first needed: ``sdrt info`` has no use for it."""
-    import constriction  # noqa: PLC0415
+    import constriction
 
     return constriction.stream
 

@@ -4,7 +4,7 @@ A prior is a pack's ``prior.npz``: a coding order, a small integer network for e
 and integer frequency tables. docs/PRIOR.md is the normative description. In short:
 
 Symbols (C, h, w) are coded in passes. A pass codes a range of channels (counted in the prior's own order)
-on some of the four lattice cosets ``(y % 2, x % 2)``; it sees every symbol of earlier passes. From a window
+on some grids of positions; it sees every symbol of earlier passes. From a window
 of those symbols, the sums of their magnitudes and three kinds of global features the network predicts, for
 each symbol, a mean in eighths and a scale in 1/256; scale and the mean's fraction choose a frequency table.
 
@@ -35,7 +35,8 @@ FORMAT = 1
 MAX_SYMBOL = 2**20  # the largest magnitude that a payload may say
 WINDOW = 2  # the largest reach of a tap, in symbols
 SYMBOL_LIMIT = 1023  # inputs of the network are clipped to +-this
-ENERGY_LIMIT = 4095  # sums of magnitudes are clipped to this
+ENERGY_LIMIT = 9 * SYMBOL_LIMIT  # the largest sum of magnitudes in a 3x3 window
+LATTICE = 4  # grids repeat after this many symbols
 HIDDEN_LIMIT = 4095
 GLOBAL_BITS = 8  # weights of global features have this many more fractional bits
 HIDDEN_BITS = 4  # hidden activations are in sixteenths of a symbol
@@ -52,12 +53,21 @@ _MAX_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One pass of the coding order, with its network.
+class Grid:
+    """Positions ``(y + stride * i, x + stride * j)``; stride is 1, 2 or 4."""
 
-    ``taps`` int8 (T, 2): offsets (dy, dx) within +-WINDOW; a pass sees channels [0, stop) at each of them.
-    ``weights`` float32 (T * stop + stop, H + 2 * size), integers: rows are taps x channels, then energies;
-    columns are H hidden units, then the direct parts of ``size`` means and ``size`` scales.
+    y: int
+    x: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the coding order, with its network. It codes channels [start, stop) on ``grids``, in their order.
+
+    ``taps``, ``own_taps``: offsets (dy, dx) within +-WINDOW at which it sees channels [0, start) and [start, stop).
+    ``weights`` float32 (inputs, H + 2 * size), integers: rows are taps x channels, own taps x channels, energies of
+    [0, stop); columns are H hidden units, then the direct parts of ``size`` means and ``size`` scales.
     ``global_weights`` int64 (2 + C, H + 2 * size): rows are one, inverse step, mean magnitude of each channel.
     ``shift`` float32 (H,): hidden activations are ``floor(sum * 2**-shift)`` clipped, stored as 2**-shift.
     ``out_weights`` float32 (H, 2 * size), integers; ``out_shift`` int32 (2 * size,).
@@ -65,8 +75,9 @@ class Pass:
 
     start: int
     stop: int
-    cosets: tuple[tuple[int, int], ...]
+    grids: tuple[Grid, ...]
     taps: tuple[tuple[int, int], ...]
+    own_taps: tuple[tuple[int, int], ...]
     weights: Float32
     global_weights: NDArray[np.int64]
     shift: Float32
@@ -222,44 +233,48 @@ def build_prior(arrays: Mapping[str, NDArray[np.generic]], name: str = "prior") 
 
 def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name: str) -> tuple[Pass, ...]:
     table = _take(arrays, "passes", "<i2", name).astype(np.int64)
-    _check(table.ndim == 2 and table.shape[1] == 5, name, "passes has five columns")
+    _check(table.ndim == 2 and table.shape[1] == 6, name, "passes has six columns")
     _check(1 <= len(table) <= MAX_PASSES, name, f"1 to {MAX_PASSES} passes")
-    tap, weight = _Reader(arrays, "taps", "i1", name), _Reader(arrays, "weights", "i1", name)
+    grid, tap, weight = (
+        _Reader(arrays, "grids", "i1", name),
+        _Reader(arrays, "taps", "i1", name),
+        _Reader(arrays, "weights", "i1", name),
+    )
     global_weight, shift = _Reader(arrays, "global_weights", "<i4", name), _Reader(arrays, "shift", "u1", name)
     out_weight, out_shift = _Reader(arrays, "out_weights", "i1", name), _Reader(arrays, "out_shift", "u1", name)
-    covered = np.zeros((channels, 4), np.int64)
+    covered = np.zeros((channels, LATTICE, LATTICE), np.int64)
     passes = []
-    for start, stop, mask, hidden, taps in table.tolist():
-        _check(0 <= start < stop <= channels and 1 <= mask <= 15, name, "a pass codes channels on cosets")
-        _check(1 <= hidden <= 1024 and 0 <= taps <= (2 * WINDOW + 1) ** 2, name, "sizes of a pass")
-        cosets = tuple((i >> 1, i & 1) for i in range(4) if mask >> i & 1)
-        for y, x in cosets:
-            covered[start:stop, 2 * y + x] += 1
-        columns, inputs = hidden + 2 * (stop - start), (taps + 1) * stop
-        offsets = tap.take(taps, 2)
-        _check(bool((np.abs(offsets) <= WINDOW).all()), name, f"taps reach {WINDOW} symbols at most")
-        weights, global_weights = weight.take(inputs, columns), global_weight.take(2 + channels, columns)
-        shifts, out_weights, out_shifts = (
-            shift.take(hidden),
-            out_weight.take(hidden, columns - hidden),
-            out_shift.take(columns - hidden),
+    for start, stop, grid_count, tap_count, own_count, hidden in table.tolist():
+        _check(0 <= start < stop <= channels, name, "a pass codes channels")
+        _check(1 <= grid_count <= LATTICE**2 and 1 <= hidden <= 1024, name, "sizes of a pass")
+        _check(
+            0 <= min(tap_count, own_count) <= max(tap_count, own_count) <= (2 * WINDOW + 1) ** 2, name, "taps of a pass"
         )
-        largest = np.repeat([SYMBOL_LIMIT, ENERGY_LIMIT], [taps * stop, stop])
+        size = stop - start
+        columns, locals_ = hidden + 2 * size, tap_count * start + own_count * size + stop
+        grids, offsets = grid.take(grid_count, 3), tap.take(tap_count + own_count, 2)
+        _check(bool((np.abs(offsets) <= WINDOW).all()), name, f"taps reach {WINDOW} symbols at most")
+        for y, x, stride in grids.tolist():
+            _check(stride in (1, 2, 4) and 0 <= y < stride and 0 <= x < stride, name, "grids of stride 1, 2 or 4")
+            covered[start:stop, y::stride, x::stride] += 1
+        weights, global_weights = weight.take(locals_, columns), global_weight.take(2 + channels, columns)
+        shifts, out_shifts = shift.take(hidden), out_shift.take(2 * size)
+        out_weights = out_weight.take(hidden, 2 * size)
+        largest = np.repeat([SYMBOL_LIMIT, ENERGY_LIMIT], [locals_ - stop, stop])
         globals_largest = np.array([1, 8192] + [16 * SYMBOL_LIMIT] * channels)
         bound = np.abs(weights).T @ largest + (np.abs(global_weights).T @ globals_largest >> GLOBAL_BITS) + 1
         _check(bool((bound < EXACT).all()), name, "sums of the first layer stay below 2**24")
-        _check(
-            bool((np.abs(out_weights).sum(0) * HIDDEN_LIMIT < EXACT).all()),
-            name,
-            "sums of the second layer stay below 2**24",
-        )
+        out_bound = np.abs(out_weights).sum(0) * HIDDEN_LIMIT
+        _check(bool((out_bound < EXACT).all()), name, "sums of the second layer stay below 2**24")
         _check(bool((shifts < 24).all() and (out_shifts < 31).all()), name, "shifts are small")
+        pairs = tuple((int(y), int(x)) for y, x in offsets)
         passes.append(
             Pass(
                 start=start,
                 stop=stop,
-                cosets=cosets,
-                taps=tuple((int(y), int(x)) for y, x in offsets),
+                grids=tuple(Grid(*row) for row in grids.tolist()),
+                taps=pairs[:tap_count],
+                own_taps=pairs[tap_count:],
                 weights=weights.astype(np.float32),
                 global_weights=global_weights,
                 shift=np.exp2(-shifts).astype(np.float32),
@@ -268,7 +283,7 @@ def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name
             )
         )
     _check(bool((covered == 1).all()), name, "every symbol is coded exactly once")
-    for reader in (tap, weight, global_weight, shift, out_weight, out_shift):
+    for reader in (grid, tap, weight, global_weight, shift, out_weight, out_shift):
         reader.end()
     return tuple(passes)
 

@@ -1,0 +1,126 @@
+"""Frequency tables and reconstruction centres of a prior: parametric shapes, then counts on top of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.context import replay, symbols_of, table_entries
+from sdrt.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, TOTAL, Prior
+
+Arrays = dict[str, NDArray[np.generic]]
+Float64 = NDArray[np.float64]
+
+CLASS_RATIO = 2.0**0.25
+_SMALLEST_SCALE = 10 / 256
+_LARGEST_TABLE_SCALE = 8.0
+_WIDTHS = 2.0 ** np.linspace(-2.0, 1.0, 13)  # of the shape, against the class's scale
+_SHAPE_WEIGHT = 100.0  # symbols that the shape is worth against counts
+_NARROW, _TAIL = 0.85, 2.2
+
+
+def class_layout() -> tuple[NDArray[np.int64], Float64, NDArray[np.int64], NDArray[np.int64]]:
+    """(thresholds, scale of each class in symbols, radius, low bits)."""
+    count = int(np.floor(np.log(256 / _SMALLEST_SCALE) / np.log(CLASS_RATIO)))
+    edges = _SMALLEST_SCALE * CLASS_RATIO ** np.arange(count)
+    thresholds = np.unique(np.round(edges * 2**SCALE_BITS).astype(np.int64))
+    scales = np.concatenate([[_SMALLEST_SCALE / 2], thresholds * CLASS_RATIO**0.5 / 2**SCALE_BITS])
+    low_bits = np.maximum(0, np.ceil(np.log2(scales / _LARGEST_TABLE_SCALE))).astype(np.int64)
+    radius = np.clip(np.ceil(10 * scales / 2.0**low_bits), 2, 80).astype(np.int64)
+    radius[0] = 0
+    return thresholds, scales, radius, low_bits
+
+
+def _edges(radius: int, low_bits: int) -> Float64:
+    """(FRACTIONS, 2 * radius + 2): the limits of the entries' cells, from the exact mean."""
+    cells = np.arange(-radius, radius + 2) * 2.0**low_bits - 0.5
+    return np.asarray(cells[None] - np.arange(FRACTIONS)[:, None] / 2**MEAN_BITS)
+
+
+def _cdf(edges: Float64, spread: float) -> Float64:
+    """A logistic with a second, wider one for the tail."""
+    narrow, wide = (1 / (1 + np.exp(-np.clip(edges / (spread * k), -60, 60))) for k in (1.0, _TAIL))
+    return np.asarray(_NARROW * narrow + (1 - _NARROW) * wide)
+
+
+def shape_probabilities(spread: float, radius: int, low_bits: int) -> Float64:
+    """(FRACTIONS, 2 * radius + 2): the shape's share of each entry, the escape last."""
+    inside = np.diff(_cdf(_edges(radius, low_bits), spread), axis=1)
+    return np.concatenate([inside, np.maximum(1 - inside.sum(1, keepdims=True), 1e-9)], 1)
+
+
+def shape_centres(spread: float, radius: int, low_bits: int) -> Float64:
+    """Like :func:`shape_probabilities`: the mean of the shape within each cell, from the cell's symbol; escape 0."""
+    if low_bits:
+        return np.zeros((FRACTIONS, 2 * radius + 2))
+    parts = 16
+    edges = _edges(radius, 0)
+    cells = edges[:, :-1, None] + (np.arange(parts + 1) / parts)[None, None]
+    mass = np.maximum(np.diff(_cdf(cells, spread), axis=2), 1e-12)
+    middle = (np.arange(parts) + 0.5) / parts - 0.5
+    centres = (mass * middle).sum(2) / mass.sum(2)
+    return np.concatenate([centres, np.zeros((FRACTIONS, 1))], 1)
+
+
+def to_frequencies(probabilities: Float64) -> NDArray[np.int64]:
+    """Rows of positive integers that sum to 65536, nearest to the rows of ``probabilities``."""
+    rows = probabilities / probabilities.sum(1, keepdims=True)
+    counts = np.maximum(1, np.round(rows * TOTAL).astype(np.int64))
+    counts[np.arange(len(rows)), rows.argmax(1)] += TOTAL - counts.sum(1)
+    return np.asarray(counts)
+
+
+def shape_arrays() -> Arrays:
+    """The table arrays of a prior whose tables nobody counted."""
+    thresholds, scales, radius, low_bits = class_layout()
+    layout = list(zip(scales * 0.55, radius.tolist(), low_bits.tolist(), strict=True))
+    return {
+        "thresholds": thresholds.astype("<u2"),
+        "radius": radius.astype(np.uint8),
+        "low_bits": low_bits.astype(np.uint8),
+        "frequencies": np.concatenate([to_frequencies(shape_probabilities(*e)).ravel() for e in layout]).astype("<u2"),
+        "centres": np.concatenate([_to_centres(shape_centres(*e)).ravel() for e in layout]),
+    }
+
+
+def _to_centres(centres: Float64) -> NDArray[np.int8]:
+    return np.clip(np.round(centres * 256), -127, 127).astype(np.int8)
+
+
+def count_tables(prior: Prior, samples: Iterable[tuple[NDArray[np.float32], int]]) -> Arrays:
+    """Table arrays counted under ``prior``'s network.
+
+    ``samples`` are latents (h, w, C) in base steps and coding order, each with the step index to quantise it at.
+    Where a table was seen little, its class's best shape fills in.
+    """
+    flat = int(prior.row_offsets[-1]) + 2 * int(prior.radius[-1]) + 2
+    counts, sums = np.zeros(flat), np.zeros(flat)
+    for latents, step_index in samples:
+        exact = latents / np.float32(2.0 ** ((step_index - 512) / 64))
+        coded = np.rint(exact).astype(np.int32)
+        rest = (exact - coded).astype(np.float32)
+        for step, symbols, prediction in replay(prior, coded, step_index):
+            entry, _low, _high = table_entries(prior, prediction, symbols.ravel())
+            place = prior.row_offsets[prediction.table] + entry
+            counts += np.bincount(place, minlength=flat)
+            sums += np.bincount(place, symbols_of(step, rest).ravel() * prediction.sign, minlength=flat)
+    _thresholds, scales, radius, low_bits = class_layout()
+    frequencies, centres, first = [], [], 0
+    for scale, r, b in zip(scales, radius.tolist(), low_bits.tolist(), strict=True):
+        shape = (FRACTIONS, 2 * r + 2)
+        here, total = counts[first : first + shape[0] * shape[1]].reshape(shape), None
+        total = sums[first : first + shape[0] * shape[1]].reshape(shape)
+        first += shape[0] * shape[1]
+        spreads = scale * 0.55 * _WIDTHS if here.sum() > 20 else [scale * 0.55]
+        spread = max(spreads, key=lambda s: float((here * np.log(shape_probabilities(s, r, b).clip(1e-12))).sum()))
+        frequencies.append(to_frequencies(here + _SHAPE_WEIGHT * shape_probabilities(spread, r, b)))
+        guess = shape_centres(spread, r, b)
+        mean = (total + _SHAPE_WEIGHT / 4 * guess) / (here + _SHAPE_WEIGHT / 4)
+        mean[:, -1] = 0
+        centres.append(_to_centres(np.where(b > 0, 0.0, mean)))
+    return {
+        "frequencies": np.concatenate([f.ravel() for f in frequencies]).astype("<u2"),
+        "centres": np.concatenate([c.ravel() for c in centres]),
+    }
