@@ -23,6 +23,8 @@ _CONSTANT, _DIFFERENCES, _INTERPOLATED = range(3)
 _ALONG_ROWS, _ALONG_COLUMNS = 1, 2
 _MAX_STEP_RADIUS = 63
 _COARSEST = 64
+_QUICK = ((6, zlib.Z_DEFAULT_STRATEGY), (1, zlib.Z_RLE))
+_THOROUGH = ((9, zlib.Z_DEFAULT_STRATEGY), (9, zlib.Z_FILTERED), (1, zlib.Z_RLE))
 
 
 def encode_alpha(alpha: Plane, *, max_error: int = DEFAULT_MAX_ERROR) -> bytes:
@@ -32,15 +34,16 @@ def encode_alpha(alpha: Plane, *, max_error: int = DEFAULT_MAX_ERROR) -> bytes:
     first = int(alpha.flat[0])
     if bool((alpha == first).all()):
         return bytes([_CONSTANT, first])
-    codings = [
-        bytes([_DIFFERENCES, axes]) + _deflate(_differences(alpha, axes))
+    differences = [
+        (bytes([_DIFFERENCES, axes]), _differences(alpha, axes))
         for axes in (0, _ALONG_ROWS, _ALONG_COLUMNS, _ALONG_ROWS | _ALONG_COLUMNS)
     ]
-    codings += [
-        bytes([_INTERPOLATED, radius]) + _deflate(_interpolation_residuals(alpha, radius))
+    residuals = [
+        (bytes([_INTERPOLATED, radius]), _interpolation_residuals(alpha, radius))
         for radius in sorted({0, max_error // 2})
     ]
-    return min(codings, key=len)
+    head, values = min(differences + residuals, key=lambda coding: len(_deflated(coding[1], _QUICK)))
+    return head + _deflated(values, _THOROUGH)
 
 
 def decode_alpha(data: bytes, height_px: int, width_px: int) -> Plane:
@@ -68,12 +71,13 @@ def decode_alpha(data: bytes, height_px: int, width_px: int) -> Plane:
     raise UnsupportedError(f"the alpha plane has coding {kind}, this sdrt knows 0 to {_INTERPOLATED}: update sdrt")
 
 
-def _deflate(values: Plane) -> bytes:
-    codings = []
-    for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_RLE):
-        compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
-        codings.append(compressor.compress(values.tobytes()) + compressor.flush())
-    return min(codings, key=len)
+def _deflated(values: Plane, trials: tuple[tuple[int, int], ...]) -> bytes:
+    """The shortest raw deflate stream of several (level, strategy)."""
+    streams = []
+    for level, strategy in trials:
+        compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+        streams.append(compressor.compress(values.tobytes()) + compressor.flush())
+    return min(streams, key=len)
 
 
 def _inflate(data: bytes, size_bytes: int) -> Plane:

@@ -1,4 +1,4 @@
-"""Pictures: files, Pillow images and arrays -> 8-bit sRGB, and between that and the float32 NCHW samples of a model."""
+"""Pictures: files, Pillow images and arrays -> upright 8-bit sRGB, and back to files and Pillow images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from sdrt.alpha import decode_alpha, encode_alpha
 from sdrt.colour import Conversion, Pixels, plan_conversion
-from sdrt.errors import EngineError, ImageError, LimitError, OutputError
+from sdrt.errors import ImageError, LimitError, OutputError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
 from sdrt.metadata import EXIF_PREFIX, read_metadata
 from sdrt.output import atomic_file
+from sdrt.sample import from_sample, sample_region, to_sample
 
 __all__ = [
     "SAVE_OPTIONS",
@@ -56,8 +57,7 @@ SAVE_OPTIONS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
 }
 """Suffix -> Pillow's format and options: lossless where the format can, otherwise close to it. No suffix means PNG."""
 
-_WITHOUT_ALPHA = ("JPEG", "PPM")
-_WITH_METADATA = ("PNG", "WEBP", "JPEG", "AVIF")
+_WITHOUT_ALPHA = ("JPEG", "PPM", "BMP")
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _levels_of_array(array: npt.NDArray[np.generic]) -> Pixels:
     if array.dtype == np.uint8:
         return array.astype(np.uint8, copy=False)
     is_float = np.issubdtype(array.dtype, np.floating)
-    if not is_float and array.dtype != np.uint16:
+    if not is_float and array.dtype.newbyteorder("=") != np.uint16:
         raise ImageError(f"an array of {array.dtype} is no picture: uint8, uint16 or floats from 0 to 1 are")
     levels = np.empty(array.shape, np.uint8)
     for top in range(0, array.shape[0], _STRIP_ROWS):
@@ -235,62 +235,6 @@ def _levels_of_array(array: npt.NDArray[np.generic]) -> Pixels:
         strip *= np.float32(255 if is_float else 255 / 65535)
         levels[top : top + _STRIP_ROWS] = np.clip(np.rint(strip), 0, 255)
     return levels
-
-
-def sample_region(rgb: Pixels, y_px: int, x_px: int, height_px: int, width_px: int) -> npt.NDArray[np.float32]:
-    """The model's input for a rectangle of a picture, float32 (1, 3, height_px, width_px) in [-1, 1].
-
-    ``rgb``: uint8 (H, W, 3). The rectangle starts at row ``y_px`` and column ``x_px`` and may stick out of the picture
-    on any side or lie beside it: there the picture's nearest edge pixel is repeated.
-    """
-    top, first_row, last_row = _overlap(y_px, height_px, rgb.shape[0])
-    left, first_column, last_column = _overlap(x_px, width_px, rgb.shape[1])
-    bottom, right = top + last_row - first_row, left + last_column - first_column
-    sample = np.empty((1, 3, height_px, width_px), np.float32)
-    inside = sample[0, :, top:bottom, left:right]
-    inside[...] = rgb[first_row:last_row, first_column:last_column].transpose(2, 0, 1)
-    inside *= np.float32(1 / 127.5)
-    inside -= np.float32(1)
-    sample[0, :, top:bottom, :left] = inside[:, :, :1]
-    sample[0, :, top:bottom, right:] = inside[:, :, -1:]
-    sample[0, :, :top] = sample[0, :, top : top + 1]
-    sample[0, :, bottom:] = sample[0, :, bottom - 1 : bottom]
-    return sample
-
-
-def _overlap(start: int, size: int, limit: int) -> tuple[int, int, int]:
-    """Where the range start..start+size meets 0..limit: (offset in the range, first, last + 1), never empty."""
-    first = min(max(start, 0), limit - 1)
-    last = max(min(start + size, limit), first + 1)
-    return max(0, min(first - start, size - (last - first))), first, last
-
-
-def to_sample(rgb: Pixels, multiple: int) -> npt.NDArray[np.float32]:
-    """A whole picture as the model's input, float32 (1, 3, H', W') in [-1, 1].
-
-    H' and W' are the height and width of ``rgb`` (uint8 (H, W, 3)) rounded up to ``multiple``; below and to the right
-    the edge is repeated.
-    """
-    height_px, width_px = (-(-side // multiple) * multiple for side in rgb.shape[:2])
-    return sample_region(rgb, 0, 0, height_px, width_px)
-
-
-def from_sample(sample: npt.NDArray[np.float32], height_px: int, width_px: int) -> Pixels:
-    """The model's output, float32 (1, 3, H', W'), as uint8 (height_px, width_px, 3), cropped at the bottom and right.
-
-    -1 becomes 0 and 1 becomes 255; values are rounded to the nearest level (ties to even) and clipped.
-
-    Raises EngineError where the model gave values that are not numbers, so that no black picture passes for a result.
-    """
-    rgb = np.empty((height_px, width_px, 3), np.uint8)
-    for top in range(0, height_px, _STRIP_ROWS):
-        rows = slice(top, min(top + _STRIP_ROWS, height_px))
-        strip = sample[0, :, rows, :width_px] * np.float32(127.5)
-        strip += np.float32(127.5)
-        if np.isnan(strip.min()):
-            raise EngineError("the decoder gave values that are not numbers: try another device or precision")
-        rgb[rows] = np.clip(np.rint(strip, out=strip), 0, 255, out=strip).transpose(1, 2, 0)
-    return rgb
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -314,7 +258,8 @@ def save(
 ) -> None:
     """Write a picture; a path gets the whole file or stays as it was (see ``sdrt.output.atomic_file``).
 
-    The format follows ``suffix`` (".webp"), by default that of the path; PNG where there is none.
+    The format follows ``suffix`` (".webp"), by default that of the path; PNG where there is none. EXIF and XMP are kept
+    in PNG, WebP, JPEG and AVIF.
 
     Raises OutputError for an unknown suffix, a format that cannot hold the picture, an existing file with ``overwrite``
     False, and whatever the system refuses.
@@ -327,15 +272,25 @@ def save(
     kind, options = SAVE_OPTIONS[(wanted or ".png").lower()]
     if picture.alpha is not None and kind in _WITHOUT_ALPHA:
         raise OutputError(f"{kind} holds no transparency: write .png or .webp")
-    metadata: dict[str, bytes] = {}
-    if kind in _WITH_METADATA:
-        metadata = {key: value for key, value in (("exif", picture.exif), ("xmp", picture.xmp)) if value is not None}
-    if "exif" in metadata:
-        metadata["exif"] = EXIF_PREFIX + metadata["exif"]
     name = "the stream" if path is None else str(path)
     with contextlib.ExitStack() as stack:
         file = stream if stream is not None else stack.enter_context(atomic_file(path or "", overwrite=overwrite))
         try:
-            to_pil(picture).save(file, kind, **options, **metadata)
+            to_pil(picture).save(file, kind, **options, **_metadata_options(picture, kind))
         except Exception as error:  # Pillow's encoders raise nearly every kind
             raise OutputError(f"cannot write {name}: {_one_line(error)}") from error
+
+
+def _metadata_options(picture: Picture, kind: str) -> dict[str, bytes | PngImagePlugin.PngInfo]:
+    options: dict[str, bytes | PngImagePlugin.PngInfo] = {}
+    if kind not in ("PNG", "WEBP", "JPEG", "AVIF"):
+        return options
+    if picture.exif is not None:
+        options["exif"] = EXIF_PREFIX + picture.exif
+    if picture.xmp is not None and kind == "PNG":
+        texts = PngImagePlugin.PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
+        options["pnginfo"] = texts
+    elif picture.xmp is not None:
+        options["xmp"] = picture.xmp
+    return options

@@ -52,6 +52,7 @@ MAX_STEP_INDEX = 1023
 MAX_SIDE_PX = 2**21
 """The largest width and height: three bytes of varint, so that a file without chunks spends at most 24 bytes."""
 MAX_CHUNKS = 16
+MAX_CRITICAL_BYTES = 2**28 - 1
 MAX_ANCILLARY_BYTES = 2**20
 MAX_FILE_BYTES = 2**30
 
@@ -218,7 +219,7 @@ def _check_file_bytes(size_bytes: int) -> None:
 
 
 def _check_chunk_bytes(kind: bytes, size_bytes: int) -> None:
-    limit_bytes = MAX_FILE_BYTES // 4 - 1 if kind[:1].isupper() else MAX_ANCILLARY_BYTES
+    limit_bytes = MAX_CRITICAL_BYTES if kind[:1].isupper() else MAX_ANCILLARY_BYTES
     if size_bytes > limit_bytes:
         raise LimitError(f"chunk {kind.decode('ascii')} has {size_bytes} bytes, at most {limit_bytes} are possible")
 

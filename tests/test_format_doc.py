@@ -1,0 +1,118 @@
+"""docs/FORMAT.md and the docstring of sdl.py say what the code does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import zlib
+from pathlib import Path
+
+import pytest
+from tests.make_container_golden import PRIOR, SPACE, bad_files
+
+from sdrt import sdl
+from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.sdl import ALPHA, EXIF, KNOWN_CRITICAL, XMP, Chunk, SdlFile, pack, unpack
+
+DOC = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+DOCSTRING = inspect.getdoc(sdl) or ""
+PLAIN = SdlFile(768, 512, SPACE, PRIOR, 512, b"hello")
+CHUNKY = SdlFile(100, 50, SPACE, PRIOR, 512, b"hello", (Chunk(ALPHA, b"\x00\x80"), Chunk(XMP, b"<x:xmpmeta/>")))
+
+
+def dumps(text: str) -> list[list[tuple[int | None, bytes]]]:
+    """Every block of hex dump lines: "[offset  ]bytes  meaning"."""
+    blocks: list[list[tuple[int | None, bytes]]] = [[]]
+    for line in text.splitlines():
+        found = re.fullmatch(r" *(?:([0-9a-f]{2})  )?([0-9a-f]{2}(?: [0-9a-f]{2})*)  +\S.*", line)
+        if found:
+            offset = None if found[1] is None else int(found[1], 16)
+            blocks[-1].append((offset, bytes.fromhex(found[2])))
+        elif blocks[-1]:
+            blocks.append([])
+    return [block for block in blocks if block]
+
+
+@pytest.mark.parametrize(("index", "file"), [(0, PLAIN), (1, CHUNKY)], ids=["plain", "chunks"])
+def test_worked_examples_are_what_pack_writes(index: int, file: SdlFile) -> None:
+    """Each hex dump of the page is the file that its heading describes, with right offsets, and unpack reads it."""
+    block = dumps(DOC)[index]
+    data = b"".join(part for _, part in block)
+    assert data == pack(file)
+    assert unpack(data) == file
+    at = 0
+    for offset, part in block:
+        assert offset == at
+        at += len(part)
+    assert f"{len(data)} bytes:" in DOC
+
+
+def test_page_has_two_dumps() -> None:
+    """No dump escapes the test above."""
+    assert len(dumps(DOC)) == 2
+
+
+def test_docstring_dump_is_what_pack_writes() -> None:
+    """The docstring's dump is the first example."""
+    (block,) = dumps(DOCSTRING)
+    assert b"".join(part for _, part in block) == pack(PLAIN)
+
+
+def test_layout_is_the_same_on_both_pages() -> None:
+    """The layout block of the docstring stands in the page word for word."""
+    layout = DOCSTRING.split("::\n\n")[1].split("\n\n")[0]
+    assert layout.startswith("    size    field")
+    assert "\n".join(line.removeprefix("    ") for line in layout.splitlines()) in DOC
+
+
+@pytest.mark.parametrize(
+    ("row", "number"),
+    [
+        ("width and height | 1 to {} pixels", sdl.MAX_SIDE_PX),
+        ("step_index | 0 to {}", sdl.MAX_STEP_INDEX),
+        ("chunks | {}", sdl.MAX_CHUNKS),
+        ("data of a critical chunk | {} bytes", sdl.MAX_CRITICAL_BYTES),
+        ("data of an ancillary chunk | {} bytes", sdl.MAX_ANCILLARY_BYTES),
+        ("whole file | {} bytes", sdl.MAX_FILE_BYTES),
+        ("pixels, unless the caller says otherwise | {}", DEFAULT_MAX_PIXELS),
+    ],
+)
+def test_limits_are_the_codes(row: str, number: int) -> None:
+    """Every limit that the page states is the constant in the code."""
+    assert f"| {row.format(number)} |" in DOC
+
+
+def test_every_refusal_has_its_golden_file() -> None:
+    """The table of checks names each golden error file once, with the error that it raises."""
+    table = DOC.split("## Reading")[1].split("## Versions")[0]
+    stated = {
+        disease: cells[2].strip()
+        for cells in (line.split("|") for line in table.splitlines() if line.startswith("|"))
+        for disease in re.findall(r"`([a-z0-9-]+)`", cells[3])
+    }
+    assert stated == {disease: leaf for disease, (leaf, _) in bad_files().items()}
+
+
+def test_checks_come_in_the_stated_order() -> None:
+    """Of two diseases in one file the check that the table puts first decides."""
+    newer = b"SDL\x02" + bytes(4)
+    with pytest.raises(sdl.UnsupportedError):
+        unpack(newer)
+    reserved_and_altered = bytearray(pack(PLAIN))
+    reserved_and_altered[5] |= 0x80
+    with pytest.raises(sdl.CorruptError, match="checksum"):
+        unpack(bytes(reserved_and_altered))
+
+
+def test_known_chunks_are_listed() -> None:
+    """The page's chunk table lists the kinds that the code knows."""
+    table = DOC.split("## Chunks")[1].split("### The alpha plane")[0]
+    assert set(re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)) == {kind.decode() for kind in (ALPHA, EXIF, XMP)}
+    assert frozenset({ALPHA}) == KNOWN_CRITICAL
+
+
+def test_check_value_of_the_checksum() -> None:
+    """The page's check value is zlib's CRC-32."""
+    stated = re.search(r"`123456789` is (0x[0-9A-F]{8})", DOC)
+    assert stated is not None
+    assert int(stated[1], 16) == zlib.crc32(b"123456789")
