@@ -117,7 +117,7 @@ def trace(module: nn.Module, example: Tensor, source: str, target: str, shape: t
 def _fold(folder: Path) -> onnx.ModelProto:
     """traced.onnx of this folder through ONNX Runtime's basic pass.
 
-    Constants are folded, identities go, padding moves into convolutions; the result stays standard ONNX for any runtime.
+    Constants are folded, identities go, padding moves into convolutions; the result stays standard ONNX.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -1,0 +1,185 @@
+"""``python -m sdrt_export graph | verify | prior | pack``: a checkpoint becomes a model pack."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdrt.errors import ModelError, SdrtError
+from sdrt.models import MANIFEST, PRIOR, load_pack
+from sdrt_export.pack import decoder_only, read_manifest, update_manifest, write_pack
+
+if TYPE_CHECKING:
+    from sdrt_export.sources import Wish
+
+# torch and diffusers take seconds to import: each command imports what it needs.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. Errors on purpose become one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["prior"]:
+            from sdrt_export import prior
+
+            return int(prior.main(arguments[1:]) or 0)
+        options = _parser().parse_args(arguments)
+        code: int = options.run(options)
+        return code
+    except SdrtError as error:
+        print(f"sdrt_export: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("sdrt_export: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sdrt_export", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    graph = commands.add_parser("graph", help="checkpoint -> graphs and manifest")
+    graph.add_argument("source", help="hub repository OWNER/NAME, diffusers folder, or checkpoint file")
+    graph.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the pack, for example models/sd15")
+    graph.add_argument("--name", help="the pack's name (default: the folder's)")
+    graph.add_argument("--precision", nargs="+", default=["w16"], choices=["w16", "fp16", "fp32"])
+    graph.add_argument("--allow-upcast", action="store_true", help="fp16 even where the configuration forbids it")
+    _add_wish(graph)
+    graph.set_defaults(run=_graph)
+
+    verify = commands.add_parser("verify", help="the pack's graphs against torch; exit code 1 if they differ")
+    verify.add_argument("pack", type=Path)
+    verify.add_argument("--source", help="default: the source that the manifest names")
+    verify.add_argument("--device", default="auto")
+    _add_wish(verify)
+    verify.set_defaults(run=_verify)
+
+    commands.add_parser("prior", help="photographs -> the pack's prior (see: prior --help)", add_help=False)
+
+    small = commands.add_parser("pack", help="the smallest folder that decodes")
+    small.add_argument("pack", type=Path)
+    small.add_argument("--decoder-only", action="store_true", required=True)
+    small.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    small.add_argument("--precision", default="w16")
+    small.set_defaults(run=_pack)
+    return parser
+
+
+def _add_wish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
+    parser.add_argument("--subfolder", help="where the autoencoder lies in the source (default: its root, then vae)")
+    parser.add_argument("--space", help="the latent space's id, if you know it better: sd1, sdxl, sd3, flux1, flux2")
+    parser.add_argument("--scale", type=float, help="override the configuration's scaling factor")
+    parser.add_argument("--shift", type=float, help="override the configuration's shift factor")
+    parser.add_argument("--licence", help="the weights' licence, for the manifest")
+
+
+def _graph(options: argparse.Namespace) -> int:
+    from sdrt_export.graph import export_modules
+    from sdrt_export.sources import open_source
+
+    source = open_source(options.source, _wish(options))
+    if "fp16" in options.precision and source.force_upcast:
+        word = "this autoencoder's configuration says force_upcast: fp16 arithmetic overflows to black pictures"
+        if not options.allow_upcast:
+            raise ModelError(f"{word}; use --precision w16, or --allow-upcast if you know better")
+        print(f"sdrt_export: warning: {word}", file=sys.stderr)
+    kept = _kept_fields(options.out, source.space.identity)
+    exported = export_modules(
+        source.encoder,
+        source.decoder,
+        options.out,
+        space=source.space,
+        latent_distribution=source.latent_distribution,
+        precisions=options.precision,
+    )
+    for stale in options.out.glob("*.onnx"):
+        if stale.name not in exported.files:
+            stale.unlink()
+    pack = write_pack(
+        options.out,
+        name=options.name or options.out.resolve().name,
+        space=source.space,
+        latent_distribution=exported.latent_distribution,
+        halo=exported.halo,
+        source=source.provenance,
+        graphs=exported.graphs,
+        licence=source.licence,
+        **kept,
+    )
+    sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
+    print(f"{pack.folder}: latent space {pack.space.id} ({pack.space.channels} at 1/{pack.space.downscale}); {sizes}")
+    if PRIOR not in pack.files:
+        print(f"next: python -m sdrt_export prior {pack.folder} --images FOLDER")
+    return 0
+
+
+def _kept_fields(folder: Path, identity: bytes) -> dict[str, Any]:
+    """What a fitted prior brought to a pack that is exported again: files written with it must stay readable."""
+    if not (folder / MANIFEST).is_file() or not (folder / PRIOR).is_file():
+        return {}
+    manifest = read_manifest(folder)
+    if load_pack(folder).space.identity != identity:
+        raise ModelError(f"{folder} holds the prior of another latent space: choose another folder or remove it")
+    kept = {key: manifest[key] for key in ("quality_range", "default_step", "prior") if key in manifest}
+    kept["quality_range"] = tuple(kept["quality_range"])
+    return kept
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from sdrt_export.sources import open_source
+    from sdrt_export.verify import report, verify_pack
+
+    pack = load_pack(options.pack)
+    origin = pack.manifest.get("source") or {}
+    location = options.source or origin.get("location")
+    if not location:
+        raise ModelError(f"the manifest of {pack.folder} names no source that can be exported again: give --source")
+    wish = _wish(options)
+    if not options.source:
+        wish = replace(
+            wish,
+            revision=wish.revision or origin.get("revision"),
+            subfolder=wish.subfolder or origin.get("subfolder"),
+            space=wish.space or pack.space.id,
+        )
+    source = open_source(location, wish)
+    if source.space != pack.space:
+        raise ModelError(f"the pack speaks latent space {pack.space.id}, {location} speaks {source.space.id}")
+    parities = verify_pack(pack, source.encoder, source.decoder, device=options.device)
+    print("precision  device    MB       latents (sd)  picture max  picture PSNR")
+    for parity in parities:
+        latents = "-" if parity.latents_relative is None else f"{parity.latents_relative:.5f}"
+        print(
+            f"{parity.precision:<10} {parity.device:<9} {parity.bytes / 1e6:<8.2f} {latents:<13} "
+            f"{parity.picture_max_abs:<12.3f} {parity.picture_psnr_db:.2f} dB  {'ok' if parity.passed else 'FAILED'}"
+        )
+    update_manifest(pack.folder, verified=report(parities))
+    return 0 if all(parity.passed for parity in parities) else 1
+
+
+def _pack(options: argparse.Namespace) -> int:
+    small, size = decoder_only(load_pack(options.pack), options.out, options.precision)
+    print(f"{small.folder}: {size:,} bytes ({', '.join(sorted(small.files))}, {MANIFEST})")
+    return 0
+
+
+def _wish(options: argparse.Namespace) -> Wish:
+    from sdrt_export.sources import Wish
+
+    return Wish(
+        revision=options.revision,
+        subfolder=options.subfolder,
+        space=options.space,
+        scale=options.scale,
+        shift=options.shift,
+        licence=options.licence,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The Hugging Face hub: exactly the files of one autoencoder, or one line that says what to fetch by hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from sdrt.errors import ModelError
+
+CONFIG = "config.json"
+WEIGHTS_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+"""In order of preference. Nothing else of a repository is downloaded."""
+
+LOCAL = Path("models") / "sources"
+"""Where a repository's files may lie on a machine without network: models/sources/OWNER/NAME."""
+
+CONNECT_SECONDS = 10.0
+
+
+def download(repository: str, revision: str | None, subfolder: str | None) -> Path:
+    """Fetches configuration and weights into the hub's own cache; returns the snapshot's folder.
+
+    Without ``subfolder`` the repository's root is looked at first, then ``vae``. Without network, what the cache holds
+    already is used. Raises ModelError that says what to download and where to put it.
+    """
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    offline = not _is_reachable(ENDPOINT)
+    places = [subfolder] if subfolder else [None, "vae"]
+    for place in places:
+        try:
+            config = _fetch(repository, CONFIG, revision, place, offline)
+        except LocalEntryNotFoundError:
+            continue
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise ModelError(_refusal(repository, subfolder, _reason(error))) from None
+        for name in WEIGHTS_FILES:
+            try:
+                _fetch(repository, name, revision, place, offline)
+            except EntryNotFoundError:
+                continue
+            except (HfHubHTTPError, OSError, ValueError) as error:
+                raise ModelError(_refusal(repository, subfolder, _reason(error))) from None
+            return config.parent if place is None else config.parent.parent
+    reason = "no network" if offline else "the repository has no autoencoder there"
+    raise ModelError(_refusal(repository, subfolder, reason))
+
+
+def _fetch(repository: str, name: str, revision: str | None, subfolder: str | None, offline: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(
+        hf_hub_download(repository, name, subfolder=subfolder, revision=revision, local_files_only=offline)
+    )
+
+
+def _is_reachable(endpoint: str) -> bool:
+    """The hub's client would retry for half a minute before it says that there is no network."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=CONNECT_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _refusal(repository: str, subfolder: str | None, reason: str) -> str:
+    branch = f"/{subfolder}" if subfolder else ""
+    return (
+        f"cannot download {repository} ({reason}): get {CONFIG} and {WEIGHTS_FILES[0]} from "
+        f"https://huggingface.co/{repository}/tree/main{branch} and put both into {LOCAL / repository}{branch}/"
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

@@ -1,0 +1,143 @@
+"""A pack's graphs against torch: the same pictures through both, on odd sizes and batches 1 and 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sdrt.engine import Engine
+from sdrt.models import ModelPack, graph_file_name, verify_file
+
+Floats = NDArray[np.float32]
+
+CASES = ((1, 9, 13), (2, 5, 7), (1, 16, 3), (2, 1, 1))
+"""Batch, latent height, latent width. Sizes that no kernel was written for."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a precision may cost. Pictures are compared after clamping to [-1, 1], on a scale of 0 to 255, unrounded."""
+
+    latents_relative: float
+    """Largest difference of a latent (of the mean), in units of the latents' standard deviation."""
+    picture_max_abs: float
+    """Largest difference of a sample between the two round trips, of 255."""
+    picture_psnr_db: float
+    """Least PSNR between the two round trips."""
+
+
+TOLERANCES = {
+    "fp32": Tolerance(latents_relative=0.002, picture_max_abs=0.5, picture_psnr_db=75.0),
+    "w16": Tolerance(latents_relative=0.03, picture_max_abs=4.0, picture_psnr_db=55.0),
+    "fp16": Tolerance(latents_relative=0.08, picture_max_abs=10.0, picture_psnr_db=45.0),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was measured for one precision on one device; the worst of all cases."""
+
+    precision: str
+    device: str
+    bytes: int
+    """Size of the decoder's file, and of the encoder's where there is one."""
+    latents_relative: float | None
+    picture_max_abs: float
+    picture_psnr_db: float
+    passed: bool
+
+
+def verify_pack(
+    pack: ModelPack,
+    encoder: nn.Module,
+    decoder: nn.Module,
+    *,
+    device: str = "auto",
+    pictures: Sequence[Floats] | None = None,
+) -> list[Parity]:
+    """Every precision of the pack through ``sdrt.engine``, against the modules in float32 in torch.
+
+    ``pictures``: samples (N, 3, H, W) in [-1, 1], H and W multiples of the downscale factor; None: made up ones of
+    odd sizes. Raises ModelError if a file is altered, EngineError if a graph cannot run.
+    """
+    samples = [make_picture(*case, pack.space.downscale) for case in CASES] if pictures is None else pictures
+    references = [_reference(encoder, decoder, sample, pack) for sample in samples]
+    return [_verify(pack, precision, device, samples, references) for precision in pack.precisions]
+
+
+def report(parities: Sequence[Parity]) -> dict[str, Any]:
+    """The figures in the form in which the manifest keeps them."""
+    tolerances = {parity.precision: asdict(TOLERANCES[parity.precision]) for parity in parities}
+    return {
+        "cases": [list(case) for case in CASES],
+        "tolerances": tolerances,
+        "parity": [asdict(parity) for parity in parities],
+    }
+
+
+def make_picture(batch: int, height: int, width: int, downscale: int) -> Floats:
+    """Gradients, edges, texture and a little noise, (batch, 3, height * downscale, width * downscale) in [-1, 1]."""
+    generator = np.random.default_rng(height * 1000 + width)
+    rows, columns = np.mgrid[0 : height * downscale, 0 : width * downscale].astype(np.float32)
+    picture = np.empty((batch, 3, *rows.shape), dtype=np.float32)
+    for item in range(batch):
+        for channel in range(3):
+            angle, frequency = generator.uniform(0, np.pi), generator.uniform(0.02, 0.3)
+            wave = np.sin((rows * np.cos(angle) + columns * np.sin(angle)) * frequency)
+            edge = np.sign(rows - columns * generator.uniform(0.3, 2.0) + generator.uniform(-20, 20))
+            noise = generator.normal(0, 0.05, rows.shape)
+            picture[item, channel] = np.clip(0.5 * wave + 0.3 * edge + noise, -1, 1)
+    return picture
+
+
+@dataclass(frozen=True)
+class _Reference:
+    latents: Floats
+    picture: Floats
+
+
+def _reference(encoder: nn.Module, decoder: nn.Module, sample: Floats, pack: ModelPack) -> _Reference:
+    with torch.no_grad():
+        latents = encoder(torch.from_numpy(sample))[:, : pack.space.channels]
+        return _Reference(latents.numpy(), decoder(latents).numpy())
+
+
+def _verify(
+    pack: ModelPack, precision: str, device: str, samples: Sequence[Floats], references: Sequence[_Reference]
+) -> Parity:
+    names = [name for half in ("encoder", "decoder") if (name := graph_file_name(half, precision)) in pack.files]
+    engines = {name.split(".")[0]: Engine(verify_file(pack, name), device=device) for name in names}
+    decoder = engines["decoder"]
+    relative: float | None = None
+    worst_abs, worst_psnr = 0.0, np.inf
+    for sample, reference in zip(samples, references, strict=True):
+        latents = reference.latents
+        if "encoder" in engines:
+            # A batch must give what its pictures give one by one, so the engine's batch meets torch's.
+            latents = np.ascontiguousarray(engines["encoder"].run(sample)[:, : pack.space.channels])
+            difference = float(np.abs(latents - reference.latents).max() / max(reference.latents.std(), 1e-6))
+            relative = max(relative or 0.0, difference)
+        distance = _levels(decoder.run(latents)) - _levels(reference.picture)
+        worst_abs = max(worst_abs, float(np.abs(distance).max()))
+        worst_psnr = min(worst_psnr, float(10 * np.log10(255**2 / max(np.square(distance).mean(), 1e-9))))
+    limit = TOLERANCES[precision]
+    passed = (
+        (relative is None or relative <= limit.latents_relative)
+        and worst_abs <= limit.picture_max_abs
+        and worst_psnr >= limit.picture_psnr_db
+    )
+    size = sum((pack.folder / name).stat().st_size for name in names)
+    rounded = None if relative is None else float(f"{relative:.3g}")
+    return Parity(
+        precision, decoder.device, size, rounded, float(f"{worst_abs:.3g}"), round(worst_psnr, 2), bool(passed)
+    )
+
+
+def _levels(sample: Floats) -> NDArray[np.float64]:
+    return (np.clip(sample.astype(np.float64), -1, 1) + 1) * 127.5
