@@ -173,7 +173,8 @@ def fit_prior(
     ``index_range``: the step indices to serve. ``held``: pictures that stop the training when it begins to learn the
     others by heart. The same arguments give the same arrays on one machine.
     """
-    from sdrt_export.prior_network import FitConfig, train_network
+    from sdrt_export.prior_network import FitConfig
+    from sdrt_export.prior_training import train_network
 
     channels = training[0].shape[0]
     steps = np.ones(channels, np.float32) if steps is None else steps

@@ -71,7 +71,7 @@ def _decide(prior: Prior, prediction: Prediction, exact: Float32, weights: Float
         place_of = prior.row_offsets[prediction.table] + entry
         rebuilt = candidate + (prior.centre_offsets[place_of] * prediction.sign).reshape(exact.shape)
         costs.append(prior.costs[place_of].reshape(exact.shape) + weights * np.square(exact - rebuilt))
-    return np.asarray(below + (costs[1] < costs[0]), np.int32)
+    return np.minimum(below + (costs[1] < costs[0]), MAX_SYMBOL).astype(np.int32)
 
 
 def dequantize(symbols: Int32, prior: Prior, step_index: int) -> Float32:
@@ -84,4 +84,4 @@ def dequantize(symbols: Int32, prior: Prior, step_index: int) -> Float32:
         place(step, (centre * prediction.sign).reshape(values.shape), centres)
     rebuilt = np.empty(symbols.shape, np.float32)
     rebuilt[prior.order] = centres.transpose(2, 0, 1)
-    return (symbols + rebuilt) * _steps(prior, step_index)
+    return (symbols.astype(np.float32) + rebuilt) * _steps(prior, step_index)

@@ -1,0 +1,122 @@
+"""Trains the prior's network on latents and hands its integers over."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sdrt.prior import SYMBOL_LIMIT
+from sdrt_export.prior_network import TAPS, Arrays, FitConfig, Network
+
+
+def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Tensor, Tensor]:
+    chosen = [latents[i] for i in index.tolist()]
+    height, width = min(p.shape[0] for p in chosen), min(p.shape[1] for p in chosen)
+    pictures = []
+    for picture in chosen:
+        y = int(torch.randint(picture.shape[0] - height + 1, ()))
+        x = int(torch.randint(picture.shape[1] - width + 1, ()))
+        pictures.append(picture[y : y + height, x : x + width])
+    step = torch.exp2(log2_step)
+    symbols = torch.round(torch.stack(pictures) / step[:, None, None, None]).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+    return symbols, 1 / step
+
+
+def train_network(
+    training: list[NDArray[np.float32]],
+    held: list[NDArray[np.float32]],
+    index_range: tuple[int, int],
+    config: FitConfig,
+) -> Arrays:
+    """The network arrays of a prior, for latents (h, w, C) in base steps and coding order.
+
+    Pictures are quantised at random step indices of ``index_range``. Every tenth of the way the bits of the held-out
+    pictures are printed; after ``patience`` such looks without gain the remaining unrounded iterations are skipped.
+    The same arguments and torch give the same arrays.
+    """
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(config.seed)
+    channels = training[0].shape[2]
+    network = Network(channels, config)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    pictures, kept = [torch.from_numpy(p) for p in training], [torch.from_numpy(p) for p in held]
+    low, high = ((i - 512) / 64 for i in sorted(index_range))
+    rounded_from = int(config.iterations * (1 - config.quantised_share))
+    look_every = max(20, config.iterations // 12)
+    best, best_state, since, started, i = math.inf, network.state_dict(), 0, time.monotonic(), 0
+    while i < config.iterations:
+        quantised = i >= rounded_from
+        progress = i / config.iterations
+        warm_up = min(1.0, (i + 1) / 50)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * warm_up * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+        log2_step = low + torch.rand(config.batch) * (high - low)
+        symbols, inverse = _batch(pictures, torch.randint(len(pictures), (config.batch,)), log2_step)
+        bits = network.bits(symbols, inverse, quantised) / symbols[0].numel()
+        # A picture of few bits counts for more than its share, or low qualities would learn nothing.
+        loss = (bits / (bits.detach() + 0.05).sqrt()).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        i += 1
+        if i % look_every and i not in (rounded_from, config.iterations):
+            continue
+        if i == rounded_from and since:
+            network.load_state_dict(best_state)
+        figure = _held_bits(network, kept, (low, high), quantised)
+        print(
+            f"  prior: {i}/{config.iterations}  training {bits.mean().item():.4f}  held out {figure:.4f} bits a symbol"
+            f"  {time.monotonic() - started:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+        if quantised and best_state is not None and i - look_every < rounded_from:
+            best = math.inf  # figures with rounded weights are not those without
+        if figure < best:
+            best, since = figure, 0
+            best_state = {key: value.clone() for key, value in network.state_dict().items()}
+        else:
+            since += 1
+            if since >= config.patience:
+                if quantised:
+                    break
+                network.load_state_dict(best_state)
+                i, since = rounded_from, 0
+    network.load_state_dict(best_state)
+    torch.set_rng_state(generator_state)
+    return _arrays(network, config)
+
+
+@torch.no_grad()
+def _held_bits(network: Network, pictures: list[Tensor], span: tuple[float, float], quantised: bool) -> float:
+    total, count = 0.0, 0
+    for picture in pictures:
+        for share in (0.2, 0.5, 0.8):
+            step = 2.0 ** (span[0] + share * (span[1] - span[0]))
+            symbols = torch.round(picture[None] / step).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
+            total += float(network.bits(symbols, torch.tensor([1 / step]), quantised)) / symbols.numel()
+            count += 1
+    return total / count
+
+
+def _arrays(network: Network, config: FitConfig) -> Arrays:
+    exported = [net.export() for net in network.passes]
+    plans = [net.plan for net in network.passes]
+    rows = [[p.start, p.stop, len(p.grids), len(TAPS), len(p.own_taps), config.hidden] for p in plans]
+    taps = [tap for plan in plans for tap in (*TAPS, *plan.own_taps)]
+    kinds = {"weights": "i1", "global_weights": "<i4", "shift": "u1", "out_weights": "i1", "out_shift": "u1"}
+    return {
+        "passes": np.array(rows, "<i2"),
+        "grids": np.array([(g.y, g.x, g.stride) for plan in plans for g in plan.grids], np.int8),
+        "taps": np.array(taps, np.int8),
+        **{key: np.concatenate([e[key].ravel() for e in exported]).astype(kind) for key, kind in kinds.items()},
+    }
