@@ -1,0 +1,52 @@
+"""Whole processes: wall time from start to exit and the most memory that they ever held."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Run:
+    """Medians over the runs of one command. ``peak_mb``: peak resident memory in units of 10**6 bytes."""
+
+    name: str
+    wall_s: float
+    min_s: float
+    max_s: float
+    cpu_s: float
+    peak_mb: float
+
+
+def measure(name: str, command: Sequence[str], repeats: int) -> Run:
+    """Runs ``command`` (output dropped) ``repeats`` times. Raises RuntimeError with its last words where it fails."""
+    walls_s, cpus_s, peaks = [], [], []
+    for _ in range(repeats):
+        started_s = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        words = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        process.stderr.close()
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {words.strip()[-300:]}")
+        walls_s.append(time.perf_counter() - started_s)
+        cpus_s.append(usage.ru_utime + usage.ru_stime)
+        peaks.append(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    median = statistics.median
+    return Run(name, median(walls_s), min(walls_s), max(walls_s), median(cpus_s), median(peaks) / 1e6)
+
+
+def table(runs: Sequence[Run]) -> str:
+    width = max(len(r.name) for r in runs) + 2
+    lines = [f"{'':<{width}}{'median s':>10}{'min-max s':>16}{'CPU s':>8}{'peak MB':>9}"]
+    for r in runs:
+        spread = f"{r.min_s:.2f}-{r.max_s:.2f}"
+        lines.append(f"{r.name:<{width}}{r.wall_s:>10.2f}{spread:>16}{r.cpu_s:>8.2f}{r.peak_mb:>9.0f}")
+    return "\n".join(lines)

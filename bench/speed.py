@@ -1,0 +1,224 @@
+"""Time and memory on this machine, ratios first: our runtime against the decoders that people run today.
+
+    python -m bench.speed              # all, a few minutes on a quiet machine
+    python -m bench.speed --quick      # without the SD VAE, three rounds
+    python -m bench.speed --large      # also 25 and 100 megapixels: seconds and peak memory
+
+One process decodes one 512x512 picture (``--size``) with every contestant in turn, round after round; another table
+measures whole processes of the command line. Others have random weights, which take as long as trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench import contest, process
+from bench.codecs import anchors
+from bench.contest import Contestant
+from sdrt import Codec, SdrtError, models
+from sdrt.engine import Engine
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"
+BUDGET_BPP = 0.152
+DEFAULT_PACK = "tiny"
+
+
+def our_contestants(photo: Image.Image, threads: int, arithmetic: Callable[..., float | None]) -> Iterator[Contestant]:
+    """The default pack first (all ratios are to it), then the other packs, each precision; then whole files."""
+    packs = sorted(models.list_packs(), key=lambda p: p.name != DEFAULT_PACK)
+    for pack in packs:
+        for precision in pack.precisions:
+            path = pack.decoder_path(precision)
+            space = pack.space
+            shape = (1, space.channels, photo.height // space.downscale, photo.width // space.downscale)
+            engine = Engine(path, device="cpu", threads=threads)
+            latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+            name = f"sdrt {pack.name} {precision}: decoder network"
+            yield Contestant(name, partial(engine.run, latents), arithmetic(path, shape))
+    codec = Codec(device="cpu", threads=threads)
+    data = codec.encode(photo, target_bpp=BUDGET_BPP)
+    yield Contestant(f"sdrt {DEFAULT_PACK}: whole file to pixels", partial(codec.decode, data))
+    encode = partial(codec.encode, photo, target_bpp=BUDGET_BPP)
+    yield Contestant(f"sdrt {DEFAULT_PACK}: picture to file of a given size", encode)
+
+
+def pillow_contestants(photo: Image.Image, cache: Path) -> Iterator[Contestant]:
+    """Pillow's decoders on files of as many bytes."""
+    rgb = np.asarray(photo)
+    budget_bytes = int(BUDGET_BPP * photo.width * photo.height / 8)
+    for codec in anchors(cache).values():
+        path = codec.encode(rgb, budget_bytes).path
+        yield Contestant(f"{codec.title} (Pillow): whole file to pixels", partial(codec.decode, path))
+
+
+def graph_contestants(
+    name: str, path: Path, shape: tuple[int, ...], threads: int, arithmetic: Callable[..., float | None]
+) -> Iterator[Contestant]:
+    """One ONNX graph in ONNX Runtime and, where it is installed, in OpenVINO (float32 and bfloat16)."""
+    latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    engine = Engine(path, device="cpu", threads=threads)
+    yield Contestant(f"{name}, ONNX Runtime", partial(engine.run, latents), arithmetic(path, shape))
+    if importlib.util.find_spec("openvino") is None:
+        print("openvino is not installed: its rows are left out (pip install openvino)", file=sys.stderr)
+        return
+    import openvino
+
+    for precision in ("f32", "bf16"):
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+        request = openvino.Core().compile_model(str(path), "CPU", options).create_infer_request()
+        yield Contestant(f"{name}, OpenVINO {precision}", partial(request.infer, [latents]), arithmetic(path, shape))
+
+
+def torch_contestants(
+    size_px: tuple[int, int], threads: int, cache: Path, arithmetic: Callable[..., float | None], *, with_sd: bool
+) -> Iterator[Contestant]:
+    """TAESD, CompressAI's decoders and the SD 1.5 VAE. Empty, with a word, without torch."""
+    if importlib.util.find_spec("torch") is None:
+        print("torch is not installed: TAESD, CompressAI and the SD VAE are left out", file=sys.stderr)
+        return
+    import torch
+
+    from bench import neighbours
+
+    torch.set_num_threads(threads)
+    width, height = size_px
+
+    def latents(channels: int, downscale: int) -> Any:
+        return torch.randn(1, channels, height // downscale, width // downscale)
+
+    sd_latents = latents(neighbours.SD_CHANNELS, neighbours.SD_DOWNSCALE)
+    for title, decoder, channels in (
+        ("CompressAI mbt2018-mean, torch", neighbours.mbt2018_mean(), 192),
+        ("CompressAI cheng2020-anchor, torch", neighbours.cheng2020_anchor(), 128),
+    ):
+        run = neighbours.torch_decode(decoder, latents(channels, 16), "float32")
+        yield Contestant(f"{title}: decoder network only", run)
+    if importlib.util.find_spec("diffusers") is None:
+        print("diffusers is not installed: TAESD and the SD VAE are left out", file=sys.stderr)
+        return
+    made = [("TAESD's architecture", "taesd", neighbours.taesd)]
+    if with_sd:
+        made.append(("SD 1.5 VAE", "sd15", neighbours.sd15_vae))
+    for title, name, make in made:
+        vae = make()
+        for dtype in ("float32", "bfloat16"):
+            yield Contestant(f"{title}, diffusers {dtype}", neighbours.torch_decode(vae.decode, sd_latents, dtype))
+        path = neighbours.export_decoder(make, name, cache / "graphs")
+        yield from graph_contestants(title, path, tuple(sd_latents.shape), threads, arithmetic)
+
+
+def _arithmetic() -> Callable[..., float | None]:
+    if importlib.util.find_spec("onnx") is None:
+        return lambda path, shape: None
+    from bench.arithmetic import gflop
+
+    return gflop
+
+
+def process_runs(repeats: int, *, large: bool) -> list[process.Run]:
+    """The command line as people run it: start-up, memory, and with ``large`` 25 and 100 megapixels."""
+    python = sys.executable
+    sdrt = [python, "-m", "sdrt"]
+    runs = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        coded, back = folder / "photo.sdl", folder / "photo.png"
+        runs.append(process.measure("python alone", [python, "-c", "pass"], repeats))
+        runs.append(process.measure("python, numpy and Pillow", [python, "-c", "import numpy, PIL.Image"], repeats))
+        encode = [*sdrt, "encode", str(PHOTO), "-o", str(coded), "--force", "--quiet"]
+        runs.append(process.measure("sdrt encode 512x512", encode, repeats))
+        decode = [*sdrt, "decode", str(coded), "-o", str(back), "--force", "--quiet"]
+        runs.append(process.measure("sdrt decode 512x512", decode, repeats))
+        runs.append(process.measure("sdrt info", [*sdrt, "info", str(coded)], repeats))
+        for side_px in (5000, 10000) if large else ():
+            source = folder / f"{side_px}.png"
+            _synthetic(side_px).save(source, compress_level=1)
+            big, megapixels = folder / f"{side_px}.sdl", side_px**2 // 10**6
+            limit = ["--max-pixels", str(side_px**2)]
+            encode = [*sdrt, "encode", str(source), "-o", str(big), "--force", "--quiet", *limit]
+            runs.append(process.measure(f"sdrt encode {megapixels} megapixels", encode, 1))
+            decode = [*sdrt, "decode", str(big), "-o", str(folder / "big.png"), "--force", "--quiet", *limit]
+            runs.append(process.measure(f"sdrt decode {megapixels} megapixels", decode, 1))
+    return runs
+
+
+def _synthetic(side_px: int) -> Image.Image:
+    """A photograph repeated until it fills the square."""
+    with Image.open(PHOTO) as image:
+        tile = image.convert("RGB")
+    result = Image.new("RGB", (side_px, side_px))
+    for y in range(0, side_px, tile.height):
+        for x in range(0, side_px, tile.width):
+            result.paste(tile, (x, y))
+    return result
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.speed", description="Time and memory, ratios first.")
+    parser.add_argument("--quick", action="store_true", help="three rounds, without the SD VAE")
+    parser.add_argument("--large", action="store_true", help="also 25 and 100 megapixels (minutes)")
+    parser.add_argument("--rounds", type=int, help="default 15, or 3 with --quick")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every contestant")
+    parser.add_argument("--size", type=int, default=512, help="side of the square picture in pixels, a multiple of 16")
+    parser.add_argument("--cache", type=Path, default=ROOT / "out" / "cache")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "speed.txt")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    rounds = options.rounds or (3 if options.quick else 15)
+    with Image.open(PHOTO) as image:
+        photo = image.convert("RGB").resize((options.size, options.size), Image.Resampling.LANCZOS)
+    parts = [f"{_machine()}; {options.threads} threads each; {options.size}x{options.size} pixels"]
+    arithmetic = _arithmetic()
+    rate = None
+    if importlib.util.find_spec("torch") is not None:
+        from bench.arithmetic import matrix_gflops_per_s
+
+        rate = matrix_gflops_per_s("float32", options.threads)
+        half = matrix_gflops_per_s("bfloat16", options.threads)
+        parts.append(f"matrix product: {rate:.0f} GFLOP/s in float32, {half:.0f} in bfloat16 (limits below: float32)")
+    try:
+        contestants = [
+            *our_contestants(photo, options.threads, arithmetic),
+            *torch_contestants(photo.size, options.threads, options.cache, arithmetic, with_sd=not options.quick),
+            *pillow_contestants(photo, options.cache),
+        ]
+        timings = contest.race(contestants, rounds, limit_s=60)
+        parts.append(contest.table(timings, rate))
+        parts.append(process.table(process_runs(3 if options.quick else 7, large=options.large)))
+    except SdrtError as error:
+        raise SystemExit(f"bench: {error}") from error
+    text = "\n\n".join(parts)
+    print(text)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    load = f", load {os.getloadavg()[0]:.1f} before the run" if hasattr(os, "getloadavg") else ""
+    return f"{name}, {os.cpu_count()} cores{load}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
