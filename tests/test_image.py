@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import warnings
 import zlib
@@ -116,6 +117,16 @@ def test_sixteen_bits_are_scaled_not_clipped(byte_order: str) -> None:
         picture = load(source)
         assert (picture.rgb == expected[:, :, None]).all()
         assert picture.notes == ()
+
+
+def test_twelve_bits_use_their_own_range() -> None:
+    """A TIFF of 12-bit grey is scaled by 4095, not by 65535: it is not dark."""
+    tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 134), (277, 1), (278, 1), (279, 6)]
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags)
+    head = b"II*\x00" + struct.pack("<IH", 8, len(tags)) + entries
+    pixels = bytes.fromhex("000800 fff7ff")  # 0, 0x800, 0xfff, 0x7ff
+    data = (head + bytes(4)).ljust(134, b"\x00") + pixels
+    assert load(data).rgb[0, :, 0].tolist() == [0, 128, 255, 127]
 
 
 def test_floats_from_0_to_1_and_from_0_to_255() -> None:

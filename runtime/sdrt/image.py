@@ -21,7 +21,7 @@ from sdrt.colour import Conversion, Pixels, plan_conversion
 from sdrt.errors import ImageError, LimitError, OutputError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
 from sdrt.metadata import EXIF_PREFIX, read_metadata
-from sdrt.output import atomic_file
+from sdrt.output import write_atomic
 from sdrt.sample import from_sample, sample_region, to_sample
 
 __all__ = [
@@ -273,12 +273,19 @@ def save(
     if picture.alpha is not None and kind in _WITHOUT_ALPHA:
         raise OutputError(f"{kind} holds no transparency: write .png or .webp")
     name = "the stream" if path is None else str(path)
-    with contextlib.ExitStack() as stack:
-        file = stream if stream is not None else stack.enter_context(atomic_file(path or "", overwrite=overwrite))
-        try:
-            to_pil(picture).save(file, kind, **options, **_metadata_options(picture, kind))
-        except Exception as error:  # Pillow's encoders raise nearly every kind
-            raise OutputError(f"cannot write {name}: {_one_line(error)}") from error
+    coded = io.BytesIO()
+    try:
+        to_pil(picture).save(coded, kind, **options, **_metadata_options(picture, kind))
+    except Exception as error:  # Pillow's encoders raise nearly every kind
+        raise OutputError(f"cannot write {name}: {_one_line(error)}") from error
+    if path is not None:
+        write_atomic(path, coded.getbuffer(), overwrite=overwrite)
+        return
+    assert stream is not None
+    try:
+        stream.write(coded.getbuffer())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {name}: {_one_line(error)}") from error
 
 
 def _metadata_options(picture: Picture, kind: str) -> dict[str, bytes | PngImagePlugin.PngInfo]:

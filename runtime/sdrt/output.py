@@ -13,7 +13,7 @@ from typing import BinaryIO
 from sdrt.errors import OutputError
 
 
-def write_atomic(destination: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:
+def write_atomic(destination: str | os.PathLike[str], data: bytes | memoryview, *, overwrite: bool = True) -> None:
     """Write ``data`` to ``destination``: all of it or nothing.
 
     Raises OutputError as ``atomic_file`` does.
@@ -34,6 +34,8 @@ def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) 
     permission, full disk.
     """
     named = Path(destination)
+    if "\0" in str(named):
+        raise OutputError(f"cannot write {str(named)!r}: a name cannot hold a null byte")
     try:
         path = Path(os.path.realpath(named))
         status = path.stat() if path.exists() else None
