@@ -1,0 +1,87 @@
+"""Laws of bench.contest, arithmetic, process and neighbours: what a time is compared with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import contest, process
+from bench.contest import Contestant, Timing
+
+
+def test_all_run_in_turn_after_one_untimed_run() -> None:
+    """Each round runs every contestant once, in order; the first run of each is not counted."""
+    calls: list[str] = []
+    contestants = [Contestant(name, lambda n=name: calls.append(n)) for name in "abc"]  # type: ignore[misc]
+    timings = contest.race(contestants, rounds=4, limit_s=60)
+    assert calls == list("abc") * 5
+    assert [len(t.times_s) for t in timings] == [4, 4, 4]
+
+
+def test_the_slow_one_sits_out_after_three() -> None:
+    """A contestant beyond its time runs three counted rounds, the others all of them."""
+    timings = contest.race([Contestant("fast", int), Contestant("slow", lambda: sum(range(10**5)))], 6, limit_s=1e-4)
+    assert len(timings[1].times_s) == 3
+    assert len(timings[0].times_s) == 6
+
+
+def test_ratios_are_to_the_first_and_the_share_is_of_the_limit() -> None:
+    """2 s against 0.5 s is 4.0x; 100 GFLOP at 200 GFLOP/s take 0.5 s at least, a quarter of 2 s."""
+    text = contest.table([Timing("ours", (0.5, 0.4, 0.9), 50), Timing("theirs", (2.0,), 100)], 200)
+    ours, theirs = text.splitlines()[1:]
+    assert "1.0x" in ours
+    assert "0.400-0.900" in ours
+    assert "50%" in ours
+    assert "4.0x" in theirs
+    assert "25%" in theirs
+
+
+def test_the_arithmetic_of_a_known_graph(tmp_path: Path) -> None:
+    """Convolution, strided, grouped and transposed, and a matrix product: two operations per weight and place."""
+    onnx = pytest.importorskip("onnx")
+    from bench.arithmetic import gflop
+
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    shapes = {"a": (8, 4, 3, 3), "b": (8, 2, 2, 2), "c": (8, 3, 4, 4), "d": (12, 5)}
+    weights = [onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in shapes.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["p"], pads=[1] * 4),  # 20x12 places, 8*4*9 weights
+        helper.make_node("Conv", ["p", "b"], ["q"], strides=[2, 2], group=4),  # 10x6 places, 8*2*4 weights
+        helper.make_node("ConvTranspose", ["q", "c"], ["r"], strides=[2, 2], pads=[1] * 4),  # 10x6 in, 8*3*16 weights
+        helper.make_node("MatMul", ["r", "d"], ["y"]),  # 3*20 rows, 12*5 weights
+    ]
+    source = helper.make_tensor_value_info("x", floats, ["n", 4, "height", 12])
+    target = helper.make_tensor_value_info("y", floats, ["n", 3, "rows", 5])
+    path = tmp_path / "graph.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "graph", [source], [target], weights)), path)
+    pairs = 240 * 288 + 60 * 64 + 60 * 384 + 60 * 60
+    assert gflop(path, (1, 4, 20, 12)) == pytest.approx(2 * pairs / 1e9)
+    assert gflop(path, (1, 4, 40, 12)) == pytest.approx(4 * pairs / 1e9)
+
+
+def test_a_process_is_measured_whole() -> None:
+    """Memory that a process takes shows in its peak, time in its wall time."""
+    small = process.measure("small", [sys.executable, "-c", "pass"], 1)
+    code = "import time; b = b'1' * 80_000_000; time.sleep(0.3)"
+    large = process.measure("large", [sys.executable, "-c", code], 1)
+    assert 75 < large.peak_mb - small.peak_mb < 100
+    assert large.wall_s >= 0.3
+
+
+def test_a_process_that_fails_is_no_figure() -> None:
+    """A command that ends with an error gives its last words instead of a time."""
+    with pytest.raises(RuntimeError, match=r"ended with 1.*no such luck"):
+        process.measure("bad", [sys.executable, "-c", "raise SystemExit('no such luck')"], 1)
+
+
+def test_the_neighbours_paint_sixteen_fold() -> None:
+    """CompressAI's decoders take latents to a picture of 16 times their size, of three channels."""
+    torch = pytest.importorskip("torch")
+    from bench import neighbours
+
+    with torch.no_grad():
+        assert neighbours.mbt2018_mean()(torch.zeros(1, 192, 2, 3)).shape == (1, 3, 32, 48)
+        assert neighbours.cheng2020_anchor()(torch.zeros(1, 128, 2, 3)).shape == (1, 3, 32, 48)
