@@ -49,9 +49,11 @@ def heavy_arrays(channels: int = 8, hidden: int = 24, seed: int = 3) -> Arrays:
             inputs = len(taps) * start + len(own_taps) * size + stop
             weights = random.integers(-127, 128, (inputs, columns))
             largest = np.repeat([SYMBOL_LIMIT, ENERGY_LIMIT], [inputs - stop, stop])
-            over = (np.abs(weights).T @ largest) / (EXACT - 2000)
-            parts["weights"].append(np.trunc(weights / np.maximum(over, 1)).astype(np.int8).ravel())
-            parts["global_weights"].append(random.integers(-9, 10, (2 + channels, columns)).astype("<i4").ravel())
+            sizes = random.integers(-127, 128, (stop, columns))
+            over = (np.abs(weights).T @ largest + np.abs(sizes).sum(0) * SYMBOL_LIMIT) / (EXACT - 2000)
+            both = np.concatenate([weights, sizes])
+            parts["weights"].append(np.trunc(both / np.maximum(over, 1)).astype(np.int8).ravel())
+            parts["global_weights"].append(random.integers(-9, 10, (2, columns)).astype("<i4").ravel())
             out = random.integers(-127, 128, (hidden, 2 * size))
             out_over = np.abs(out).sum(0) * HIDDEN_LIMIT / (EXACT - 1)
             parts["out_weights"].append(np.trunc(out / np.maximum(out_over, 1)).astype(np.int8).ravel())
@@ -74,7 +76,9 @@ def predict_in_int64(step: Pass, canvas: Canvas, step_index: int) -> tuple[NDArr
     symbols, energy = canvas.symbols.astype(np.int64), canvas.energy.astype(np.int64)
     weights = step.weights.astype(np.int64)
     shift = np.round(-np.log2(step.shift)).astype(np.int64)
-    bias = np.einsum("i,ij->j", canvas.global_features(step_index), step.global_weights) >> GLOBAL_BITS
+    means = 16 * canvas.sums[: step.stop] // np.maximum(canvas.counts[: step.stop], 1)
+    bias = np.einsum("i,ij->j", means, step.mean_weights) >> 4
+    bias += np.einsum("i,ij->j", [1, inverse_step(step_index)], step.global_weights) >> GLOBAL_BITS
     rows = []
     for grid in step.grids:
         for y in range(grid.y, canvas.height, grid.stride):
@@ -128,7 +132,7 @@ def test_energy_is_the_sum_of_magnitudes_around() -> None:
 
 def test_large_pictures_are_predicted_in_pieces() -> None:
     """A prediction does not depend on how many positions are computed at once."""
-    import sdrt.context as context
+    from sdrt import context
 
     prior = build_prior(heavy_arrays())
     symbols = np.random.default_rng(6).integers(-9, 10, (21, 19, 8)).astype(np.int32)

@@ -38,13 +38,13 @@ def generic_arrays(channels: int) -> Arrays:
     taps = [(0, -1), (0, 1), (-1, 0), (1, 0)]
     weights, global_weights = [], []
     for own_taps in (0, len(taps)):
-        table = np.zeros((own_taps + 1, channels, 1 + 2 * channels), np.int8)
-        wide = np.zeros((2 + channels, 1 + 2 * channels), np.int32)
+        table = np.zeros((own_taps + 2, channels, 1 + 2 * channels), np.int8)
+        wide = np.zeros((2, 1 + 2 * channels), np.int32)
         for c in range(channels):
             table[:own_taps, c, 1 + c] = 2**MEAN_BITS // 4
             table[own_taps, c, 1 + channels + c] = 16
-            wide[0, 1 + channels + c] = (48 if own_taps else 128) << GLOBAL_BITS
-            wide[2 + c, 1 + channels + c] = 6 << GLOBAL_BITS
+            table[own_taps + 1, c, 1 + channels + c] = 96
+        wide[0, 1 + channels :] = (48 if own_taps else 128) << GLOBAL_BITS
         weights.append(table.ravel())
         global_weights.append(wide.ravel())
     return {
@@ -137,7 +137,7 @@ def measure_sensitivity(pack: ModelPack, decoder: Engine, latents: list[Float32]
 def _paint(pack: ModelPack, decoder: Engine, latents: Float32) -> Float32:
     """Levels of 0..255, not rounded, (3, H, W)."""
     raw = (latents / np.float32(pack.space.scale) + np.float32(pack.space.shift)).astype(np.float32)
-    return np.clip(decoder.run(raw[None])[0], -1, 1) * np.float32(127.5)
+    return np.asarray(np.clip(decoder.run(raw[None])[0], -1, 1) * np.float32(127.5))
 
 
 def base_steps(sensitivity: Float32) -> Float32:

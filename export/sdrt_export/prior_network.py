@@ -1,4 +1,4 @@
-"""Train the prior's network in float, with its integer arithmetic simulated, and turn it into integers."""
+"""The float twin of a prior's network: same inputs, same rounding simulated, gradients on top."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from sdrt.prior import (
 )
 
 Arrays = dict[str, NDArray[np.generic]]
+Taps = tuple[tuple[int, int], ...]
 
-TAPS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
-_WIDE = tuple((y, x) for y in range(-WINDOW, WINDOW + 1) for x in range(-WINDOW, WINDOW + 1))
+TAPS: Taps = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+_WIDE: Taps = tuple((y, x) for y in range(-WINDOW, WINDOW + 1) for x in range(-WINDOW, WINDOW + 1))
 _PHASES = (
     (Grid(0, 0, 4),),
     (Grid(2, 2, 4),),
@@ -39,20 +40,22 @@ _PHASES = (
 _LEAST_SCALE = 0.04  # below, the tables are all but certain
 _ENERGY_UNIT = 0.25  # inputs are scaled so that all weights learn at one pace
 _INVERSE_UNIT = 1 / 32
-_MEAN_UNIT = 1 / 16
+_LARGEST_WEIGHT = 63  # int8 would hold 127; a bit less makes the file a seventh smaller and costs nothing
+_LEAST_BITS = 4  # fractional bits that the shifts need
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a prior is fitted. ``iterations`` alone decides the result; the clock never does."""
+    """How a network is trained. These numbers alone decide the result; the clock never does."""
 
     hidden: int = 64
+    sparse_hidden: int = 32  # of the passes that code an eighth of the positions or less
     iterations: int = 1500
     batch: int = 6
     learning_rate: float = 4e-3
     weight_decay: float = 1e-5
     quantised_share: float = 0.3  # the last part of the iterations sees rounded weights
-    patience: int = 4  # evaluations on held-out photographs without gain before stopping
+    patience: int = 4  # looks at held-out pictures without gain before stopping
     seed: int = 1
 
 
@@ -64,12 +67,21 @@ class PassPlan:
     stop: int
     grids: tuple[Grid, ...]
     known: tuple[Grid, ...]
-    own_taps: tuple[tuple[int, int], ...]
+    own_taps: Taps
 
     @property
-    def locals(self) -> int:
-        """Rows of the network that look at symbols and energies."""
-        return len(TAPS) * self.start + len(self.own_taps) * (self.stop - self.start) + self.stop
+    def size(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def window(self) -> int:
+        """Inputs that are symbols."""
+        return len(TAPS) * self.start + len(self.own_taps) * self.size
+
+    @property
+    def small(self) -> int:
+        """Inputs with int8 weights: symbols, energies, mean magnitudes; one and the inverse step follow."""
+        return self.window + 2 * self.stop
 
 
 def channel_groups(channels: int) -> list[int]:
@@ -86,7 +98,8 @@ def plan_passes(channels: int) -> list[PassPlan]:
     for size in channel_groups(channels):
         known: tuple[Grid, ...] = ()
         for grids in _PHASES:
-            own_taps = tuple((dy, dx) for dy, dx in _WIDE if any(_sees(g, dy, dx, known) for g in grids))
+            near = _WIDE if grids[0].stride == 4 else TAPS
+            own_taps = tuple((dy, dx) for dy, dx in near if any(_sees(g, dy, dx, known) for g in grids))
             plans.append(PassPlan(start, start + size, grids, known, own_taps))
             known += grids
         start += size
@@ -101,147 +114,132 @@ def _round(values: Tensor) -> Tensor:
     return values + (torch.round(values) - values).detach()
 
 
+def _on_grid(values: Tensor, grid: Grid, offset: tuple[int, int] = (-WINDOW, -WINDOW), trim: int = 0) -> Tensor:
+    """(N, h, w, C) at a grid's positions; ``trim`` is what was padded in all, ``offset`` where to look from them."""
+    y, x = WINDOW + offset[0], WINDOW + offset[1]
+    inner = values[:, y : values.shape[1] - trim + y, x : values.shape[2] - trim + x]
+    return inner[:, grid.y :: grid.stride, grid.x :: grid.stride]
+
+
 class PassNet(nn.Module):
     """The float twin of :class:`sdrt.prior.Pass`."""
 
-    def __init__(self, plan: PassPlan, channels: int, hidden: int) -> None:
+    unit: Tensor
+    used: Tensor
+    fine: Tensor
+
+    def __init__(self, plan: PassPlan, hidden: int) -> None:
         super().__init__()
-        self.plan, self.channels = plan, channels
-        size, local = plan.stop - plan.start, plan.locals
-        inputs = local + 2 + channels
-        units = [
-            torch.ones(local - plan.stop),
-            torch.full((plan.stop,), _ENERGY_UNIT),
-            torch.tensor([1.0, _INVERSE_UNIT]),
-        ]
-        self.unit: Tensor
-        self.register_buffer("unit", torch.cat([*units, torch.full((channels,), _MEAN_UNIT)])[:, None])
-        self.first = nn.Parameter(torch.randn(inputs, hidden) * 0.7 / inputs**0.5)
-        self.second = nn.Parameter(torch.randn(hidden, 2 * size) * 0.1 / hidden**0.5)
-        self.direct = nn.Parameter(torch.zeros(inputs, 2 * size))
-        with torch.no_grad():
-            self.direct[local, size:] = 0.5
-        used = torch.ones(inputs, 1)
+        self.plan = plan
+        inputs = plan.small + 2
+        unit, used, fine = torch.ones(inputs, 1), torch.ones(inputs, 1), torch.ones(inputs, 1)
+        unit[plan.window : plan.window + plan.stop] = _ENERGY_UNIT
+        unit[plan.small + 1] = _INVERSE_UNIT
+        fine[plan.small :] = 2.0**GLOBAL_BITS
         if not plan.known:
-            used[local - size : local] = 0
-        used[local + 2 + (plan.stop if plan.known else plan.start) :] = 0
-        self.used: Tensor
-        self.register_buffer("used", used)
+            used[plan.window + plan.start : plan.window + plan.stop] = 0
+            used[plan.window + plan.stop + plan.start : plan.small] = 0
+        for name, values in (("unit", unit), ("used", used), ("fine", fine)):
+            self.register_buffer(name, values)
+        self.first = nn.Parameter(torch.randn(inputs, hidden) * 0.7 / inputs**0.5)
+        self.second = nn.Parameter(torch.randn(hidden, 2 * plan.size) * 0.1 / hidden**0.5)
+        self.direct = nn.Parameter(torch.zeros(inputs, 2 * plan.size))
+        with torch.no_grad():
+            self.direct[plan.small, plan.size :] = 0.3
+            self.direct[plan.small + 1, plan.size :] = 0.2
 
     def rows(self, symbols: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (N, n, inputs) in scaled units and targets (N, n, size) of pictures (N, h, w, C)."""
         plan = self.plan
         n, h, w, _ = symbols.shape
-        start, size = plan.start, plan.stop - plan.start
         canvas = symbols[..., : plan.stop].clone()
         mask = torch.zeros(h, w, 1)
         for grid in plan.known:
             mask[grid.y :: grid.stride, grid.x :: grid.stride] = 1
-        canvas[..., start:] *= mask
+        canvas[..., plan.start :] *= mask
         padded = F.pad(canvas, (0, 0, WINDOW, WINDOW, WINDOW, WINDOW))
         magnitude = padded[:, WINDOW - 1 : h + WINDOW + 1, WINDOW - 1 : w + WINDOW + 1].abs()
         magnitude = magnitude[:, :-2] + magnitude[:, 1:-1] + magnitude[:, 2:]
         energy = (magnitude[:, :, :-2] + magnitude[:, :, 1:-1] + magnitude[:, :, 2:]) * _ENERGY_UNIT
         counts = torch.full((plan.stop,), float(h * w))
-        counts[start:] = mask.sum().clamp_min(1)
-        means = torch.zeros(n, self.channels)
-        means[:, : plan.stop] = canvas.abs().sum((1, 2)) / counts
-        shared = torch.cat([torch.ones(n, 1), inverse[:, None], means], 1)
+        counts[plan.start :] = mask.sum().clamp_min(1)
+        shared = torch.cat([canvas.abs().sum((1, 2)) / counts, torch.ones(n, 1), inverse[:, None]], 1)
         inputs, targets = [], []
         for grid in plan.grids:
-            at = torch.arange(grid.y, h, grid.stride), torch.arange(grid.x, w, grid.stride)
-            count = len(at[0]) * len(at[1])
-
-            def window(taps: tuple[tuple[int, int], ...], first: int, last: int, grid: Grid = grid) -> Tensor:
-                parts = [
-                    padded[:, WINDOW + dy : WINDOW + dy + h, WINDOW + dx : WINDOW + dx + w, first:last][
-                        :, grid.y :: grid.stride, grid.x :: grid.stride
-                    ]
-                    for dy, dx in taps
-                ]
-                return torch.stack(parts, 3).flatten(3) if parts else torch.zeros(n, len(at[0]), len(at[1]), 0)
-
-            local = [window(TAPS, 0, start), window(plan.own_taps, start, plan.stop)]
-            local.append(energy[:, grid.y :: grid.stride, grid.x :: grid.stride])
-            local.append(shared[:, None, None].expand(n, len(at[0]), len(at[1]), -1))
-            inputs.append(torch.cat(local, 3).reshape(n, count, -1))
-            target = symbols[:, grid.y :: grid.stride, grid.x :: grid.stride, start : plan.stop]
-            targets.append(target.reshape(n, count, size))
+            target = _on_grid(symbols[..., plan.start : plan.stop], grid)
+            local = [_on_grid(padded[..., : plan.start], grid, tap, 2 * WINDOW) for tap in TAPS]
+            local += [_on_grid(padded[..., plan.start :], grid, tap, 2 * WINDOW) for tap in plan.own_taps]
+            local += [_on_grid(energy, grid), shared[:, None, None].expand(*target.shape[:3], -1)]
+            inputs.append(torch.cat(local, 3).flatten(1, 2))
+            targets.append(target.flatten(1, 2))
         return torch.cat(inputs, 1), torch.cat(targets, 1)
 
     def exponents(self) -> tuple[Tensor, Tensor]:
-        """Fractional bits of the hidden columns (H,) and of the outputs (2 * size,), so that weights fit int8."""
-        local = self.plan.locals
-        scaled_first = (self.first * self.unit * self.used).detach()
-        scaled_direct = (self.direct * self.unit * self.used).detach()
-        largest_first = scaled_first[:local].abs().amax(0)
-        largest_out = torch.maximum(scaled_direct[:local].abs().amax(0), self.second.detach().abs().amax(0))
-        first = torch.floor(torch.log2(127 / largest_first.clamp_min(1e-3))).clamp(HIDDEN_BITS, 16)
-        out = torch.floor(torch.log2(127 / largest_out.clamp_min(1e-3))).clamp(SCALE_BITS - HIDDEN_BITS, 12)
-        window = local - self.plan.stop
-        for weights, bits, limit in ((scaled_first, first, 4), (scaled_direct, out, 4)):
-            size = weights.abs() * torch.exp2(bits)
-            bound = size[:window].sum(0) * SYMBOL_LIMIT + size[window:local].sum(0) * ENERGY_LIMIT
-            bound = bound + size[local] + size[local + 1] * 8192 + size[local + 2 :].sum(0) * 16 * SYMBOL_LIMIT
-            excess = torch.ceil(torch.log2(bound / (0.9 * EXACT))).clamp_min(0)
-            bits.copy_((bits - excess).clamp_min(limit))
-        size = self.second.detach().abs() * torch.exp2(out)
-        out -= torch.ceil(torch.log2(size.sum(0) * HIDDEN_LIMIT / (0.9 * EXACT))).clamp_min(0)
-        return first, out.clamp_min(SCALE_BITS - HIDDEN_BITS)
+        """Fractional bits of the hidden columns (H,) and of the outputs (2 * size,), so that all bounds hold."""
+        plan = self.plan
+        first, direct, second = ((w.detach() * f).abs() for w, f in self._parts())
+        largest_out = torch.maximum(direct[: plan.small].amax(0), second.amax(0))
+        found = []
+        for weights, largest in ((first, first[: plan.small].amax(0)), (direct, largest_out)):
+            bits = torch.floor(torch.log2(_LARGEST_WEIGHT / largest.clamp_min(1e-3))).clamp(_LEAST_BITS, 14)
+            reach = weights[: plan.window].sum(0) * SYMBOL_LIMIT
+            reach = reach + weights[plan.window : plan.window + plan.stop].sum(0) * ENERGY_LIMIT
+            reach = reach + weights[plan.window + plan.stop : plan.small].sum(0) * SYMBOL_LIMIT
+            reach = reach + weights[plan.small] + weights[plan.small + 1] * 8192
+            found.append(torch.minimum(bits, torch.floor(torch.log2(0.9 * EXACT / reach))))
+        room = torch.floor(torch.log2(0.9 * EXACT / (second.sum(0) * HIDDEN_LIMIT).clamp_min(1)))
+        return found[0].clamp_min(_LEAST_BITS), torch.minimum(found[1], room).clamp_min(_LEAST_BITS)
+
+    def _parts(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Weights with what turns them into units of the integer inputs: first, direct, second."""
+        fold = self.unit * self.used
+        return (self.first, fold), (self.direct, fold), (self.second, torch.ones(()))
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(hidden bits, output bits, first, second, direct): the weights in their integer units, gradients pass."""
+        """(hidden bits, output bits, first, direct, second): the weights in their integer units; gradients pass."""
         bits, out_bits = self.exponents()
-        local = self.plan.locals
-        fine = torch.ones(len(self.unit), 1)
-        fine[local:] = 2.0**GLOBAL_BITS
-        fold = self.unit * self.used * fine
-        limit = torch.full((len(self.unit), 1), 127.0)
-        limit[local:] = 2.0**30
-        first = _round(torch.minimum(torch.maximum(self.first * fold * torch.exp2(bits), -limit), limit))
-        direct = _round(torch.minimum(torch.maximum(self.direct * fold * torch.exp2(out_bits), -limit), limit))
-        second = _round((self.second * torch.exp2(out_bits)).clamp(-127, 127))
-        return bits, out_bits, first, second, direct
+        limit = torch.where(self.fine > 1, torch.tensor(2.0**30), torch.tensor(127.0))
+        whole = []
+        for (weights, fold), power in zip(self._parts(), (bits, out_bits, out_bits), strict=True):
+            small = weights.shape[0] == len(limit) and fold.ndim > 0
+            scaled = weights * fold * torch.exp2(power)
+            bound = limit if small else torch.tensor(127.0)
+            whole.append(_round(torch.minimum(torch.maximum(scaled * (self.fine if small else 1), -bound), bound)))
+        return bits, out_bits, whole[0], whole[1], whole[2]
 
     def forward(self, inputs: Tensor, quantised: bool) -> tuple[Tensor, Tensor]:
         """Means and scales (..., size) in symbols, of rows (..., inputs)."""
         if quantised:
-            bits, out_bits, first, second, direct = self.integers()
-            fine = torch.ones(len(self.unit), 1)
-            fine[self.plan.locals :] = 2.0**-GLOBAL_BITS
-            first, direct = (
-                first * fine / self.unit * torch.exp2(-bits),
-                direct * fine / self.unit * torch.exp2(-out_bits),
-            )
-            second = second * torch.exp2(-out_bits)
+            bits, out_bits, first, direct, second = self.integers()
+            unit = self.fine * self.unit
+            first, direct = first / unit * torch.exp2(-bits), direct / unit * torch.exp2(-out_bits)
             hidden = F.relu(inputs @ first)
-            unit = 2.0**HIDDEN_BITS
-            hidden = hidden + (torch.floor(hidden * unit) / unit - hidden).detach()
+            hidden = hidden + (torch.floor(hidden * 2**HIDDEN_BITS) / 2**HIDDEN_BITS - hidden).detach()
+            output = hidden @ (second * torch.exp2(-out_bits)) + inputs @ direct
         else:
-            first, second, direct = self.first * self.used, self.second, self.direct * self.used
-            hidden = F.relu(inputs @ first)
-        output = hidden @ second + inputs @ direct
+            output = F.relu(inputs @ (self.first * self.used)) @ self.second + inputs @ (self.direct * self.used)
         mean, scale = output.chunk(2, -1)
         return mean, scale
 
     @torch.no_grad()
     def export(self) -> dict[str, NDArray[np.int64]]:
         """The integer arrays of the pass."""
-        bits, out_bits, first, second, direct = self.integers()
-        size = self.plan.stop - self.plan.start
-        local = self.plan.locals
-        direct[local, :size] += 2.0 ** (GLOBAL_BITS - MEAN_BITS - 1) * torch.exp2(out_bits[:size])  # rounds by flooring
-        both = torch.cat([first, direct], 1).round().numpy().astype(np.int64)
+        bits, out_bits, first, direct, second = self.integers()
+        size, small = self.plan.size, self.plan.small
+        # Half an eighth more, so that flooring rounds.
+        direct[small, :size] += torch.exp2(out_bits[:size] + (GLOBAL_BITS - MEAN_BITS - 1))
+        both = torch.cat([first, direct], 1)
         out_shift = out_bits + HIDDEN_BITS
         out_shift[:size] -= MEAN_BITS
         out_shift[size:] -= SCALE_BITS
-        return {
-            "weights": both[:local],
-            "global_weights": both[local:],
-            "shift": (bits - HIDDEN_BITS).numpy().astype(np.int64),
-            "out_weights": second.round().numpy().astype(np.int64),
-            "out_shift": out_shift.numpy().astype(np.int64),
+        arrays = {
+            "weights": both[:small],
+            "global_weights": both[small:],
+            "shift": bits - HIDDEN_BITS,
+            "out_weights": second,
+            "out_shift": out_shift,
         }
+        return {key: np.rint(values.numpy()).astype(np.int64) for key, values in arrays.items()}
 
 
 class Network(nn.Module):
@@ -249,7 +247,11 @@ class Network(nn.Module):
 
     def __init__(self, channels: int, config: FitConfig) -> None:
         super().__init__()
-        self.passes = nn.ModuleList(PassNet(plan, channels, config.hidden) for plan in plan_passes(channels))
+        self.nets = [
+            PassNet(plan, config.sparse_hidden if plan.grids[0].stride == 4 else config.hidden)
+            for plan in plan_passes(channels)
+        ]
+        self.passes = nn.ModuleList(self.nets)
         self.share = nn.Parameter(torch.tensor([1.0, 0.0, -2.0]))
         self.width = nn.Parameter(torch.tensor([-0.9, -0.3, 0.6]))
 
@@ -257,16 +259,16 @@ class Network(nn.Module):
         """Bits (N,) of pictures (N, h, w, C) at inverse steps (N,)."""
         total = torch.zeros(len(symbols))
         share, width = torch.softmax(self.share, 0), torch.exp(self.width)
-        for net in self.passes:
+        for net in self.nets:
             inputs, targets = net.rows(symbols, inverse)
-            mean, scale = net(inputs, quantised)
+            mean, scale = net.forward(inputs, quantised)
             # The leak keeps a scale that fell too low alive.
             scale = scale.clamp_min(_LEAST_SCALE) + (0.01 * (scale - _LEAST_SCALE).clamp(-3, 0)).clamp_min(-0.03)
             distance = -(targets - mean).abs()
             likelihood = torch.zeros(())
             for k in range(3):
-                spread = scale * width[k]
-                inside = torch.sigmoid((distance + 0.5) / spread) - torch.sigmoid((distance - 0.5) / spread)
+                spread = 1 / (scale * width[k])
+                inside = torch.sigmoid((distance + 0.5) * spread) - torch.sigmoid((distance - 0.5) * spread)
                 likelihood = likelihood + share[k] * inside
             total = total - torch.log2(likelihood.clamp_min(2.0**-18)).sum((1, 2))
         return total

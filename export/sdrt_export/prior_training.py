@@ -64,7 +64,7 @@ def train_network(
         # A picture of few bits counts for more than its share, or low qualities would learn nothing.
         loss = (bits / (bits.detach() + 0.05).sqrt()).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         i += 1
@@ -109,9 +109,12 @@ def _held_bits(network: Network, pictures: list[Tensor], span: tuple[float, floa
 
 
 def _arrays(network: Network, config: FitConfig) -> Arrays:
-    exported = [net.export() for net in network.passes]
-    plans = [net.plan for net in network.passes]
-    rows = [[p.start, p.stop, len(p.grids), len(TAPS), len(p.own_taps), config.hidden] for p in plans]
+    exported = [net.export() for net in network.nets]
+    plans = [net.plan for net in network.nets]
+    rows = [
+        [p.start, p.stop, len(p.grids), len(TAPS), len(p.own_taps), n.second.shape[0]]
+        for p, n in zip(plans, network.nets, strict=True)
+    ]
     taps = [tap for plan in plans for tap in (*TAPS, *plan.own_taps)]
     kinds = {"weights": "i1", "global_weights": "<i4", "shift": "u1", "out_weights": "i1", "out_shift": "u1"}
     return {

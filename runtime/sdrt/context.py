@@ -19,6 +19,7 @@ from sdrt.prior import (
     HIDDEN_LIMIT,
     MEAN_BITS,
     SCALE_LIMIT,
+    SIZE_BITS,
     SYMBOL_LIMIT,
     WINDOW,
     Float32,
@@ -95,10 +96,12 @@ class Canvas:
                 for x in range(grid.x, grid.x + 3):
                     self.energy[_every(y, rows, grid.stride), _every(x, columns, grid.stride), channels] += part
 
-    def global_features(self, step_index: int) -> NDArray[np.int64]:
-        """int64 (2 + C,): one, inverse step, and mean magnitude so far in sixteenths, zero where none is known."""
-        means = 16 * self.sums // np.maximum(self.counts, 1)
-        return np.concatenate([[1, inverse_step(step_index)], means]).astype(np.int64)
+    def bias(self, step: Pass, step_index: int) -> Float32:
+        """What a pass's columns get at every position, float32 integers: from quality and mean magnitudes so far."""
+        means = (self.sums[: step.stop] << SIZE_BITS) // np.maximum(self.counts[: step.stop], 1)
+        quality = np.array([1, inverse_step(step_index)], np.int64)
+        bias = (quality @ step.global_weights >> GLOBAL_BITS) + (means @ step.mean_weights >> SIZE_BITS)
+        return np.asarray(bias, np.float32)
 
     def inputs(self, step: Pass) -> Iterator[Float32]:
         """The rows of a pass in order, in pieces of bounded size, each float32 (n, inputs)."""
@@ -140,7 +143,7 @@ def grids_of(step: Pass, height: int, width: int) -> Iterator[tuple[Grid, int, i
 def predict(prior: Prior, step: Pass, canvas: Canvas, step_index: int) -> Prediction:
     """Run a pass's network; position-major, the pass's channels innermost."""
     size, hidden = step.stop - step.start, len(step.shift)
-    bias = (canvas.global_features(step_index) @ step.global_weights >> GLOBAL_BITS).astype(np.float32)
+    bias = canvas.bias(step, step_index)
     outputs = []
     for rows in canvas.inputs(step):
         sums = rows @ step.weights

@@ -106,7 +106,7 @@ def _decode_escapes(coder: Any, uniform: Any, radius: Int32) -> Int32:
     if len(longer):
         excess[longer] += coder.decode(uniform, excess[longer].copy())
     magnitude = excess + radius
-    return np.where(negative == 1, -magnitude, magnitude).astype(np.int32)
+    return np.asarray(np.where(negative == 1, -magnitude, magnitude), np.int32)
 
 
 def _seal(coder: Any) -> bytes:
@@ -123,7 +123,8 @@ def _seal(coder: Any) -> bytes:
             best = -(-lower // unit) * unit
             if best < min(lower + span, _STATE):
                 break
-    return (head + best.to_bytes(8, "big")).rstrip(b"\0")
+    whole: bytes = head + best.to_bytes(8, "big")
+    return whole.rstrip(b"\0")
 
 
 def decode(payload: bytes, shape: tuple[int, int, int], prior: Prior, step_index: int) -> Int32:

@@ -38,7 +38,8 @@ SYMBOL_LIMIT = 1023  # inputs of the network are clipped to +-this
 ENERGY_LIMIT = 9 * SYMBOL_LIMIT  # the largest sum of magnitudes in a 3x3 window
 LATTICE = 4  # grids repeat after this many symbols
 HIDDEN_LIMIT = 4095
-GLOBAL_BITS = 8  # weights of global features have this many more fractional bits
+GLOBAL_BITS = 8  # weights of one and of the inverse step have this many more fractional bits
+SIZE_BITS = 4  # mean magnitudes are in sixteenths of a symbol
 HIDDEN_BITS = 4  # hidden activations are in sixteenths of a symbol
 MEAN_BITS = 3  # means are in eighths of a symbol
 FRACTIONS = 5  # 0, 1/8 .. 4/8: the tables of negative fractions are mirrored
@@ -68,7 +69,8 @@ class Pass:
     ``taps``, ``own_taps``: offsets (dy, dx) within +-WINDOW at which it sees channels [0, start) and [start, stop).
     ``weights`` float32 (inputs, H + 2 * size), integers: rows are taps x channels, own taps x channels, energies of
     [0, stop); columns are H hidden units, then the direct parts of ``size`` means and ``size`` scales.
-    ``global_weights`` int64 (2 + C, H + 2 * size): rows are one, inverse step, mean magnitude of each channel.
+    ``mean_weights`` int64 (stop, H + 2 * size): rows are mean magnitudes of [0, stop).
+    ``global_weights`` int64 (2, H + 2 * size): rows are one and the inverse step.
     ``shift`` float32 (H,): hidden activations are ``floor(sum * 2**-shift)`` clipped, stored as 2**-shift.
     ``out_weights`` float32 (H, 2 * size), integers; ``out_shift`` int32 (2 * size,).
     """
@@ -79,6 +81,7 @@ class Pass:
     taps: tuple[tuple[int, int], ...]
     own_taps: tuple[tuple[int, int], ...]
     weights: Float32
+    mean_weights: NDArray[np.int64]
     global_weights: NDArray[np.int64]
     shift: Float32
     out_weights: Float32
@@ -122,7 +125,7 @@ class Prior:
     def costs(self) -> Float32:
         """Bits of every table entry, flat; for estimates only."""
         flat = np.concatenate([table.ravel() for table in self.frequencies])
-        return np.log2(TOTAL / flat.astype(np.float32))
+        return np.asarray(np.log2(TOTAL / flat), np.float32)
 
     @cached_property
     def centre_offsets(self) -> Float32:
@@ -257,12 +260,13 @@ def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name
         for y, x, stride in grids.tolist():
             _check(stride in (1, 2, 4) and 0 <= y < stride and 0 <= x < stride, name, "grids of stride 1, 2 or 4")
             covered[start:stop, y::stride, x::stride] += 1
-        weights, global_weights = weight.take(locals_, columns), global_weight.take(2 + channels, columns)
+        weights, mean_weights = weight.take(locals_, columns), weight.take(stop, columns)
+        global_weights = global_weight.take(2, columns)
         shifts, out_shifts = shift.take(hidden), out_shift.take(2 * size)
         out_weights = out_weight.take(hidden, 2 * size)
         largest = np.repeat([SYMBOL_LIMIT, ENERGY_LIMIT], [locals_ - stop, stop])
-        globals_largest = np.array([1, 8192] + [16 * SYMBOL_LIMIT] * channels)
-        bound = np.abs(weights).T @ largest + (np.abs(global_weights).T @ globals_largest >> GLOBAL_BITS) + 1
+        bound = np.abs(weights).T @ largest + np.abs(mean_weights).sum(0) * SYMBOL_LIMIT
+        bound += (np.abs(global_weights).T @ [1, 8192] >> GLOBAL_BITS) + 2
         _check(bool((bound < EXACT).all()), name, "sums of the first layer stay below 2**24")
         out_bound = np.abs(out_weights).sum(0) * HIDDEN_LIMIT
         _check(bool((out_bound < EXACT).all()), name, "sums of the second layer stay below 2**24")
@@ -276,6 +280,7 @@ def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name
                 taps=pairs[:tap_count],
                 own_taps=pairs[tap_count:],
                 weights=weights.astype(np.float32),
+                mean_weights=mean_weights,
                 global_weights=global_weights,
                 shift=np.exp2(-shifts).astype(np.float32),
                 out_weights=out_weights.astype(np.float32),

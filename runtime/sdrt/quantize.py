@@ -29,7 +29,7 @@ def step_scale(step_index: int) -> float:
 
 def _steps(prior: Prior, step_index: int) -> Float32:
     """float32 (C, 1, 1)."""
-    return (prior.steps * np.float32(step_scale(step_index)))[:, None, None]
+    return np.asarray((prior.steps * np.float32(step_scale(step_index)))[:, None, None])
 
 
 def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float = RDO) -> Int32:
@@ -46,7 +46,7 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float = RD
         raise ValueError("latents are not finite")
     exact = np.clip(latents / _steps(prior, step_index), -MAX_SYMBOL, MAX_SYMBOL)
     if rdo <= 0:
-        return np.rint(exact).astype(np.int32)
+        return np.asarray(np.rint(exact), np.int32)
     wanted = np.ascontiguousarray(exact[prior.order].transpose(1, 2, 0))
     weights = prior.sensitivity[prior.order] / (_BIT_PRICE * np.float32(rdo))
     canvas = Canvas(prior.channels, wanted.shape[0], wanted.shape[1])
@@ -71,7 +71,7 @@ def _decide(prior: Prior, prediction: Prediction, exact: Float32, weights: Float
         place_of = prior.row_offsets[prediction.table] + entry
         rebuilt = candidate + (prior.centre_offsets[place_of] * prediction.sign).reshape(exact.shape)
         costs.append(prior.costs[place_of].reshape(exact.shape) + weights * np.square(exact - rebuilt))
-    return np.minimum(below + (costs[1] < costs[0]), MAX_SYMBOL).astype(np.int32)
+    return np.asarray(np.minimum(below + (costs[1] < costs[0]), MAX_SYMBOL), np.int32)
 
 
 def dequantize(symbols: Int32, prior: Prior, step_index: int) -> Float32:
