@@ -19,45 +19,56 @@ def curve(noise: float, seed: int = 0) -> Callable[[int], int]:
 
 @pytest.mark.parametrize("budget", [40, 100, 1000, 5000, 60_000, 310_000])
 def test_the_finest_step_that_fits_is_found(budget: int) -> None:
-    """On a falling curve the budget is used to 99.5 %, or as far as an index can; at most 16 codings, none twice."""
+    """On a falling curve the budget is used to 99.5 %, or as far as an index can; at most 17 codings, none twice."""
     size = curve(0)
     for guess in (0, 300, 512, 1023):
-        asked: list[int] = []
+        asked: list[tuple[int, float]] = []
 
-        def code(index: int, asked: list[int] = asked) -> bytes:
-            asked.append(index)
-            return bytes(size(index))
+        def code(index: int, thrift: float, asked: list[tuple[int, float]] = asked) -> bytes:
+            asked.append((index, thrift))
+            return bytes(round(size(index) / thrift**0.1))
 
         found = rate.finest_within(code, budget, guess=guess, finest=100)
         best = max(size(index) for index in range(100, 1024) if size(index) <= budget)
         assert min(best, 0.995 * budget) <= len(found) <= budget
-        assert len(asked) <= 16 and len(set(asked)) == len(asked)
+        assert len(asked) <= 17 and len(set(asked)) == len(asked)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_wobbling_curve_still_never_exceeds(seed: int) -> None:
     """Sizes that rise now and then lead to a budget that is kept, and used to 2 %."""
     size = curve(0.004, seed)
-    found = rate.finest_within(lambda index: bytes(size(index)), 5000, guess=512, finest=0)
+    found = rate.finest_within(lambda index, _thrift: bytes(size(index)), 5000, guess=512, finest=0)
     assert 0.98 * 5000 <= len(found) <= 5000
+
+
+def test_thrift_fills_what_steps_leave() -> None:
+    """Where an index is worth 20 %, the budget is used to 98 % by a finer step with more thrift."""
+
+    def code(index: int, thrift: float) -> bytes:
+        return bytes(int(40_000 * 1.2 ** -(index // 10) / thrift**0.2))
+
+    for budget in (777, 1000, 5000):
+        found = rate.finest_within(code, budget, guess=100, finest=0)
+        assert 0.98 * budget <= len(found) <= budget
 
 
 def test_an_impossible_budget_names_the_smallest_size() -> None:
     """A budget below the coarsest file is refused with that file's size."""
     with pytest.raises(UnsupportedError, match="smallest file of this picture has 37 bytes"):
-        rate.finest_within(lambda index: bytes(curve(0)(index)), 36, guess=512, finest=0)
+        rate.finest_within(lambda index, _thrift: bytes(curve(0)(index)), 36, guess=512, finest=0)
 
 
 def test_a_generous_budget_gives_the_finest_step() -> None:
     """More bytes than the finest step needs: the finest step."""
-    assert rate.finest_within(lambda index: b"%d" % index, 10**9, guess=512, finest=333) == b"333"
+    assert rate.finest_within(lambda index, _thrift: b"%d" % index, 10**9, guess=512, finest=333) == b"333"
 
 
 def test_one_index_only() -> None:
     """A pack with a single step is served or refused by that step."""
-    assert rate.finest_within(lambda _: bytes(50), 50, guess=7, finest=7, coarsest=7) == bytes(50)
+    assert rate.finest_within(lambda *_: bytes(50), 50, guess=7, finest=7, coarsest=7) == bytes(50)
     with pytest.raises(UnsupportedError):
-        rate.finest_within(lambda _: bytes(51), 50, guess=7, finest=7, coarsest=7)
+        rate.finest_within(lambda *_: bytes(51), 50, guess=7, finest=7, coarsest=7)
 
 
 def test_quality_is_linear_and_checked() -> None:

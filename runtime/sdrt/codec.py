@@ -93,8 +93,8 @@ class Codec:
         chunks = _chunks(picture, keep_metadata)
         latents = to_latents(picture.rgb, pack, encoder, progress)
 
-        def code(step_index: int) -> bytes:
-            symbols = quantize.quantize(latents, prior, step_index)
+        def code(step_index: int, thrift: float = 1.0) -> bytes:
+            symbols = quantize.quantize(latents, prior, step_index, rdo=thrift * quantize.RDO)
             return sdl.pack(
                 sdl.SdlFile(
                     width_px=width_px,
