@@ -43,7 +43,7 @@ $(VENV)/.everything: $(VENV)/.runtime
 	@touch $@
 
 demo: $(VENV)/.runtime
-	$(BIN)/python bench/demo.py
+	$(BIN)/python -m bench.demo
 
 lint: $(VENV)/.everything
 	$(BIN)/ruff check .
@@ -69,16 +69,16 @@ pack: $(VENV)/.everything
 	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS)
 
 golden: $(VENV)/.everything
-	$(BIN)/python tests/make_golden.py
+	$(BIN)/python -m tests.make_golden
 
 bench-rd: $(VENV)/.everything
-	$(BIN)/python bench/rd.py $(KODAK)
+	$(BIN)/python -m bench.rd $(KODAK)
 
 bench-coder: $(VENV)/.everything
-	$(BIN)/python bench/coder.py
+	$(BIN)/python -m bench.coder
 
 bench-speed: $(VENV)/.everything
-	$(BIN)/python bench/speed.py
+	$(BIN)/python -m bench.speed
 
 clean:
 	rm -rf $(VENV) out dist build
