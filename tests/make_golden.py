@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tests import make_diseases, testpack
@@ -15,7 +16,7 @@ from tests.make_container_golden import write_container_files
 from sdrt.codec import Codec
 
 TESTS = Path(__file__).parent
-PICTURES = {
+PICTURES: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
     "1x1": ((1, 1), {}),
     "1x999": ((999, 1), {}),
     "161x97-low": ((97, 161), {"target_bytes": 300}),

@@ -8,6 +8,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,8 @@ def test_every_kind_of_source_gives_the_same_file(testpack: ModelPack, photo: Pi
     codec = Codec("testpack")
     expected = codec.encode(photo)
     with path.open("rb") as stream:
-        sources = [str(path), path, path.read_bytes(), stream, Image.fromarray(photo), image.load(photo)]
+        pillow, loaded = Image.fromarray(photo), image.load(photo)
+        sources: list[image.Source | image.Picture] = [str(path), path, path.read_bytes(), stream, pillow, loaded]
         for source in sources:
             assert codec.encode(source) == expected
     (tmp_path / "photo.sdl").write_bytes(expected)
@@ -100,13 +102,17 @@ def test_networks_run_once_however_long_the_search(
     """A target size costs one run of the encoder, and a Codec opens each graph once for many pictures."""
     runs: list[str] = []
     opened: list[str] = []
-    original_run, original_init = Engine.run, Engine.__init__
-    monkeypatch.setattr(Engine, "run", lambda self, array: runs.append(self.path.name) or original_run(self, array))
-    monkeypatch.setattr(
-        Engine,
-        "__init__",
-        lambda self, path, **options: opened.append(path.name) or original_init(self, path, **options),
-    )
+
+    class Counted(Engine):
+        def __init__(self, path: Path, *, device: str, threads: int | None) -> None:
+            opened.append(path.name)
+            super().__init__(path, device=device, threads=threads)
+
+        def run(self, array: Any) -> NDArray[np.float32]:
+            runs.append(self.path.name)
+            return super().run(array)
+
+    monkeypatch.setattr(codec_module, "Engine", Counted)
     codec = Codec("testpack")
     files = [codec.encode(photo, target_bytes=size) for size in (700, 900)]
     for file in files:
@@ -128,9 +134,10 @@ def test_an_impossible_target_names_the_smallest(testpack: ModelPack, photo: Pix
 
 def test_one_wish_at_a_time(testpack: ModelPack, photo: Pixels) -> None:
     """Quality, size and rate exclude each other; a quality outside 0..100 is refused."""
-    for wishes in ({"quality": 50, "target_bytes": 500}, {"target_bytes": 500, "target_bpp": 1.0}):
+    pairs: list[dict[str, Any]] = [{"quality": 50, "target_bytes": 500}, {"target_bytes": 500, "target_bpp": 1.0}]
+    for wishes in pairs:
         with pytest.raises(UnsupportedError, match="one of"):
-            sdrt.encode(photo, model="testpack", **wishes)  # type: ignore[arg-type]
+            sdrt.encode(photo, model="testpack", **wishes)
     with pytest.raises(UnsupportedError, match="0 to 100"):
         sdrt.encode(photo, model="testpack", quality=101)
 
@@ -206,7 +213,8 @@ def test_a_border_continues_the_picture(make_pack: Callable[..., ModelPack], pho
     np.testing.assert_allclose(latents, raw * 4, atol=1e-4)
 
     decoder = Engine(pack.decoder_path(), device="cpu")
-    sample = decoder.run(np.pad(latents / 4, ((0, 0), (1, 1), (1, 1)), mode="edge")[None])[:, :, 8:-8, 8:-8]
+    frame = np.pad(latents / np.float32(4), ((0, 0), (1, 1), (1, 1)), mode="edge")[None]
+    sample = decoder.run(frame)[:, :, 8:-8, 8:-8]
     pixels = transform.to_pixels(latents, pack, decoder, (0, 0, 161, 97))
     np.testing.assert_array_equal(pixels, image.from_sample(sample, 97, 161))
     bare = transform.to_pixels(latents, make_pack("bare"), decoder, (0, 0, 161, 97))
@@ -220,9 +228,12 @@ def test_a_crop_is_a_cut_of_the_whole(testpack: ModelPack, photo: Pixels, monkey
     whole = np.asarray(codec.decode(data)).astype(int)
     painted_px: list[int] = []
     original = Engine.run
-    monkeypatch.setattr(
-        Engine, "run", lambda self, array: painted_px.append(array[0, 0].size * 64) or original(self, array)
-    )
+
+    def counted(self: Engine, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        painted_px.append(array[0, 0].size * 64)
+        return original(self, array)
+
+    monkeypatch.setattr(Engine, "run", counted)
     for x, y, width, height in [(0, 0, 1, 1), (160, 96, 1, 1), (0, 0, 161, 97), (7, 9, 1, 88), (50, 33, 64, 17)]:
         painted_px.clear()
         part = codec.decode(data, crop=(x, y, width, height))
@@ -298,12 +309,17 @@ def test_an_unknown_prior_is_refused(make_pack: Callable[..., ModelPack], testpa
 def test_progress_counts_tiles(testpack: ModelPack, photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress counts up to its total, for both directions."""
     monkeypatch.setattr(transform, "FRAME_PX", 64 * 64)
-    for work in (
-        lambda tick: Codec("testpack").encode(photo, progress=tick),
-        lambda tick: Codec("testpack").decode(sdrt.encode(photo, model="testpack"), progress=tick),
-    ):
+    data = sdrt.encode(photo, model="testpack")
+    for decoding in (False, True):
         seen: list[tuple[int, int]] = []
-        work(lambda done, total, seen=seen: seen.append((done, total)))  # type: ignore[misc]
+
+        def tick(done: int, total: int, seen: list[tuple[int, int]] = seen) -> None:
+            seen.append((done, total))
+
+        if decoding:
+            Codec("testpack").decode(data, progress=tick)
+        else:
+            Codec("testpack").encode(photo, progress=tick)
         assert [done for done, _ in seen] == list(range(1, seen[0][1] + 1))
         assert seen[0][1] > 1
 

@@ -334,12 +334,12 @@ def test_a_surprise_is_one_line_too(
     testpack: ModelPack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """An error that nobody foresaw gets a line and code 1; SDRT_TRACEBACK=1 shows developers where it was."""
-    from sdrt import transform
+    from sdrt import image
 
     def surprise(*_: object) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr(transform.image, "sample_region", surprise)
+    monkeypatch.setattr(image, "sample_region", surprise)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "photo.png")
     arguments = ["encode", str(tmp_path / "photo.png"), "--model", "testpack"]
     assert cli.main(arguments) == 1

@@ -127,7 +127,6 @@ def test_the_main_job_in_a_fresh_environment(installed: Path, tmp_path: Path) ->
     done = subprocess.run([str(installed), "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ROOT not in Path(done.stdout.strip()).parents
     for absent in ("torch", "diffusers", "sdrt_export", "sdrt_train"):
-        done = subprocess.run(
-            [str(installed), "-c", f"import {absent}"], cwd=tmp_path, capture_output=True, check=False
-        )
-        assert b"ModuleNotFoundError" in done.stderr
+        command = [str(installed), "-c", f"import {absent}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert "ModuleNotFoundError" in done.stderr

@@ -81,7 +81,7 @@ def _graph(
         ir_version=8,
     )
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def write(
