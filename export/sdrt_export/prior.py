@@ -234,12 +234,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--hidden", type=int, default=64, help="hidden units of each pass (64)")
     parser.add_argument("--uniform-steps", action="store_true", help="the same step for all channels")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="threads of the engine and of torch")
+    parser.add_argument("--threads", type=int, help="threads of the engine (all) and of torch (1: small products)")
     options = parser.parse_args(argv)
     import torch
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or 1)
     started = time.monotonic()
     pack = load_pack(options.pack)
     training, held = encode_photos(pack, options.images, options.photos, options.seed, options.threads)

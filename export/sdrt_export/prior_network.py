@@ -52,7 +52,7 @@ class FitConfig:
     sparse_hidden: int = 32  # of the passes that code an eighth of the positions or less
     iterations: int = 1500
     batch: int = 6
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-5
     quantised_share: float = 0.3  # the last part of the iterations sees rounded weights
     patience: int = 4  # looks at held-out pictures without gain before stopping
@@ -252,8 +252,8 @@ class Network(nn.Module):
             for plan in plan_passes(channels)
         ]
         self.passes = nn.ModuleList(self.nets)
-        self.share = nn.Parameter(torch.tensor([1.0, 0.0, -2.0]))
-        self.width = nn.Parameter(torch.tensor([-0.9, -0.3, 0.6]))
+        self.share = nn.Parameter(torch.tensor([1.0, 0.0]))
+        self.width = nn.Parameter(torch.tensor([-0.7, 0.1]))
 
     def bits(self, symbols: Tensor, inverse: Tensor, quantised: bool) -> Tensor:
         """Bits (N,) of pictures (N, h, w, C) at inverse steps (N,)."""
@@ -266,7 +266,7 @@ class Network(nn.Module):
             scale = scale.clamp_min(_LEAST_SCALE) + (0.01 * (scale - _LEAST_SCALE).clamp(-3, 0)).clamp_min(-0.03)
             distance = -(targets - mean).abs()
             likelihood = torch.zeros(())
-            for k in range(3):
+            for k in range(2):
                 spread = 1 / (scale * width[k])
                 inside = torch.sigmoid((distance + 0.5) * spread) - torch.sigmoid((distance - 0.5) * spread)
                 likelihood = likelihood + share[k] * inside

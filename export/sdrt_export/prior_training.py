@@ -28,6 +28,9 @@ def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Ten
     return symbols, 1 / step
 
 
+_SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
+
+
 def train_network(
     training: list[NDArray[np.float32]],
     held: list[NDArray[np.float32]],
@@ -44,13 +47,14 @@ def train_network(
     torch.manual_seed(config.seed)
     channels = training[0].shape[2]
     network = Network(channels, config)
+    pictures, kept = [torch.from_numpy(p) for p in training], [torch.from_numpy(p) for p in held[:8]]
+    low, high = ((i - 512) / 64 for i in sorted(index_range))
+    _start_linear(network, pictures, (low, high))
     optimizer = torch.optim.Adam(
         network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    pictures, kept = [torch.from_numpy(p) for p in training], [torch.from_numpy(p) for p in held]
-    low, high = ((i - 512) / 64 for i in sorted(index_range))
     rounded_from = int(config.iterations * (1 - config.quantised_share))
-    look_every = max(20, config.iterations // 12)
+    look_every = max(20, config.iterations // 10)
     best, best_state, since, started, i = math.inf, network.state_dict(), 0, time.monotonic(), 0
     while i < config.iterations:
         quantised = i >= rounded_from
@@ -93,14 +97,48 @@ def train_network(
                 i, since = rounded_from, 0
     network.load_state_dict(best_state)
     torch.set_rng_state(generator_state)
-    return _arrays(network, config)
+    return integer_arrays(network)
+
+
+@torch.no_grad()
+def _start_linear(network: Network, pictures: list[Tensor], span: tuple[float, float]) -> None:
+    """Least squares give the direct weights: means from symbols, then scales from magnitudes, one and quality.
+
+    The training then begins where a linear predictor ends, which saves it half of its iterations.
+    """
+    batches = []
+    for _ in range(min(10, 1 + len(pictures) // 4)):
+        log2_step = span[0] + torch.rand(4) * (span[1] - span[0])
+        batches.append(_batch(pictures, torch.randint(len(pictures), (4,)), log2_step))
+    for net in network.nets:
+        size, window = net.plan.size, net.plan.window
+        rows = []
+        for symbols, inverse in batches:
+            inputs, targets = net.rows(symbols, inverse)
+            # Fine steps have large symbols: without the weight they alone would decide.
+            weight = (targets.square().mean((1, 2), keepdim=True) + 0.05).rsqrt().expand(-1, targets.shape[1], 1)
+            rows.append([part.flatten(0, 1) for part in (inputs * net.used[:, 0], targets, weight)])
+        inputs, targets, weight = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        if window:
+            mean_weights = _ridge(inputs[:, :window] * weight, targets * weight)
+            net.direct[:window, :size] = mean_weights
+            targets = targets - inputs[:, :window] @ mean_weights
+        net.direct[window:, size:] = _SCALE_OF_MAGNITUDE * _ridge(inputs[:, window:] * weight, targets.abs() * weight)
+
+
+def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:
+    square = (inputs.T @ inputs).double()
+    damping = 0.003 * square.diagonal().mean() + 1e-6
+    square.diagonal().add_(damping)
+    solved: Tensor = torch.linalg.solve(square, (inputs.T @ targets).double())
+    return solved.float()
 
 
 @torch.no_grad()
 def _held_bits(network: Network, pictures: list[Tensor], span: tuple[float, float], quantised: bool) -> float:
     total, count = 0.0, 0
     for picture in pictures:
-        for share in (0.2, 0.5, 0.8):
+        for share in (0.25, 0.6):
             step = 2.0 ** (span[0] + share * (span[1] - span[0]))
             symbols = torch.round(picture[None] / step).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
             total += float(network.bits(symbols, torch.tensor([1 / step]), quantised)) / symbols.numel()
@@ -108,7 +146,8 @@ def _held_bits(network: Network, pictures: list[Tensor], span: tuple[float, floa
     return total / count
 
 
-def _arrays(network: Network, config: FitConfig) -> Arrays:
+def integer_arrays(network: Network) -> Arrays:
+    """The network's part of a prior file."""
     exported = [net.export() for net in network.nets]
     plans = [net.plan for net in network.nets]
     rows = [
