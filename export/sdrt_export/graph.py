@@ -69,7 +69,10 @@ def export_modules(
     files: dict[str, Path] = {}
     depends: dict[str, int | None] = {}
     for half, (module, example, source, target, shape) in modules.items():
-        model = trace(module, example, source, target, shape)
+        given = _run(module, example, source)
+        if given != shape:
+            raise ModelError(f"{source} {tuple(example.shape)} must give {target} {shape}, the module gives {given}")
+        model = trace(module, example, source, target)
         unit = pixels if half == "encoder" else 1
         depends[half] = dependence(model, unit if half == "encoder" else pixels)
         for precision in precisions:
@@ -82,19 +85,14 @@ def export_modules(
     return Exported(files, halo, latent_distribution, graphs)
 
 
-def trace(module: nn.Module, example: Tensor, source: str, target: str, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """The float32 graph of a module with one input and one output, constants folded.
+def trace(module: nn.Module, example: Tensor, source: str, target: str) -> onnx.ModelProto:
+    """The float32 graph of a module with one input and one output of four dimensions, constants folded.
 
-    ``shape`` is what the module must give for the example. Raises ModelError if it does not, or cannot be traced.
+    ``source`` and ``target`` name the input and the output. The example's batch should be 2 and its sides differ: a
+    tracer takes what happens to be equal or 1 for a constant. Raises ModelError if the module cannot run on it.
     """
     prepared = prepare(module)
-    try:
-        with torch.no_grad():
-            given = tuple(prepared(example).shape)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ModelError(f"the {source} module does not run on {tuple(example.shape)}: {_line(error)}") from None
-    if given != shape:
-        raise ModelError(f"{source} {tuple(example.shape)} must give {target} {shape}, the module gives {given}")
+    _run(prepared, example, source)
     axes = {0: "batch", 2: "height", 3: "width"}
     outer = {0: "batch", 2: f"{target}_height", 3: f"{target}_width"}
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), torch.no_grad():
@@ -112,6 +110,14 @@ def trace(module: nn.Module, example: Tensor, source: str, target: str, shape: t
             opset_version=OPSET,
         )
         return _fold(Path(scratch))
+
+
+def _run(module: nn.Module, example: Tensor, source: str) -> tuple[int, ...]:
+    try:
+        with torch.no_grad():
+            return tuple(module(example).shape)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ModelError(f"the {source} module does not run on {tuple(example.shape)}: {_line(error)}") from None
 
 
 def _fold(folder: Path) -> onnx.ModelProto:
@@ -263,4 +269,3 @@ def _pointwise(linear: nn.Linear) -> nn.Conv2d:
 
 def _line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0][:300]
-

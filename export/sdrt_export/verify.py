@@ -13,6 +13,8 @@ from torch import nn
 
 from sdrt.engine import Engine
 from sdrt.models import ModelPack, graph_file_name, verify_file
+from sdrt_export import overflow
+from sdrt_export.graph import trace
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +52,8 @@ class Parity:
     latents_relative: float | None
     picture_max_abs: float
     picture_psnr_db: float
+    fp16_peak: float | None
+    """For fp16: the largest magnitude anywhere in the float32 graphs, which must stay below half of fp16's 65504."""
     passed: bool
 
 
@@ -68,7 +72,11 @@ def verify_pack(
     """
     samples = [make_picture(*case, pack.space.downscale) for case in CASES] if pictures is None else pictures
     references = [_reference(encoder, decoder, sample, pack) for sample in samples]
-    return [_verify(pack, precision, device, samples, references) for precision in pack.precisions]
+    parities: list[Parity] = []
+    for precision in pack.precisions:
+        peak = _peak(encoder, decoder, samples[0], pack) if precision == "fp16" else None
+        parities.append(_verify(pack, precision, device, samples, references=references, peak=peak))
+    return parities
 
 
 def report(parities: Sequence[Parity]) -> dict[str, Any]:
@@ -108,11 +116,27 @@ def _reference(encoder: nn.Module, decoder: nn.Module, sample: Floats, pack: Mod
         return _Reference(latents.numpy(), decoder(latents).numpy())
 
 
+def _peak(encoder: nn.Module, decoder: nn.Module, sample: Floats, pack: ModelPack) -> float:
+    first, latents = overflow.peak(trace(encoder, torch.from_numpy(sample), "sample", "latents"), sample)
+    latents = np.ascontiguousarray(latents[:, : pack.space.channels])
+    second, _ = overflow.peak(trace(decoder, torch.from_numpy(latents), "latent_sample", "sample"), latents)
+    return max(first, second)
+
+
 def _verify(
-    pack: ModelPack, precision: str, device: str, samples: Sequence[Floats], references: Sequence[_Reference]
+    pack: ModelPack,
+    precision: str,
+    device: str,
+    samples: Sequence[Floats],
+    *,
+    references: Sequence[_Reference],
+    peak: float | None,
 ) -> Parity:
     names = [name for half in ("encoder", "decoder") if (name := graph_file_name(half, precision)) in pack.files]
-    engines = {name.split(".")[0]: Engine(verify_file(pack, name), device=device) for name in names}
+    # Unoptimised, the CPU rounds at the seams of fp16 as a GPU would; its optimiser takes the roundings out.
+    optimise = precision != "fp16"
+    paths = {name.split(".")[0]: verify_file(pack, name) for name in names}
+    engines = {half: Engine(path, device=device, optimise=optimise) for half, path in paths.items()}
     decoder = engines["decoder"]
     relative: float | None = None
     worst_abs, worst_psnr = 0.0, np.inf
@@ -131,11 +155,18 @@ def _verify(
         (relative is None or relative <= limit.latents_relative)
         and worst_abs <= limit.picture_max_abs
         and worst_psnr >= limit.picture_psnr_db
+        and (peak is None or peak <= overflow.FP16_MAX / overflow.HEADROOM)
     )
     size = sum((pack.folder / name).stat().st_size for name in names)
-    rounded = None if relative is None else float(f"{relative:.3g}")
     return Parity(
-        precision, decoder.device, size, rounded, float(f"{worst_abs:.3g}"), round(worst_psnr, 2), bool(passed)
+        precision=precision,
+        device=decoder.device,
+        bytes=size,
+        latents_relative=None if relative is None else float(f"{relative:.3g}"),
+        picture_max_abs=float(f"{worst_abs:.3g}"),
+        picture_psnr_db=round(worst_psnr, 2),
+        fp16_peak=None if peak is None else float(f"{peak:.4g}"),
+        passed=bool(passed),
     )
 
 

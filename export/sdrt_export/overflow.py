@@ -1,0 +1,33 @@
+"""How large the numbers inside a graph become: whether half precision can hold them.
+
+No CPU run of an fp16 graph shows an overflow, as ONNX Runtime computes it in float32 there. So the float32 graph is run
+with every intermediate value as an output, and the largest magnitude is compared with what fp16 holds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+FP16_MAX = 65504.0
+HEADROOM = 2.0
+"""Other pictures than the ones tried may go higher: half of the range is kept free."""
+
+
+def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
+    """The largest magnitude of any value inside the float32 graph for this input, and the graph's output."""
+    observed = onnx.ModelProto()
+    observed.CopyFrom(model)
+    graph = observed.graph
+    types = onnx.shape_inference.infer_shapes(observed, strict_mode=True).graph.value_info
+    floats = [value.name for value in types if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in floats)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = session.run(None, {graph.input[0].name: array})
+    return max(float(np.abs(value).max()) for value in values), values[0]
