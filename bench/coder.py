@@ -1,0 +1,226 @@
+"""The entropy coder against others, at identical integers: ``make bench-coder``.
+
+For each pack: bits a pixel on Kodak at three qualities, plain rounding, so that everybody codes the same integers;
+the gain of rate-distortion decisions at equal pixel error; seconds on one core. Beside models/tiny it takes the real
+pretrained autoencoder in ../shared/weights/taef2, exported and fitted on first use (some ten minutes) under out/coder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.lossless import adaptive_order0, others, seed_method
+from sdrt import entropy, image
+from sdrt.engine import Engine
+from sdrt.models import ModelPack, load_pack
+from sdrt.prior import Prior, load_prior
+from sdrt.quantize import RDO, dequantize, quantize, step_scale
+from sdrt.transform import to_latents, to_pixels
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+OUT = ROOT / "out" / "coder"
+QUALITIES = (448, 512, 576)
+"""Step indices: steps of 0.5, 1 and 2, as in the table of ../shared/weights/taef2."""
+RDO_INDICES = (416, 448, 480, 512, 544, 576, 608)
+GOAL_ORDER0, GOAL_OTHERS, GOAL_RDO, GOAL_SECONDS = 0.25, 0.20, 0.08, 0.030
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pack and its latents (C, h, w) of each picture, in normalised units."""
+
+    pack: ModelPack
+    prior: Prior
+    latents: dict[str, Float32]
+
+    @property
+    def pixels(self) -> int:
+        return sum(int(p[0].size) for p in self.latents.values()) * self.pack.space.downscale**2
+
+
+def open_subject(pack: ModelPack, photos: list[Path]) -> Subject:
+    """Runs the encoder over the photographs, or reads what it gave before."""
+    cache = OUT / f"{pack.name}-{pack.files['encoder.onnx'][:12]}.npz"
+    latents: dict[str, Float32] = dict(np.load(cache)) if cache.exists() else {}
+    if not all(p.stem in latents for p in photos):
+        encoder = Engine(pack.encoder_path(), device="cpu")
+        latents = {p.stem: to_latents(image.load(p).rgb, pack, encoder) for p in photos}
+        OUT.mkdir(parents=True, exist_ok=True)
+        np.savez(cache, **latents)  # type: ignore[arg-type]
+    return Subject(pack, load_prior(pack.prior_path), {p.stem: latents[p.stem] for p in photos})
+
+
+def compare_coders(subject: Subject) -> tuple[float, float]:
+    """Prints the table; returns the mean savings against order 0 and against the best of the others."""
+    coders = others()
+    print(f"\n{subject.pack.name}: bits a pixel at identical integers, {len(subject.latents)} pictures")
+    print("  step  ours    order 0 " + "".join(f"{name:>11}" for name in coders) + "   vs order 0   vs best other")
+    savings = []
+    for step_index in QUALITIES:
+        totals = dict.fromkeys(("ours", "order 0", *coders), 0.0)
+        for latents in subject.latents.values():
+            symbols = quantize(latents, subject.prior, step_index, rdo=0)
+            payload = entropy.encode(symbols, subject.prior, step_index)
+            totals["ours"] += 8 * len(payload)
+            totals["order 0"] += adaptive_order0(symbols)
+            for name, coder in coders.items():
+                totals[name] += coder(symbols)
+        best = min(total for name, total in totals.items() if name not in ("ours", "order 0"))
+        savings.append((1 - totals["ours"] / totals["order 0"], 1 - totals["ours"] / best))
+        bpp = {name: total / subject.pixels for name, total in totals.items()}
+        print(
+            f"  {step_scale(step_index):4.2f}  {bpp['ours']:.4f}  {bpp['order 0']:.4f} "
+            + "".join(f"{bpp[name]:11.4f}" for name in coders)
+            + f"{savings[-1][0]:12.1%}{savings[-1][1]:15.1%}",
+            flush=True,
+        )
+    mean = np.mean(savings, 0)
+    print(f"  mean savings: {mean[0]:.1%} against order 0 (goal {GOAL_ORDER0:.0%}), ", end="")
+    print(f"{mean[1]:.1%} against the best other (goal {GOAL_OTHERS:.0%})", flush=True)
+    return float(mean[0]), float(mean[1])
+
+
+def compare_decisions(subject: Subject, photos: list[Path], count: int) -> float:
+    """Bits that decisions and centres save at equal PSNR against plain rounding and mid-points; mean over the range."""
+    decoder = Engine(subject.pack.decoder_path(), device="cpu")
+    chosen = photos[:: max(1, len(photos) // count)][:count]
+    curves: dict[str, list[tuple[float, float]]] = {"plain": [], "decided": []}
+    for step_index in RDO_INDICES:
+        for name, points in curves.items():
+            bits, psnr = 0.0, 0.0
+            for photo in chosen:
+                latents = subject.latents[photo.stem]
+                symbols = quantize(latents, subject.prior, step_index, rdo=RDO if name == "decided" else 0)
+                bits += 8 * len(entropy.encode(symbols, subject.prior, step_index))
+                if name == "plain":
+                    steps = subject.prior.steps[:, None, None] * np.float32(step_scale(step_index))
+                    rebuilt = symbols.astype(np.float32) * steps
+                else:
+                    rebuilt = dequantize(symbols, subject.prior, step_index)
+                psnr += _psnr(subject, decoder, rebuilt, photo)
+            points.append((bits, psnr / len(chosen)))
+    plain, decided = (np.array(sorted(points, key=lambda p: p[1])) for points in curves.values())
+    low, high = max(plain[0, 1], decided[0, 1]), min(plain[-1, 1], decided[-1, 1])
+    at = np.linspace(low, high, 50)
+    ratio = np.interp(at, decided[:, 1], np.log(decided[:, 0])) - np.interp(at, plain[:, 1], np.log(plain[:, 0]))
+    saving = 1 - float(np.exp(ratio.mean()))
+    print(f"  decisions and centres: {saving:.1%} fewer bits at equal PSNR", end="")
+    print(f" ({low:.2f} to {high:.2f} dB, {len(chosen)} pictures; goal {GOAL_RDO:.0%})", flush=True)
+    return saving
+
+
+def _psnr(subject: Subject, decoder: Engine, latents: Float32, photo: Path) -> float:
+    """Of the decoder's picture of ``latents`` in 8 bits."""
+    rgb = image.load(photo).rgb
+    painted = to_pixels(latents, subject.pack, decoder, (0, 0, rgb.shape[1], rgb.shape[0]))
+    return float(10 * np.log10(255**2 / np.square(painted.astype(np.float32) - rgb).mean()))
+
+
+def print_seed_method(subject: Subject, photos: list[Path]) -> None:
+    """The seed's own method on the same latents, beside ours at no more bits."""
+    photo = photos[0]
+    latents = subject.latents[photo.stem]
+    bits, rebuilt = seed_method(latents)
+    decoder = Engine(subject.pack.decoder_path(), device="cpu")
+    index = next(
+        i
+        for i in range(300, 1024, 8)
+        if 8 * len(entropy.encode(quantize(latents, subject.prior, i), subject.prior, i)) <= bits
+    )
+    symbols = quantize(latents, subject.prior, index)
+    ours = 8 * len(entropy.encode(symbols, subject.prior, index))
+    pixels = latents[0].size * subject.pack.space.downscale**2
+    seed_db = _psnr(subject, decoder, rebuilt, photo)
+    our_db = _psnr(subject, decoder, dequantize(symbols, subject.prior, index), photo)
+    print(f"  seed's palette, dither and zlib on {photo.stem}: {bits / pixels:.3f} bpp, {seed_db:.2f} dB; ", end="")
+    print(f"ours {ours / pixels:.3f} bpp, {our_db:.2f} dB", flush=True)
+
+
+def time_coder(pack_name: str) -> None:
+    """Prints the median seconds of CPU to encode and to decode 512x512 pixels' worth of a Kodak picture's latents."""
+    pack = load_pack(pack_name)
+    prior = load_prior(pack.prior_path)
+    side = 512 // pack.space.downscale
+    with np.load(OUT / f"{pack.name}-{pack.files['encoder.onnx'][:12]}.npz") as stored:
+        latents = stored[stored.files[0]][:, :side, :side]
+    for step_index in QUALITIES:
+        symbols = quantize(latents, prior, step_index, rdo=0)
+        payload = entropy.encode(symbols, prior, step_index)
+        entropy.decode(payload, symbols.shape, prior, step_index)
+        spans: dict[str, list[float]] = {"encode": [], "decode": [], "decide": []}
+        for _ in range(15):
+            at = [time.process_time()]
+            entropy.encode(symbols, prior, step_index)
+            at.append(time.process_time())
+            entropy.decode(payload, symbols.shape, prior, step_index)
+            at.append(time.process_time())
+            quantize(latents, prior, step_index)
+            at.append(time.process_time())
+            for name, seconds in zip(spans, np.diff(at), strict=True):
+                spans[name].append(float(seconds))
+        figures = ", ".join(f"{name} {1000 * float(np.median(s)):.1f} ms" for name, s in spans.items())
+        print(f"  512x512 at step {step_scale(step_index):4.2f}, one core, CPU time: {figures}", flush=True)
+
+
+def taef2_pack(photos: Path, minutes: float) -> ModelPack | None:
+    """The pretrained pack under out/coder, made where it is not there; None without its weights."""
+    weights, folder = SHARED / "weights" / "taef2", OUT / "taef2"
+    if not weights.is_dir():
+        print(f"taef2 left out: no {weights}")
+        return None
+    export = [sys.executable, "-m", "sdrt_export"]
+    if not (folder / "encoder.onnx").exists():
+        subprocess.run([*export, "graph", str(weights), "--out", str(folder)], check=True)
+    if not (folder / "prior.npz").exists():
+        # Uniform steps keep the integers those of the table in the weights' README.
+        wish = ["--images", str(photos), "--uniform-steps", "--minutes", str(minutes)]
+        subprocess.run([*export, "prior", str(folder), *wish], check=True)
+    return load_pack(folder)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kodak", type=Path, default=SHARED / "data" / "kodak", help="the yardstick")
+    parser.add_argument("--train", type=Path, default=SHARED / "data" / "train", help="fits taef2's prior")
+    parser.add_argument("--minutes", type=float, default=8, help="of training for taef2's prior, on first use")
+    parser.add_argument("--pack", action="append", help="only these packs (name or folder)")
+    parser.add_argument("--images", type=int, default=24, help="pictures of the yardstick")
+    parser.add_argument("--decision-images", type=int, default=8, help="of them for decisions at equal PSNR")
+    parser.add_argument("--time", metavar="PACK", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.time:
+        time_coder(options.time)
+        return 0
+    photos = sorted(options.kodak.glob("*.png"))[: options.images]
+    if not photos:
+        print(f"no pictures in {options.kodak}", file=sys.stderr)
+        return 2
+    packs = [load_pack(name) for name in options.pack] if options.pack else [load_pack("tiny")]
+    if not options.pack:
+        packs += [pack for pack in [taef2_pack(options.train, options.minutes)] if pack]
+    for pack in packs:
+        subject = open_subject(pack, photos)
+        compare_coders(subject)
+        compare_decisions(subject, photos, options.decision_images)
+        print_seed_method(subject, photos)
+        single = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        subprocess.run(
+            [sys.executable, "-m", "bench.coder", "--time", str(pack.folder)], check=True, env=single, cwd=ROOT
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
