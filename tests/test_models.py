@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sdrt_export.pack import decoder_only, update_manifest, write_pack
 
 from sdrt.errors import ModelError, OutputError
 from sdrt.models import (
@@ -23,6 +22,7 @@ from sdrt.models import (
     search_paths,
     verify_file,
 )
+from sdrt_export.pack import decoder_only, update_manifest, write_pack
 
 SPACE = LatentSpace("sd1", 4, 8, 0.18215, 0.0)
 FILES = {"encoder.onnx": b"encoder", "decoder.onnx": b"decoder", "prior.npz": b"prior"}
@@ -178,7 +178,7 @@ def test_a_decoder_only_pack_decodes_and_says_that_it_cannot_encode(tmp_path: Pa
 
 def test_a_precision_that_is_not_here_is_refused(tmp_path: Path) -> None:
     """Asking for another precision never falls back to the default one."""
-    pack = make(tmp_path / "p", **{"decoder_fp16_onnx": b"half"})
+    pack = make(tmp_path / "p", decoder_fp16_onnx=b"half")
     assert pack.precisions == ("w16", "fp16")
     assert pack.decoder_path("fp16").name == "decoder.fp16.onnx"
     with pytest.raises(ModelError, match=r"no decoder\.int8\.onnx"):

@@ -60,9 +60,7 @@ def download(repository: str, revision: str | None, subfolder: str | None) -> Pa
 def _fetch(repository: str, name: str, revision: str | None, subfolder: str | None, offline: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(
-        hf_hub_download(repository, name, subfolder=subfolder, revision=revision, local_files_only=offline)
-    )
+    return Path(hf_hub_download(repository, name, subfolder=subfolder, revision=revision, local_files_only=offline))
 
 
 def _is_reachable(endpoint: str) -> bool:

@@ -1,0 +1,274 @@
+"""sdrt.engine: devices are used or refused, never replaced; memory stays; damage is one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from sdrt import engine
+from sdrt.engine import Engine, available_devices, installed_onnxruntimes
+from sdrt.errors import EngineError
+
+
+def write_graph(path: Path, *, half: bool = False, layers: int = 1, width: int = 3) -> Path:
+    """A stack of 3x3 convolutions (N, 3, H, W) -> (N, 3, H, W) with fixed weights."""
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    rng = np.random.default_rng(3)
+    widths = [3, *[width] * (layers - 1), 3]
+    weights = [rng.normal(0, 0.2, (b, a, 3, 3)) for a, b in pairwise(widths)]
+    tensors = [
+        numpy_helper.from_array(weight.astype(np.float16 if half else np.float32), f"w{index}")
+        for index, weight in enumerate(weights)
+    ]
+    names = ["sample", *[f"x{index}" for index in range(layers - 1)], "latents"]
+    nodes = [
+        helper.make_node("Conv", [names[index], f"w{index}"], [names[index + 1]], pads=[1] * 4)
+        for index in range(layers)
+    ]
+    sides: list[str | int | None] = ["batch", 3, "height", "width"]
+    graph = helper.make_graph(
+        nodes,
+        "stack",
+        [helper.make_tensor_value_info("sample", kind, sides)],
+        [helper.make_tensor_value_info("latents", kind, sides)],
+        tensors,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return write_graph(tmp_path / "decoder.onnx")
+
+
+@pytest.fixture
+def sample() -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(4).normal(size=(2, 3, 5, 9)).astype(np.float32)
+
+
+def test_it_computes_what_the_graph_says(graph: Path, sample: Any) -> None:
+    """The result is the graph's, for any batch and size, in float32, with and without the optimiser."""
+    (reference,) = ReferenceEvaluator(str(graph)).run(None, {"sample": sample})
+    for optimise in (True, False):
+        result = Engine(graph, device="cpu", threads=1, optimise=optimise).run(sample)
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, reference, atol=1e-5)
+
+
+def test_either_float_type_goes_into_either_graph(tmp_path: Path, sample: Any) -> None:
+    """float16 and float32 arrays run through float16 and float32 graphs, and float32 comes out."""
+    for half in (False, True):
+        session = Engine(write_graph(tmp_path / "g.onnx", half=half), device="cpu", threads=1)
+        wide, narrow = session.run(sample), session.run(sample.astype(np.float16))
+        assert wide.dtype == narrow.dtype == np.float32
+        np.testing.assert_allclose(wide, narrow, atol=0.02)
+
+
+def test_a_view_that_is_not_contiguous_runs(graph: Path, sample: Any) -> None:
+    """A transposed view gives what its copy gives."""
+    turned = sample.transpose(0, 1, 3, 2)
+    session = Engine(graph, device="cpu", threads=1)
+    np.testing.assert_array_equal(session.run(turned), session.run(turned.copy()))
+
+
+def test_auto_says_what_it_chose(graph: Path) -> None:
+    """``auto`` is never the answer to which device is used, and what was passed over is named."""
+    session = Engine(graph, threads=1)
+    offered = {report.device for report in available_devices() if report.available}
+    assert session.device in offered
+    assert session.reason
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_is_not_here_is_refused_with_its_install_line(graph: Path, device: str) -> None:
+    """An explicit device is an error where it cannot be had, with the line that would install it."""
+    if any(report.device == device and report.available for report in available_devices()):
+        pytest.skip(f"{device} is here")
+    with pytest.raises(EngineError, match=r"pip install 'sdrt\[gpu\]'") as caught:
+        Engine(graph, device=device)
+    assert device in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_onnxruntime_the_install_line_is_the_error(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without any engine both auto and cpu say what to install."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for device in ("auto", "cpu"):
+        with pytest.raises(EngineError, match=r"pip install 'sdrt\[cpu\]'"):
+            Engine(graph, device=device)
+    with pytest.raises(EngineError, match=r"pip install 'sdrt\[openvino\]'"):
+        Engine(graph, device="openvino")
+    assert not any(report.available for report in available_devices())
+
+
+class FakeRuntime(ModuleType):
+    """An onnxruntime that offers every provider and cannot start those in ``broken``."""
+
+    __version__ = "0.fake"
+    GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=99, ORT_DISABLE_ALL=0)
+
+    def __init__(self, broken: Mapping[str, str]) -> None:
+        super().__init__("onnxruntime")
+        self.broken = broken
+        self.calls: list[tuple[list[Any], Any, int]] = []
+
+    def get_available_providers(self) -> list[str]:
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    class SessionOptions(SimpleNamespace):
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            setattr(self, key, value)
+
+    def InferenceSession(  # noqa: N802 (the real one's name)
+        self, path: str, sess_options: Any, providers: list[Any], enable_fallback: int
+    ) -> Any:
+        names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
+        self.calls.append((providers, sess_options, enable_fallback))
+        if names[0] in self.broken:
+            raise RuntimeError(f"{self.broken[names[0]]}\nstack\nstack")
+        port = SimpleNamespace(name="sample", type="tensor(float)")
+        return SimpleNamespace(get_providers=lambda: names, get_inputs=lambda: [port], get_outputs=lambda: [port])
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def install(**broken: str) -> FakeRuntime:
+        runtime = FakeRuntime(broken)
+        runtime.__spec__ = SimpleNamespace()  # type: ignore[assignment] # find_spec only asks whether there is one
+        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+        return runtime
+
+    return install
+
+
+def test_a_gpu_without_driver_is_an_error_when_asked_for(graph: Path, fake: Any) -> None:
+    """A provider that is offered but fails to start is refused by name, in one line."""
+    fake(CUDAExecutionProvider="CUDA failure 35: driver too old")
+    with pytest.raises(EngineError, match=r"device cuda cannot open .* driver too old") as caught:
+        Engine(graph, device="cuda")
+    assert "\n" not in str(caught.value)
+
+
+def test_auto_falls_back_and_says_why(graph: Path, fake: Any) -> None:
+    """Only ``auto`` may go on to the next device, and its reason holds the first one's error."""
+    fake(CUDAExecutionProvider="CUDA failure 35: driver too old")
+    session = Engine(graph)
+    assert session.device == "cpu"
+    assert "driver too old" in session.reason
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_onnxruntime_is_told_not_to_fall_back(graph: Path, fake: Any, device: str) -> None:
+    """Both of ONNX Runtime's silent roads to the CPU are closed for a device asked for by name."""
+    runtime = fake()
+    session = Engine(graph, device=device, threads=3, provider_options={"device_id": "1"})
+    providers, options, enable_fallback = runtime.calls[0]
+    assert session.device == device
+    assert providers[0] == (engine.PROVIDERS[device], {"device_id": "1"})
+    assert "CPUExecutionProvider" not in [entry if isinstance(entry, str) else entry[0] for entry in providers]
+    assert getattr(options, "session.disable_cpu_ep_fallback") == "1"
+    assert enable_fallback == 0
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+
+
+def test_a_runtime_that_swaps_the_provider_is_caught(graph: Path, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the runtime was told, the provider it reports is compared with the one asked for."""
+    runtime = fake()
+    swapped = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(runtime, "InferenceSession", lambda *_, **__: swapped)
+    with pytest.raises(EngineError, match="ONNX Runtime chose CPUExecutionProvider"):
+        Engine(graph, device="cuda")
+
+
+@pytest.mark.parametrize("disease", ["empty", "text", "truncated", "flipped"])
+def test_a_damaged_graph_is_one_line(graph: Path, disease: str) -> None:
+    """Damage in a graph file is an EngineError of one line, on every way to open it."""
+    data = graph.read_bytes()
+    damaged = {
+        "empty": b"",
+        "text": b"this is no graph\n" * 9,
+        "truncated": data[: len(data) // 2],
+        "flipped": bytes([data[0] ^ 0x0F]) + data[1:],
+    }
+    graph.write_bytes(damaged[disease])
+    for device in ("auto", "cpu"):
+        with pytest.raises(EngineError) as caught:
+            Engine(graph, device=device, threads=1)
+        assert "\n" not in str(caught.value)
+        assert graph.name in str(caught.value)
+
+
+def test_a_missing_graph_is_named(tmp_path: Path) -> None:
+    """The path that was wanted is in the message."""
+    with pytest.raises(EngineError, match=r"no graph at .*gone\.onnx"):
+        Engine(tmp_path / "gone.onnx")
+
+
+def test_bad_requests_are_refused(graph: Path, sample: Any) -> None:
+    """Unknown device, no threads, wrong rank, empty side, wrong channels: each is an EngineError, not a crash."""
+    with pytest.raises(EngineError, match="unknown device 'npu'"):
+        Engine(graph, device="npu")
+    with pytest.raises(EngineError, match="threads"):
+        Engine(graph, threads=0)
+    session = Engine(graph, device="cpu", threads=1)
+    for shape in ((3, 5, 9), (1, 3, 0, 9)):
+        with pytest.raises(EngineError, match="NCHW"):
+            session.run(np.zeros(shape, np.float32))
+    with pytest.raises(EngineError, match=r"decoder\.onnx on cpu failed"):
+        session.run(np.zeros((1, 4, 5, 9), np.float32))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_does_not_grow_with_new_shapes(tmp_path: Path) -> None:
+    """A hundred and fifty pictures of as many sizes leave the process as large as the largest one did."""
+    session = Engine(write_graph(tmp_path / "g.onnx", layers=6, width=16), device="cpu", threads=1)
+    session.run(np.zeros((1, 3, 320, 320), np.float32))
+    before = resident_bytes()
+    for height, width in np.random.default_rng(0).integers(16, 320, size=(150, 2)):
+        session.run(np.zeros((1, 3, int(height), int(width)), np.float32))
+    assert resident_bytes() - before < 2 << 20
+
+
+def test_importing_the_engine_loads_no_engine() -> None:
+    """``import sdrt.engine`` is free: the libraries come with the first graph."""
+    code = "import sys, sdrt.engine; assert not {'onnxruntime', 'openvino', 'torch'} & set(sys.modules)"
+    root = Path(engine.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+def test_openvino_gives_what_onnxruntime_gives(graph: Path, sample: Any) -> None:
+    """The same graph gives the same picture through OpenVINO, which may compute in bf16 where the CPU has it."""
+    pytest.importorskip("openvino")
+    session = Engine(graph, device="openvino", threads=1)
+    assert session.device == "openvino"
+    result = session.run(sample)
+    reference = Engine(graph, device="cpu", threads=1).run(sample)
+    assert result.shape == reference.shape
+    assert np.abs(result - reference).max() < 0.03 * np.abs(reference).max()
+    again = session.run(sample[:1, :, :4, :4])
+    assert again.shape == (1, 3, 4, 4)
+    assert result.base is None or not np.shares_memory(result, again)
+
+
+def test_every_installed_onnxruntime_is_listed() -> None:
+    """Two ONNX Runtime packages at once overwrite each other: doctor needs to see every one."""
+    names = [line.split()[0] for line in installed_onnxruntimes()]
+    assert len(names) == len(set(names))
+    assert set(names) <= set(engine.ORT_PACKAGES)
