@@ -60,7 +60,7 @@ def sample() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def test_it_computes_what_the_graph_says(graph: Path, sample: Any) -> None:
     """The result is the graph's, for any batch and size, in float32, with and without the optimiser."""
-    (reference,) = ReferenceEvaluator(str(graph)).run(None, {"sample": sample})
+    (reference,) = map(np.asarray, ReferenceEvaluator(str(graph)).run(None, {"sample": sample}))
     for optimise in (True, False):
         result = Engine(graph, device="cpu", threads=1, optimise=optimise).run(sample)
         assert result.dtype == np.float32
@@ -237,13 +237,15 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_new_shapes(tmp_path: Path) -> None:
-    """A hundred and fifty pictures of as many sizes leave the process as large as the largest one did."""
+    """Two hundred more pictures of as many new sizes leave the process as large as the first twenty did."""
     session = Engine(write_graph(tmp_path / "g.onnx", layers=6, width=16), device="cpu", threads=1)
     session.run(np.zeros((1, 3, 320, 320), np.float32))
-    before = resident_bytes()
-    for height, width in np.random.default_rng(0).integers(16, 320, size=(150, 2)):
+    sizes = np.random.default_rng(0).integers(16, 320, size=(220, 2))
+    resident: list[int] = []
+    for height, width in sizes:
         session.run(np.zeros((1, 3, int(height), int(width)), np.float32))
-    assert resident_bytes() - before < 2 << 20
+        resident.append(resident_bytes())
+    assert resident[-1] - resident[20] < 4 << 20
 
 
 def test_importing_the_engine_loads_no_engine() -> None:
