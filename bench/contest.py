@@ -53,16 +53,21 @@ def race(contestants: Sequence[Contestant], rounds: int, limit_s: float) -> list
     return [Timing(c.name, tuple(mine), c.gflop) for c, mine in zip(contestants, times_s, strict=True)]
 
 
-def table(timings: Sequence[Timing], gflops_per_s: float | None = None) -> str:
-    """Ratios to the first contestant, medians, spread; with the machine's rate, the share of it that is reached."""
+def table(timings: Sequence[Timing], yardstick: str | None = None) -> str:
+    """Ratios to the first contestant, medians and spread.
+
+    ``yardstick``: the name of the contestant whose operations a second are the machine's rate; then also the time that
+    each one's arithmetic takes at that rate, and the share of the rate that it reaches.
+    """
+    rates = [t.gflop / t.median_s for t in timings if t.name == yardstick and t.gflop]
     width = max(len(t.name) for t in timings) + 2
-    limit = f"{'limit s':>9}{'of rate':>9}" if gflops_per_s else ""
-    lines = [f"{'':<{width}}{'times':>8}{'median s':>10}{'min-max s':>16}{'runs':>6}{limit}"]
+    limit = f"{'limit s':>9}{'of rate':>9}" if rates else ""
+    lines = [f"{'':<{width}}{'times':>9}{'median s':>10}{'min-max s':>16}{'runs':>6}{limit}"]
     for t in timings:
-        line = f"{t.name:<{width}}{t.median_s / timings[0].median_s:>7.1f}x{t.median_s:>10.4f}{t.spread:>16}"
+        line = f"{t.name:<{width}}{t.median_s / timings[0].median_s:>8.3g}x{t.median_s:>10.4f}{t.spread:>16}"
         line += f"{len(t.times_s):>6}"
-        if gflops_per_s and t.gflop:
-            limit_s = t.gflop / gflops_per_s
+        if rates and t.gflop:
+            limit_s = t.gflop / rates[0]
             line += f"{limit_s:>9.4f}{limit_s / t.median_s:>9.0%}"
         lines.append(line)
     return "\n".join(lines)

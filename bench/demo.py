@@ -100,7 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES_BYTES)), help="target sizes in bytes, with commas")
     parser.add_argument("--shown", type=int, default=SHOWN_BYTES, help="the size that the picture shows")
     parser.add_argument("--model", help="pack name or folder (default: the default pack)")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo.png")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo.png", help="the picture")
     return parser.parse_args(arguments)
 
 
@@ -111,9 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes_bytes = sorted({*(int(s) for s in options.sizes.split(",")), options.shown})
     with Image.open(options.photo) as image:
         rgb = np.asarray(image.convert("RGB"))
-    folder = options.out.parent
-    others = anchors(folder / "cache")
-    ours = SdrtCodec(options.model, folder / "demo")
+    others = anchors(ROOT / "out" / "cache")
+    ours = SdrtCodec(options.model, ROOT / "out" / "demo")
     try:
         first_s = attempt(ours, rgb, sizes_bytes[0])  # opens the pack: its time is told apart
         groups = compare(rgb, ours, [others["webp"], others["jpeg"]], sizes_bytes)
@@ -122,8 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.photo.name}, {rgb.shape[1]}x{rgb.shape[0]} pixels, {rgb.size:,} bytes of pixels")
     print(f"first file, with opening the model: {first_s.encode_s + first_s.decode_s:.2f} s\n")
     print(table(rgb, groups))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     shown = groups[sizes_bytes.index(options.shown)]
-    sheet(panels(rgb, shown), CROPS).save(options.out)
+    sheet(panels(rgb, shown), CROPS).save(options.out, quality=92)
     print("\nWebP and JPEG get our file's bytes: the largest quality within them; their time is for that one file.")
     print("PSNR and MS-SSIM favour blur over texture: see the picture, and `make bench-rd` for LPIPS and DISTS.")
     print(f"pictures side by side: {options.out}      our files: {shown[0].coded.path.parent}")

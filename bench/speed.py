@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"
 BUDGET_BPP = 0.152
 DEFAULT_PACK = "tiny"
+YARDSTICK = "matrix product, float32"
 
 
 def our_contestants(photo: Image.Image, threads: int, arithmetic: Callable[..., float | None]) -> Iterator[Contestant]:
@@ -120,6 +121,19 @@ def torch_contestants(
         yield from graph_contestants(title, path, tuple(sd_latents.shape), threads, arithmetic)
 
 
+def yardsticks(threads: int) -> Iterator[Contestant]:
+    """Products of large matrices: the rate that no network on this machine exceeds. Empty without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    from bench.arithmetic import matrix_product
+
+    torch.set_num_threads(threads)
+    for name, dtype in ((YARDSTICK, "float32"), ("matrix product, bfloat16", "bfloat16")):
+        yield Contestant(name, *matrix_product(dtype))
+
+
 def _arithmetic() -> Callable[..., float | None]:
     if importlib.util.find_spec("onnx") is None:
         return lambda path, shape: None
@@ -185,21 +199,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         photo = image.convert("RGB").resize((options.size, options.size), Image.Resampling.LANCZOS)
     parts = [f"{_machine()}; {options.threads} threads each; {options.size}x{options.size} pixels"]
     arithmetic = _arithmetic()
-    rate = None
-    if importlib.util.find_spec("torch") is not None:
-        from bench.arithmetic import matrix_gflops_per_s
-
-        rate = matrix_gflops_per_s("float32", options.threads)
-        half = matrix_gflops_per_s("bfloat16", options.threads)
-        parts.append(f"matrix product: {rate:.0f} GFLOP/s in float32, {half:.0f} in bfloat16 (limits below: float32)")
     try:
         contestants = [
             *our_contestants(photo, options.threads, arithmetic),
             *torch_contestants(photo.size, options.threads, options.cache, arithmetic, with_sd=not options.quick),
             *pillow_contestants(photo, options.cache),
+            *yardsticks(options.threads),
         ]
         timings = contest.race(contestants, rounds, limit_s=60)
-        parts.append(contest.table(timings, rate))
+        parts.append(contest.table(timings, YARDSTICK))
         parts.append(process.table(process_runs(3 if options.quick else 7, large=options.large)))
     except SdrtError as error:
         raise SystemExit(f"bench: {error}") from error

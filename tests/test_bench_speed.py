@@ -29,13 +29,13 @@ def test_the_slow_one_sits_out_after_three() -> None:
 
 
 def test_ratios_are_to_the_first_and_the_share_is_of_the_limit() -> None:
-    """2 s against 0.5 s is 4.0x; 100 GFLOP at 200 GFLOP/s take 0.5 s at least, a quarter of 2 s."""
-    text = contest.table([Timing("ours", (0.5, 0.4, 0.9), 50), Timing("theirs", (2.0,), 100)], 200)
-    ours, theirs = text.splitlines()[1:]
-    assert "1.0x" in ours
+    """2 s against 0.5 s is 4x; 100 GFLOP at 200 GFLOP/s take 0.5 s at least, a quarter of 2 s."""
+    timings = [Timing("ours", (0.5, 0.4, 0.9), 50), Timing("theirs", (2.0,), 100), Timing("rate", (0.1,), 20)]
+    ours, theirs, _ = contest.table(timings, "rate").splitlines()[1:]
+    assert " 1x" in ours
     assert "0.400-0.900" in ours
     assert "50%" in ours
-    assert "4.0x" in theirs
+    assert " 4x" in theirs
     assert "25%" in theirs
 
 
