@@ -348,3 +348,21 @@ def test_a_surprise_is_one_line_too(
     monkeypatch.setenv("SDRT_TRACEBACK", "1")
     assert cli.main(arguments) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_no_odd_picture_is_a_surprise(
+    shared: Path, testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What people and enemies feed an image tool is encoded and decoded, or refused in one line; nothing else."""
+    out = [str(tmp_path / name) for name in ("x.sdl", "x.png")]
+    codes = []
+    for path in sorted((shared / "data" / "odd").rglob("*.*")):
+        codes.append(cli.main(["encode", str(path), "-o", out[0], "--force", "--quiet", "--model", "testpack"]))
+        if codes[-1] == 0:
+            assert cli.main(["decode", out[0], "-o", out[1], "--force"]) == 0
+            assert capsys.readouterr().err == ""
+        else:
+            assert codes[-1] in (errors.ImageError.exit_code, errors.LimitError.exit_code), path
+            one_line(capsys.readouterr().err)
+    assert codes.count(0) > 400
