@@ -11,7 +11,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from sdrt import alpha as codings
+from sdrt import edges
 from sdrt.alpha import DEFAULT_MAX_ERROR, Plane, decode_alpha, encode_alpha
+from sdrt.edges import decode_edges, encode_edges
 from sdrt.errors import CorruptError, SdrtError, UnsupportedError
 
 
@@ -41,6 +43,12 @@ def planes() -> dict[str, Plane]:
 
 
 PLANES = planes()
+GOLDEN = (
+    "0103636018ac200a87f83264ce521c8aa21946016d00230ef1ff83d7c900",
+    "0200e5c1db0d80200c40d1eb700c51366025a6eb24ad0286d40f63e2e3cb731816505028a580aa82b813643376a963533b0eace344b6865bc41b2ea580a106bccf033e213ef107d9269e5a01",
+    "0380bfff800000b161bb964078cdc691c984aea7f24782934dc4b73b06",
+)
+"""One plane in codings 1, 2 and 3."""
 
 
 @pytest.mark.parametrize("name", PLANES)
@@ -114,7 +122,7 @@ def test_page_describes_the_interpolation(name: str, radius: int) -> None:
     ("plane", "limit_bytes"),
     [
         (np.full((512, 512), 128, np.uint8), 2),
-        (disc(512), 1000),
+        (disc(512), 300),
         (disc(512, blur_px=8), 1300),
         (disc(512, blur_px=25), 1700),
     ],
@@ -123,6 +131,141 @@ def test_page_describes_the_interpolation(name: str, radius: int) -> None:
 def test_typical_masks_are_small(plane: Plane, limit_bytes: int) -> None:
     """A mask of 512 x 512 costs a fraction of the photo's 5 kB."""
     assert len(encode_alpha(plane)) <= limit_bytes
+
+
+def edges_as_the_page_says(data: bytes, height_px: int, width_px: int) -> list[list[int]]:
+    """Coding 3 written from docs/FORMAT.md alone; ``data`` begins with the parameter."""
+    radius, soft = data[0] & 63, data[0] >= 128
+    stream = data[1:] + bytes(10**4)
+    code, taken, span = int.from_bytes(stream[:4], "big"), 4, 2**32 - 1
+    zero: dict[int, int] = {}
+    shift: dict[int, int] = {}
+
+    def bit(context: int) -> int:
+        nonlocal code, taken, span
+        chance, slow = zero.get(context, 32768), shift.get(context, 1)
+        bound = (span >> 16) * chance
+        found = int(code >= bound)
+        if found:
+            code, span = code - bound, span - bound
+            zero[context] = chance - (chance >> slow)
+        else:
+            span = bound
+            zero[context] = chance + ((65536 - chance) >> slow)
+        shift[context] = min(slow + 1, 6)
+        while span < 2**24:
+            span, code, taken = span * 256, code * 256 + stream[taken], taken + 1
+        return found
+
+    tall, wide = -(-height_px // 16), -(-width_px // 16)
+    blocks = [[0] * wide for _ in range(tall)]
+    for j in range(tall):
+        for i in range(wide):
+            above, left = blocks[j - 1][i] if j else 0, blocks[j][i - 1] if i else 0
+            context = 2 * (3 * above + left)
+            blocks[j][i] = 1 if bit(context) else 2 * bit(context + 1)
+    alpha = [[255 * (blocks[y // 16][x // 16] == 2) for x in range(width_px)] for y in range(height_px)]
+
+    def at(y: int, x: int) -> int:
+        return alpha[y][x] if y >= 0 and 0 <= x < width_px else 0
+
+    for y in range(height_px):
+        for x in range(width_px):
+            if blocks[y // 16][x // 16] != 1:
+                continue
+            near = [at(y, x - 1), at(y - 1, x), at(y - 1, x - 1), at(y - 1, x + 1), at(y, x - 2), at(y - 2, x)]
+            k = sum(3**i * (0 if v == 0 else 2 if v == 255 else 1) for i, v in enumerate(near))
+            if not soft or not bit(18 + k):
+                alpha[y][x] = 255 * bit(747 + k)
+                continue
+            w, n, nw, ne = near[:4]
+            prediction = min(max(w + n - nw, min(w, n)), max(w, n))
+            prediction = min(max(prediction, 1), 254)
+            t = abs(w - n) + abs(n - nw) + abs(n - ne)
+            c = sum(t > limit for limit in (16, 64, 200))
+            m, sign = 0, 1
+            if bit(1476 + c):
+                sign = -1 if bit(1480 + c) else 1
+                p = 0
+                while bit(1484 + 8 * c + p):
+                    p += 1
+                m = 1
+                for place in range(p - 1, -1, -1):
+                    m = 2 * m + bit(1516 + 7 * p + place)
+            alpha[y][x] = min(max(prediction + sign * m * (2 * radius + 1), 1), 254)
+    assert code == 0
+    assert taken >= len(data) - 1
+    return alpha
+
+
+@pytest.mark.parametrize("radius", [0, 8])
+@pytest.mark.parametrize("name", PLANES)
+def test_page_describes_the_edges(name: str, radius: int) -> None:
+    """A reader of coding 3 written from docs/FORMAT.md alone finds the same plane."""
+    plane = PLANES[name].copy()
+    plane[: len(plane) // 2] = np.where(plane[: len(plane) // 2] > 100, 255, 0)
+    data = encode_edges(plane, radius)
+    if data is not None:
+        assert decode_edges(data, *plane.shape).tolist() == edges_as_the_page_says(data, *plane.shape)
+    assert (data is None) == (name in ("transparent", "soft disc", "ramp", "corner"))
+
+
+@pytest.mark.parametrize("name", PLANES)
+@pytest.mark.parametrize("radius", [0, 1, 8, 63])
+def test_edges_come_back(name: str, radius: int) -> None:
+    """Coding 3 keeps 0 and 255 and every soft value within its radius, or leaves the plane to the others."""
+    plane = PLANES[name]
+    data = encode_edges(plane, radius)
+    if data is None:
+        assert (plane == plane[0, 0]).all() or ((plane > 0) & (plane < 255)).mean() > 0.1
+        return
+    back = decode_edges(data, *plane.shape)
+    assert back.dtype == np.uint8
+    assert np.abs(back.astype(int) - plane).max() <= radius
+    assert ((back == 0) == (plane == 0)).all()
+    assert ((back == 255) == (plane == 255)).all()
+
+
+def test_edges_account_for_every_byte() -> None:
+    """Coding 3 refuses bytes after its end, also zeros, and nothing that it reads is shorter than what it wrote."""
+    for name in ("disc", "binary noise"):
+        plane = PLANES[name]
+        data = encode_edges(plane, 0)
+        assert data is not None
+        assert data[-1] != 0
+        for more in (b"\x00", b"\x01", b"\xff" * 9):
+            with pytest.raises(CorruptError):
+                decode_edges(data + more, *plane.shape)
+
+
+def test_edges_carry_through_long_runs_of_ones() -> None:
+    """The range coder's carries reach back as far as they must: many random masks come back exactly."""
+    rng = np.random.default_rng(10)
+    for _ in range(150):
+        plane = np.where(rng.random((30, 40)) < rng.random(), 255, 0).astype(np.uint8)
+        plane[rng.random(plane.shape) < 0.1 * rng.random()] = rng.integers(1, 255)
+        data = encode_edges(plane, 0)
+        assert data is not None
+        assert (decode_edges(data, *plane.shape) == plane).all()
+
+
+def test_too_many_edges_are_left_to_other_codings() -> None:
+    """A plane that would take long to walk through is not coded so, and a file that claims one is refused."""
+    noise = (np.random.default_rng(11).integers(0, 2, (1024, 1024)) * 255).astype(np.uint8)
+    assert encode_edges(noise, 0) is None
+    encoder = edges._Encoder()
+    edges._walk_blocks(encoder, np.ones((60, 60), np.uint8))
+    with pytest.raises(CorruptError, match="2048"):
+        decode_edges(b"\x00" + encoder.finish(), 16 * 60, 16 * 60)
+
+
+def test_bytes_stay_as_they_are() -> None:
+    """Golden: what earlier versions wrote is still read as it was."""
+    expected = np.zeros((20, 37), np.uint8)
+    expected[4:15, 6:30] = 255
+    expected[4, 6:30] = 90
+    for golden in GOLDEN:
+        assert (decode_alpha(bytes.fromhex(golden), 20, 37) == expected).all()
 
 
 def test_bytes_are_the_same_every_time() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from sdrt.edges import MAX_RADIUS, decode_edges, encode_edges
 from sdrt.errors import CorruptError, UnsupportedError
 
 Plane = npt.NDArray[np.uint8]
@@ -19,7 +20,7 @@ Plane = npt.NDArray[np.uint8]
 DEFAULT_MAX_ERROR = 8
 """3 % of opacity in the soft parts: invisible, and a soft shadow shrinks to a quarter of its lossless size."""
 
-_CONSTANT, _DIFFERENCES, _INTERPOLATED = range(3)
+_CONSTANT, _DIFFERENCES, _INTERPOLATED, _EDGES = range(4)
 _ALONG_ROWS, _ALONG_COLUMNS = 1, 2
 _MAX_STEP_RADIUS = 63
 _COARSEST = 64
@@ -43,7 +44,9 @@ def encode_alpha(alpha: Plane, *, max_error: int = DEFAULT_MAX_ERROR) -> bytes:
         for radius in sorted({0, max_error // 2})
     ]
     head, values = min(differences + residuals, key=lambda coding: len(_deflated(coding[1], _QUICK)))
-    return head + _deflated(values, _THOROUGH)
+    coded = head + _deflated(values, _THOROUGH)
+    edges = encode_edges(alpha, min(max_error, MAX_RADIUS))
+    return coded if edges is None else min(coded, bytes([_EDGES]) + edges, key=len)
 
 
 def decode_alpha(data: bytes, height_px: int, width_px: int) -> Plane:
@@ -68,7 +71,9 @@ def decode_alpha(data: bytes, height_px: int, width_px: int) -> Plane:
         if parameter > _MAX_STEP_RADIUS:
             raise CorruptError(f"the alpha plane has step radius {parameter}, at most {_MAX_STEP_RADIUS} is possible")
         return _interpolated(_inflate(rest, height_px * width_px), height_px, width_px, parameter)
-    raise UnsupportedError(f"the alpha plane has coding {kind}, this sdrt knows 0 to {_INTERPOLATED}: update sdrt")
+    if kind == _EDGES:
+        return decode_edges(data[1:], height_px, width_px)
+    raise UnsupportedError(f"the alpha plane has coding {kind}, this sdrt knows 0 to {_EDGES}: update sdrt")
 
 
 def _deflated(values: Plane, trials: tuple[tuple[int, int], ...]) -> bytes:

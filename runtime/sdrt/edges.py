@@ -1,0 +1,253 @@
+"""Alpha coding 3, for masks that are mostly 0 and 255: an adaptive binary range coder along their edges.
+
+Blocks of 16 x 16 pixels that are all 0 or all 255 are named as such; only the pixels of the others are coded, one by
+one, each from its neighbours. One walk serves both directions: an encoder is told each bit, a decoder tells it. The
+words for it are in docs/FORMAT.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sdrt.errors import CorruptError
+
+Plane = npt.NDArray[np.uint8]
+
+BLOCK = 16
+MAX_MIXED_BLOCKS = 2048
+"""A plane with more blocks to walk through, a second or two of work, is left to the other codings."""
+MAX_RADIUS = 63
+
+_TRANSPARENT, _MIXED, _OPAQUE = range(3)
+_CLASS = bytes([_TRANSPARENT, *[_MIXED] * 254, _OPAQUE])
+_NEIGHBOURHOODS = 3**6
+_ACTIVITIES = 4
+_MAX_PREFIX = 7
+
+# Where each kind of decision keeps its probabilities.
+_BLOCK_AT = 0
+_SOFT_AT = _BLOCK_AT + 2 * 9
+_OPAQUE_AT = _SOFT_AT + _NEIGHBOURHOODS
+_ZERO_AT = _OPAQUE_AT + _NEIGHBOURHOODS
+_SIGN_AT = _ZERO_AT + _ACTIVITIES
+_PREFIX_AT = _SIGN_AT + _ACTIVITIES
+_SUFFIX_AT = _PREFIX_AT + _ACTIVITIES * (_MAX_PREFIX + 1)
+_CONTEXTS = _SUFFIX_AT + (_MAX_PREFIX + 1) * _MAX_PREFIX
+
+_EVEN = 1 << 15
+_SLOWEST = 6
+_TOP = 1 << 24
+_WORD = 0xFFFFFFFF
+
+
+class _Coder(Protocol):
+    def bit(self, context: int, bit: int) -> int:
+        """Code ``bit`` (an encoder) or ignore it (a decoder), and return the bit that a decoder finds."""
+        ...
+
+
+class _Probabilities:
+    """The chance of a 0 in each context, in 1/65536, and how often it was used: young ones learn faster."""
+
+    def __init__(self) -> None:
+        self.zero = [_EVEN] * _CONTEXTS
+        self.shift = [1] * _CONTEXTS
+
+    def learn(self, context: int, bit: int) -> None:
+        shift = self.shift[context]
+        zero = self.zero[context]
+        self.zero[context] = zero - (zero >> shift) if bit else zero + ((65536 - zero) >> shift)
+        if shift < _SLOWEST:
+            self.shift[context] = shift + 1
+
+
+class _Encoder:
+    def __init__(self) -> None:
+        self._probabilities = _Probabilities()
+        self._low = 0
+        self._range = _WORD
+        self._out = bytearray()
+
+    def bit(self, context: int, bit: int) -> int:
+        bound = (self._range >> 16) * self._probabilities.zero[context]
+        if bit:
+            self._add(bound)
+            self._range -= bound
+        else:
+            self._range = bound
+        self._probabilities.learn(context, bit)
+        while self._range < _TOP:
+            self._out.append(self._low >> 24)
+            self._low = (self._low << 8) & _WORD
+            self._range <<= 8
+        return bit
+
+    def _add(self, bound: int) -> None:
+        self._low += bound
+        if self._low > _WORD:
+            self._low &= _WORD
+            at = len(self._out) - 1
+            while self._out[at] == 0xFF:
+                self._out[at] = 0
+                at -= 1
+            self._out[at] += 1
+
+    def finish(self) -> bytes:
+        """The bytes of the lower end of the last interval, without the zeros at their end."""
+        return bytes(self._out + self._low.to_bytes(4, "big")).rstrip(b"\x00")
+
+
+class _Decoder:
+    def __init__(self, data: bytes) -> None:
+        self._probabilities = _Probabilities()
+        self._data = data
+        self._at = 4
+        self._code = int.from_bytes(data[:4].ljust(4, b"\x00"), "big")
+        self._range = _WORD
+
+    def bit(self, context: int, bit: int) -> int:
+        bound = (self._range >> 16) * self._probabilities.zero[context]
+        if self._code < bound:
+            bit = 0
+            self._range = bound
+        else:
+            bit = 1
+            self._code -= bound
+            self._range -= bound
+        self._probabilities.learn(context, bit)
+        while self._range < _TOP:
+            self._code = self._code << 8 | (self._data[self._at] if self._at < len(self._data) else 0)
+            self._at += 1
+            self._range <<= 8
+        if self._code >= self._range:
+            raise CorruptError("the alpha plane holds a number outside its interval")
+        return bit
+
+    def finish(self) -> None:
+        if self._code or self._at < len(self._data) or self._data[-1:] == b"\x00":
+            raise CorruptError("the alpha plane does not end where its bytes end")
+
+
+def encode_edges(alpha: Plane, radius: int) -> bytes | None:
+    """The bytes of a plane, uint8 (H, W), soft values within ``radius`` (0..63).
+
+    None where there is nothing or too much to walk through, or most of it is soft, which this coding is not made for.
+    """
+    assert 0 <= radius <= MAX_RADIUS
+    blocks = _block_classes(alpha)
+    mixed = int((blocks == _MIXED).sum())
+    soft_px = int(((alpha > 0) & (alpha < 255)).sum())
+    if not 1 <= mixed <= MAX_MIXED_BLOCKS or 2 * soft_px > mixed * BLOCK * BLOCK:
+        return None
+    soft = soft_px > 0
+    encoder = _Encoder()
+    _walk_blocks(encoder, blocks)
+    _walk_pixels(encoder, [row.tobytes() for row in alpha], blocks, radius=radius, soft=soft)
+    return bytes([radius | soft << 7]) + encoder.finish()
+
+
+def decode_edges(data: bytes, height_px: int, width_px: int) -> Plane:
+    """The plane, uint8 (height_px, width_px), that ``encode_edges`` wrote.
+
+    Raises CorruptError for bytes that are no such plane.
+    """
+    if not data or data[0] & 0x40:
+        raise CorruptError("the alpha plane has no valid parameter")
+    blocks = np.zeros((-(-height_px // BLOCK), -(-width_px // BLOCK)), np.uint8)
+    decoder = _Decoder(data[1:])
+    _walk_blocks(decoder, blocks)
+    if not 1 <= int((blocks == _MIXED).sum()) <= MAX_MIXED_BLOCKS:
+        raise CorruptError(f"the alpha plane has no blocks with edges, or more than {MAX_MIXED_BLOCKS}")
+    rows = _walk_pixels(decoder, [bytes(width_px)] * height_px, blocks, radius=data[0] & 0x3F, soft=data[0] >= 0x80)
+    decoder.finish()
+    alpha = np.stack([np.frombuffer(row, np.uint8, width_px, 2) for row in rows])
+    if not np.array_equal(_block_classes(alpha), blocks):
+        raise CorruptError("the alpha plane has a block that is not as mixed as it says")
+    return alpha
+
+
+def _block_classes(alpha: Plane) -> Plane:
+    height_px, width_px = alpha.shape
+    padded = np.pad(alpha, ((0, -height_px % BLOCK), (0, -width_px % BLOCK)), mode="edge")
+    tiles = padded.reshape(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK)
+    low, high = tiles.min(axis=(1, 3)), tiles.max(axis=(1, 3))
+    classes: Plane = np.where(high == 0, _TRANSPARENT, np.where(low == 255, _OPAQUE, _MIXED)).astype(np.uint8)
+    return classes
+
+
+def _walk_blocks(coder: _Coder, blocks: Plane) -> None:
+    """The class of each block from those to its left and above; a decoder writes them into ``blocks``."""
+    above = [_TRANSPARENT] * blocks.shape[1]
+    for row in blocks:
+        left = _TRANSPARENT
+        classes = row.tolist()
+        for x, wanted in enumerate(classes):
+            context = _BLOCK_AT + 2 * (3 * above[x] + left)
+            left = _MIXED
+            if not coder.bit(context, wanted == _MIXED):
+                left = _OPAQUE if coder.bit(context + 1, wanted == _OPAQUE) else _TRANSPARENT
+            classes[x] = left
+        row[:] = classes
+        above = classes
+
+
+def _walk_pixels(coder: _Coder, source: Sequence[bytes], blocks: Plane, *, radius: int, soft: bool) -> list[bytearray]:
+    """Code the pixels of the mixed blocks, row by row through the whole plane; ``source`` is what an encoder codes.
+
+    Returns the rows that a decoder finds, each with two zeros before and after it.
+    """
+    flat = bytes([0, 0, 255])
+    step = 2 * radius + 1
+    width_px = len(source[0])
+    rows: list[bytearray] = []
+    two_above = one_above = bytearray(width_px + 4)
+    for y, wanted in enumerate(source):
+        classes = blocks[y // BLOCK]
+        now = bytearray(2) + np.repeat(np.frombuffer(flat, np.uint8)[classes], BLOCK)[:width_px].tobytes() + bytes(2)
+        for block in np.flatnonzero(classes == _MIXED).tolist():
+            for x in range(block * BLOCK + 2, min(block * BLOCK + BLOCK, width_px) + 2):
+                west, north, north_west, north_east = now[x - 1], one_above[x], one_above[x - 1], one_above[x + 1]
+                neighbourhood = (
+                    _CLASS[west]
+                    + 3 * _CLASS[north]
+                    + 9 * _CLASS[north_west]
+                    + 27 * _CLASS[north_east]
+                    + 81 * _CLASS[now[x - 2]]
+                    + 243 * _CLASS[two_above[x]]
+                )
+                value = wanted[x - 2]
+                if not (soft and coder.bit(_SOFT_AT + neighbourhood, _CLASS[value] == _MIXED)):
+                    now[x] = 255 * coder.bit(_OPAQUE_AT + neighbourhood, value == 255)
+                    continue
+                low, high = (west, north) if west < north else (north, west)
+                prediction = min(max(west + north - north_west, low, 1), high if high > 1 else 1, 254)
+                span = abs(west - north) + abs(north - north_west) + abs(north - north_east)
+                error = value - prediction
+                steps = (abs(error) + radius) // step
+                steps = _walk_steps(coder, (span > 16) + (span > 64) + (span > 200), -steps if error < 0 else steps)
+                now[x] = min(max(prediction + steps * step, 1), 254)
+        rows.append(now)
+        two_above, one_above = one_above, now
+    return rows
+
+
+def _walk_steps(coder: _Coder, activity: int, steps: int) -> int:
+    """A signed number: zero or not, its sign, then its size by an Exp-Golomb code."""
+    if not coder.bit(_ZERO_AT + activity, steps != 0):
+        return 0
+    negative = coder.bit(_SIGN_AT + activity, steps < 0)
+    size = abs(steps)
+    prefix = 0
+    prefix_at = _PREFIX_AT + activity * (_MAX_PREFIX + 1)
+    while coder.bit(prefix_at + prefix, size >> (prefix + 1) != 0):
+        prefix += 1
+        if prefix > _MAX_PREFIX:
+            raise CorruptError("the alpha plane holds an error beyond 255")
+    found = 1
+    for place in range(prefix - 1, -1, -1):
+        found = found << 1 | coder.bit(_SUFFIX_AT + prefix * _MAX_PREFIX + place, size >> place & 1)
+    return -found if negative else found
