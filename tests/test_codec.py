@@ -17,7 +17,7 @@ from PIL import Image
 
 import sdrt
 from sdrt import codec as codec_module
-from sdrt import image, models, quantize, transform
+from sdrt import image, models, quantize, rate, transform
 from sdrt.codec import Codec
 from sdrt.engine import Engine
 from sdrt.errors import LimitError, ModelError, UnsupportedError
@@ -359,3 +359,20 @@ def test_golden_files_decode_for_ever(path: Path, testpack: ModelPack) -> None:
 def test_the_golden_files_are_there() -> None:
     """The test above runs over something."""
     assert len(list(GOLDEN.glob("*.sdl"))) >= 5
+
+
+@pytest.mark.slow
+def test_rates_on_kodak(kodak: list[Path]) -> None:
+    """The default pack on every Kodak image: quality is monotone in size and likeness, targets land within 2 %."""
+    codec = Codec()
+    for path in kodak:
+        picture = image.load(path)
+        files = [codec.encode(picture, quality=quality) for quality in range(0, 101, 10)]
+        sizes = [len(file) for file in files]
+        likeness = [psnr_db(codec.decode_picture(file).rgb, picture.rgb) for file in files]
+        assert sizes == sorted(sizes), path
+        assert all(after > before - 0.05 for before, after in itertools.pairwise(likeness)), (path, likeness)
+        for target_bpp in (0.06, 0.152, 0.4):
+            size = len(codec.encode(picture, target_bpp=target_bpp))
+            budget = rate.budget_of(target_bpp, *picture.rgb.shape[:2])
+            assert size <= budget and (size >= 0.98 * budget or size >= sizes[-1]), (path, target_bpp, size)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from sdrt.about import read_source
 from sdrt.errors import ImageError, LimitError, OutputError, SdrtError
-from sdrt.output import write_atomic
 from sdrt.sdl import MAX_FILE_BYTES
 
 STDIO = "-"
@@ -85,6 +84,8 @@ def check_output(destination: str, *, overwrite: bool) -> None:
 def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:
     """Write a whole file, or to stdout for ``-``. Raises OutputError: exists already, full disk, reader gone."""
     if destination != STDIO:
+        from sdrt.output import write_atomic
+
         write_atomic(destination, data, overwrite=overwrite)
         return
     with _stdout():
