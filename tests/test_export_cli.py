@@ -1,0 +1,217 @@
+"""``python -m sdrt_export``: a checkpoint becomes a pack, the pack is proven, and errors are one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdrt.models import load_pack, verify_file
+from sdrt_export import pack as packs
+from sdrt_export.__main__ import main
+
+diffusers = pytest.importorskip("diffusers")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def save_kl(folder: Path, seed: int = 1, **changes: Any) -> Path:
+    """A small AutoencoderKL saved by diffusers, whose configuration says nothing about force_upcast."""
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "force_upcast": False,
+    }
+    diffusers.AutoencoderKL(**{**settings, **changes}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors lose more time to torch's second thread than they gain, most of all beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_kl(tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packs") / "small"
+    assert main(["graph", str(checkpoint), "--out", str(folder), "--precision", "w16", "fp16"]) == 0
+    return folder
+
+
+@pytest.fixture
+def fresh(exported: Path, tmp_path: Path) -> Path:
+    """The exported pack, to be changed."""
+    return Path(shutil.copytree(exported, tmp_path / "small"))
+
+
+def test_graph_writes_a_pack_that_loads(exported: Path, checkpoint: Path) -> None:
+    """After ``graph`` the runtime reads the pack, every file's hash holds, and the manifest names the source."""
+    pack = load_pack(exported)
+    assert (pack.name, pack.precisions, pack.latent_distribution, pack.halo) == ("small", ("w16", "fp16"), True, None)
+    assert sorted(pack.files) == ["decoder.fp16.onnx", "decoder.onnx", "encoder.fp16.onnx", "encoder.onnx"]
+    for name in pack.files:
+        verify_file(pack, name)
+    assert pack.manifest["source"]["location"] == str(checkpoint)
+    assert pack.manifest["source"]["class"] == "AutoencoderKL"
+    assert pack.manifest["graphs"]["opset"] == 18
+
+
+def test_verify_proves_the_pack_and_writes_down_how_close(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``verify`` finds the source by the manifest, exits with 0, and leaves its figures there."""
+    assert main(["verify", str(fresh), "--device", "cpu"]) == 0
+    verified = load_pack(fresh).manifest["verified"]
+    rows = {row["precision"]: row for row in verified["parity"]}
+    assert set(rows) == {"w16", "fp16"}
+    for name, row in rows.items():
+        tolerance = verified["tolerances"][name]
+        assert row["passed"]
+        assert row["device"] == "cpu"
+        assert 0 < row["latents_relative"] <= tolerance["latents_relative"]
+        assert 0 < row["picture_max_abs"] <= tolerance["picture_max_abs"]
+        assert row["picture_psnr_db"] >= tolerance["picture_psnr_db"]
+    assert rows["w16"]["fp16_peak"] is None
+    assert 0 < rows["fp16"]["fp16_peak"] < 32752
+    assert {case[0] for case in verified["cases"]} == {1, 2}
+    assert "ok" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_verify_fails_for_graphs_of_another_checkpoint(fresh: Path, tmp_path: Path, half: str) -> None:
+    """A pack whose graph computes something else fails with exit code 1, and the manifest says so."""
+    other = tmp_path / "other"
+    assert main(["graph", str(save_kl(tmp_path / "source", seed=2)), "--out", str(other)]) == 0
+    shutil.copyfile(other / f"{half}.onnx", fresh / f"{half}.onnx")
+    packs.update_manifest(fresh)
+    assert main(["verify", str(fresh), "--device", "cpu"]) == 1
+    rows = {row["precision"]: row["passed"] for row in load_pack(fresh).manifest["verified"]["parity"]}
+    assert rows == {"w16": False, "fp16": True}
+
+
+def test_verify_refuses_an_altered_file(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A graph that changed after the export is refused by hash before it runs."""
+    path = fresh / "decoder.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    assert main(["verify", str(fresh), "--device", "cpu"]) == 7
+    error = capsys.readouterr().err
+    assert "altered" in error
+    assert error.count("\n") == 1
+
+
+def test_verify_refuses_a_source_of_another_space(fresh: Path, tmp_path: Path, capsys: Any) -> None:
+    """Another encoder is another latent space: comparing pictures with it would mean nothing."""
+    other = save_kl(tmp_path / "source", seed=2)
+    assert main(["verify", str(fresh), "--source", str(other), "--device", "cpu"]) == 7
+    assert "speaks latent space" in capsys.readouterr().err
+
+
+def test_the_configurations_ban_on_fp16_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """force_upcast refuses fp16, allows w16, and gives way to an explicit word, with a warning."""
+    source = str(save_kl(tmp_path / "xl", force_upcast=True))
+    out = str(tmp_path / "pack")
+    assert main(["graph", source, "--out", out, "--precision", "fp16"]) == 7
+    error = capsys.readouterr().err
+    assert "force_upcast" in error
+    assert error.count("\n") == 1
+    assert not Path(out).exists()
+    assert main(["graph", source, "--out", out]) == 0
+    assert main(["graph", source, "--out", out, "--precision", "fp16", "--allow-upcast"]) == 0
+    assert "warning" in capsys.readouterr().err
+    assert load_pack(out).precisions == ("fp16",)
+
+
+def test_a_prior_survives_an_export_of_the_same_space_only(fresh: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Exporting again keeps the prior that files were written with; another space does not inherit it."""
+    (fresh / "prior.npz").write_bytes(b"fitted")
+    packs.update_manifest(fresh, prior={"images": 2}, quality_range=(600, 200), default_step=333)
+    before = load_pack(fresh)
+    assert main(["graph", str(checkpoint), "--out", str(fresh)]) == 0
+    after = load_pack(fresh)
+    assert after.prior_identity == before.prior_identity
+    assert (after.quality_range, after.default_step, after.manifest["prior"]) == ((600, 200), 333, {"images": 2})
+    assert after.precisions == ("w16",)
+    assert main(["graph", str(save_kl(tmp_path / "other", seed=2)), "--out", str(fresh)]) == 7
+    assert load_pack(fresh) == after
+
+
+def test_the_smallest_pack_is_written_and_its_size_said(fresh: Path, tmp_path: Path, capsys: Any) -> None:
+    """``pack --decoder-only`` leaves one decoder, the prior and the manifest, and prints their bytes."""
+    (fresh / "prior.npz").write_bytes(b"fitted")
+    packs.update_manifest(fresh, prior={"images": 2})
+    out = tmp_path / "least"
+    assert main(["pack", str(fresh), "--decoder-only", "--out", str(out), "--precision", "fp16"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["decoder.fp16.onnx", "manifest.json", "prior.npz"]
+    assert f"{sum(path.stat().st_size for path in out.iterdir()):,} bytes" in capsys.readouterr().out
+    assert load_pack(out).decoder_path("fp16").is_file()
+
+
+def test_every_refusal_of_the_command_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No source, no pack, no place to write: exit code of its error, one line, no traceback."""
+    (tmp_path / "file").write_text("in the way")
+    commands = {
+        7: [["graph", str(tmp_path), "--out", str(tmp_path / "x")], ["verify", str(tmp_path)]],
+        10: [["graph", str(save_kl(tmp_path / "model")), "--out", str(tmp_path / "file" / "pack")]],
+    }
+    capsys.readouterr()
+    for code, attempts in commands.items():
+        for arguments in attempts:
+            assert main(arguments) == code
+            error = capsys.readouterr().err
+            assert error.startswith("sdrt_export: ")
+            assert error.count("\n") == 1
+
+
+def test_offline_the_whole_command_fails_in_one_line(tmp_path: Path) -> None:
+    """What ``make export`` runs first: without network it ends at once, in one line, and writes nothing."""
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache"), "PATH": ""}
+    environment["PYTHONPATH"] = f"{ROOT / 'runtime'}:{ROOT / 'export'}"
+    out = tmp_path / "sd15"
+    command = [sys.executable, "-m", "sdrt_export", "graph", "stabilityai/sd-vae-ft-mse", "--out", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert result.returncode == 7
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "put both into models/sources/stabilityai/sd-vae-ft-mse/" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_the_true_sd_15_configuration_exports_and_verifies(tmp_path: Path) -> None:
+    """SD 1.5's own widths and depths, random weights: w16 and fp16 pass, the decoder of 49.5 M weights fits 100 MB."""
+    source = save_kl(
+        tmp_path / "source",
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        norm_num_groups=32,
+    )
+    out = tmp_path / "pack"
+    arguments = ["graph", str(source), "--out", str(out), "--precision", "w16", "fp16", "--space", "sd1"]
+    assert main(arguments) == 0
+    assert main(["verify", str(out), "--device", "cpu"]) == 0
+    pack = load_pack(out)
+    assert pack.space.id == "sd1"
+    assert pack.decoder_path().stat().st_size < 99.1e6
+    assert json.loads((out / "manifest.json").read_text())["verified"]["parity"][0]["passed"]
