@@ -130,7 +130,7 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
-        "-v", "--verbose", action="store_true", help="a line for each file: size, rate, model, device, time"
+        "-v", "--verbose", action="store_true", help="a line for each file: size, rate, device, time"
     )
     words.add_argument("--quiet", action="store_true", help="errors only: no notes, no progress")
 
