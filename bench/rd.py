@@ -28,7 +28,7 @@ from bench.scores import Scores
 
 ROOT = Path(__file__).resolve().parent.parent
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
-BUDGETS_BPP = (0.03, 0.05, 0.08, 0.11, 0.152, 0.22, 0.30, 0.50)
+BUDGETS_BPP = (0.03, 0.05, 0.08, 0.152, 0.30, 0.50)
 _PLACE_COLUMNS = ("image", "width_px", "height_px", "codec")
 _SIZE_COLUMNS = ("budget_bpp", "budget_bytes", "bytes", "bpp", "over_budget", "setting")
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}

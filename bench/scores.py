@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.codecs import fingerprint
 from bench.metrics import Meter, Rgb
 
-_BATCH = 3  # pictures of one reference in one pass: bounds memory at about 2 GB for 768x512
+_BATCH = 6  # pictures of one reference in one pass: bounds memory at about 3 GB for 768x512
 
 
 @dataclass
