@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -257,7 +258,8 @@ def test_importing_the_engine_loads_no_engine() -> None:
 
 def test_openvino_gives_what_onnxruntime_gives(graph: Path, sample: Any) -> None:
     """The same graph gives the same picture through OpenVINO, which may compute in bf16 where the CPU has it."""
-    pytest.importorskip("openvino")
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
     session = Engine(graph, device="openvino", threads=1)
     assert session.device == "openvino"
     result = session.run(sample)
@@ -267,6 +269,19 @@ def test_openvino_gives_what_onnxruntime_gives(graph: Path, sample: Any) -> None
     again = session.run(sample[:1, :, :4, :4])
     assert again.shape == (1, 3, 4, 4)
     assert result.base is None or not np.shares_memory(result, again)
+
+
+def test_openvino_reports_to_nobody(graph: Path) -> None:
+    """The runtime opens no socket: openvino's telemetry is not loaded, and its own silent stand-in is."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    code = (
+        "import sys; from pathlib import Path; from sdrt.engine import Engine;"
+        f"Engine(Path({str(graph)!r}), device='openvino');"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')];"
+        "assert sys.modules['openvino.tools.ovc.telemetry_utils'].tm.__name__.endswith('telemetry_stub')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(engine.__file__).parents[1])
 
 
 def test_every_installed_onnxruntime_is_listed() -> None:

@@ -125,7 +125,7 @@ def _kept_fields(folder: Path, identity: bytes) -> dict[str, Any]:
     manifest = read_manifest(folder)
     if load_pack(folder).space.identity != identity:
         raise ModelError(f"{folder} holds the prior of another latent space: choose another folder or remove it")
-    kept = {key: manifest[key] for key in ("quality_range", "default_step", "prior") if key in manifest}
+    kept: dict[str, Any] = {key: manifest[key] for key in ("quality_range", "default_step", "prior") if key in manifest}
     kept["quality_range"] = tuple(kept["quality_range"])
     return kept
 

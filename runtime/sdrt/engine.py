@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,13 +232,28 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _open_openvino(path: Path, threads: int | None) -> Runner:
+def _import_openvino() -> ModuleType:
+    """Without its telemetry: importing openvino starts a process that reports to google-analytics.com.
+
+    Where that package is missing, openvino takes its own silent stand-in.
+    """
+    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # importing it then raises ImportError
     try:
-        openvino = importlib.import_module("openvino")
+        return importlib.import_module("openvino")
     except ImportError as error:
         why = "is not installed" if error.name == "openvino" else f"does not load ({_line(error)})"
         raise EngineError(f"device openvino cannot be had: OpenVINO {why}: {INSTALL['openvino']}") from None
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+
+
+def _open_openvino(path: Path, threads: int | None) -> Runner:
+    openvino = _import_openvino()
+    # Its default cache keeps kernels and buffers for 5000 shapes.
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY": 32}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     try:
