@@ -16,6 +16,9 @@ import torch
 from sdrt.models import load_pack, verify_file
 from sdrt_export import pack as packs
 from sdrt_export.__main__ import main
+from sdrt_export.precision import PRECISIONS
+from sdrt_export.spaces import SPACES
+from sdrt_export.verify import TOLERANCES
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -194,6 +197,16 @@ def test_offline_the_whole_command_fails_in_one_line(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
     assert "put both into models/sources/stabilityai/sd-vae-ft-mse/" in result.stderr
     assert not out.exists()
+
+
+def test_the_page_states_the_tolerances_in_force() -> None:
+    """docs/PACKS.md promises what ``verify`` enforces, for every precision, and names every known space."""
+    page = (ROOT / "docs" / "PACKS.md").read_text(encoding="utf-8")
+    assert set(TOLERANCES) == set(PRECISIONS)
+    for name, tolerance in TOLERANCES.items():
+        limits = (tolerance.latents_relative, tolerance.picture_max_abs, tolerance.picture_psnr_db)
+        assert "| `{}` | {:g} | {:g} | {:g} dB |".format(name, *limits) in page
+    assert all(f"`{name}`" in page for name in SPACES)
 
 
 @pytest.mark.slow

@@ -44,6 +44,8 @@ def test_identity_is_the_same_on_every_machine_for_ever() -> None:
     """The identity of a latent space is in every file ever written: it never changes."""
     assert SPACE.canonical_json() == '{"channels":4,"downscale":8,"id":"sd1","scale":0.18215,"shift":0.0}'
     assert SPACE.identity.hex() == "e17fefd1"
+    page = (Path(__file__).parents[1] / "docs" / "PACKS.md").read_text(encoding="utf-8")
+    assert f"`{SPACE.canonical_json()}`, identity `{SPACE.identity.hex()}`" in page
 
 
 @pytest.mark.parametrize("change", [{"id": "x"}, {"channels": 5}, {"downscale": 16}, {"scale": 0.2}, {"shift": 0.1}])
