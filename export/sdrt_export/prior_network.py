@@ -51,7 +51,7 @@ class FitConfig:
     hidden: int = 64
     sparse_hidden: int = 32  # of the passes that code an eighth of the positions or less
     iterations: int = 1500
-    batch: int = 6
+    batch: int = 4
     learning_rate: float = 3e-3
     weight_decay: float = 1e-5
     quantised_share: float = 0.3  # the last part of the iterations sees rounded weights

@@ -17,7 +17,7 @@ from sdrt_export.prior_network import TAPS, Arrays, FitConfig, Network
 
 def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Tensor, Tensor]:
     chosen = [latents[i] for i in index.tolist()]
-    height, width = min(p.shape[0] for p in chosen), min(p.shape[1] for p in chosen)
+    height, width = (min(_WINDOW_SIDE, *(p.shape[axis] for p in chosen)) for axis in (0, 1))
     pictures = []
     for picture in chosen:
         y = int(torch.randint(picture.shape[0] - height + 1, ()))
@@ -28,6 +28,7 @@ def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Ten
     return symbols, 1 / step
 
 
+_WINDOW_SIDE = 32  # many small windows teach more than few large pictures
 _SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
 
 
