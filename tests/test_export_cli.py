@@ -202,7 +202,7 @@ def test_offline_the_whole_command_fails_in_one_line(tmp_path: Path) -> None:
 def test_the_page_states_the_tolerances_in_force() -> None:
     """docs/PACKS.md promises what ``verify`` enforces, for every precision, and names every known space."""
     page = (ROOT / "docs" / "PACKS.md").read_text(encoding="utf-8")
-    assert set(TOLERANCES) == set(PRECISIONS)
+    assert set(TOLERANCES) == {*PRECISIONS, "bf16"}
     for name, tolerance in TOLERANCES.items():
         limits = (tolerance.latents_relative, tolerance.picture_max_abs, tolerance.picture_psnr_db)
         assert "| `{}` | {:g} | {:g} | {:g} dB |".format(name, *limits) in page
