@@ -47,7 +47,7 @@ demo: $(VENV)/.runtime
 
 lint: $(VENV)/.everything
 	$(BIN)/ruff check .
-	$(BIN)/mypy runtime export training
+	$(BIN)/mypy runtime export training bench
 	$(BIN)/lint-imports --no-cache
 
 test: lint
