@@ -23,7 +23,7 @@ from sdrt import entropy, image
 from sdrt.engine import Engine
 from sdrt.models import ModelPack, load_pack
 from sdrt.prior import Prior, load_prior
-from sdrt.quantize import RDO, dequantize, quantize, step_scale
+from sdrt.quantize import dequantize, quantize, step_scale
 from sdrt.transform import to_latents, to_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,7 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int) -> float
             bits, psnr = 0.0, 0.0
             for photo in chosen:
                 latents = subject.latents[photo.stem]
-                symbols = quantize(latents, subject.prior, step_index, rdo=RDO if name == "decided" else 0)
+                symbols = quantize(latents, subject.prior, step_index, rdo=None if name == "decided" else 0)
                 bits += 8 * len(entropy.encode(symbols, subject.prior, step_index))
                 if name == "plain":
                     steps = subject.prior.steps[:, None, None] * np.float32(step_scale(step_index))

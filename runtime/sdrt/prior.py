@@ -98,7 +98,8 @@ class Prior:
     ``frequencies``: for each class uint16 (FRACTIONS, 2 * radius + 2), rows sum to 65536, the last is the escape.
     ``centres``: for each class int8 (FRACTIONS, 2 * radius + 2): where in its unit cell a symbol is rebuilt, in 1/256
     of a step from the symbol, for each table entry (mirrored with it).
-    ``sensitivity`` float32 (C,): pixel error per squared step error, relative; only the encoder reads it.
+    ``sensitivity`` float32 (C,): pixel error per squared step error, relative, and ``decisions``, how much bits weigh
+    against it (0: plain rounding), are for the encoder only.
     """
 
     steps: Float32
@@ -110,6 +111,7 @@ class Prior:
     frequencies: tuple[NDArray[np.uint16], ...]
     centres: tuple[NDArray[np.int8], ...]
     sensitivity: Float32
+    decisions: float
 
     @property
     def channels(self) -> int:
@@ -125,12 +127,13 @@ class Prior:
     def costs(self) -> Float32:
         """Bits of every table entry, flat; for estimates only."""
         flat = np.concatenate([table.ravel() for table in self.frequencies])
-        return np.asarray(np.log2(TOTAL / flat), np.float32)
+        return np.asarray(np.log2(np.float32(TOTAL) / flat.astype(np.float32)), dtype=np.float32)
 
     @cached_property
     def centre_offsets(self) -> Float32:
         """``centres``, flat, in steps."""
-        return np.concatenate([table.ravel() for table in self.centres]).astype(np.float32) / np.float32(256)
+        flat = np.concatenate([table.ravel() for table in self.centres])
+        return np.asarray(flat.astype(np.float32) / np.float32(256))
 
 
 def load_prior(source: str | Path | bytes) -> Prior:
@@ -200,6 +203,10 @@ def build_prior(arrays: Mapping[str, NDArray[np.generic]], name: str = "prior") 
     _check(bool(np.isfinite(steps).all() and (steps > 0).all()), name, "steps are finite and positive")
     _check(sensitivity.shape == (channels,), name, "one sensitivity for each channel")
     _check(bool(np.isfinite(sensitivity).all() and (sensitivity > 0).all()), name, "sensitivity is finite and positive")
+    decisions = (
+        _take(arrays, "decisions", "<f4", name).astype(np.float32) if "decisions" in arrays else np.ones((), np.float32)
+    )
+    _check(decisions.shape == () and bool(0 <= decisions <= 100), name, "decisions are from 0 to 100")
     _check(np.array_equal(np.sort(order), np.arange(channels)), name, "order is a permutation of the channels")
     passes = _build_passes(arrays, channels, name)
     thresholds = _take(arrays, "thresholds", "<u2", name).astype(np.int64)
@@ -228,6 +235,7 @@ def build_prior(arrays: Mapping[str, NDArray[np.generic]], name: str = "prior") 
         frequencies=tuple(table.astype(np.uint16) for table in frequencies),
         centres=centres,
         sensitivity=sensitivity,
+        decisions=float(decisions),
     )
     for array in (steps, sensitivity, order, prior.class_of, radius, low_bits):
         array.setflags(write=False)

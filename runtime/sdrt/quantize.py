@@ -11,8 +11,6 @@ import numpy as np
 from sdrt.context import Canvas, Prediction, place, predict, replay, symbols_of, table_entries
 from sdrt.prior import MAX_SYMBOL, Float32, Int32, Prior
 
-RDO = 1.0
-"""The default weight of bits, chosen on held-out training photographs."""
 _BIT_PRICE = np.float32(np.log(2) / 6)
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 
@@ -32,11 +30,12 @@ def _steps(prior: Prior, step_index: int) -> Float32:
     return np.asarray((prior.steps * np.float32(step_scale(step_index)))[:, None, None])
 
 
-def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float = RDO) -> Int32:
+def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float | None = None) -> Int32:
     """Symbols int32 (C, h, w) of latents float32 (C, h, w).
 
     ``rdo`` weighs bits against error: 0 rounds to the nearest, 1 is where a bit buys as much as a finer step would
-    at high rates. Decisions are made in coding order, each under the contexts that the earlier ones left behind.
+    at high rates, None is what the prior was found to serve best. Decisions are made in coding order, each under the contexts that
+    the earlier ones left behind.
 
     Raises ValueError when the latents are not finite or not of the prior's channels.
     """
@@ -45,6 +44,7 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float = RD
     if not np.isfinite(latents).all():
         raise ValueError("latents are not finite")
     exact = np.clip(latents / _steps(prior, step_index), -MAX_SYMBOL, MAX_SYMBOL)
+    rdo = prior.decisions if rdo is None else rdo
     if rdo <= 0:
         return np.asarray(np.rint(exact), np.int32)
     wanted = np.ascontiguousarray(exact[prior.order].transpose(1, 2, 0))
