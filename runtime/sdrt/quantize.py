@@ -34,8 +34,8 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float | No
     """Symbols int32 (C, h, w) of latents float32 (C, h, w).
 
     ``rdo`` weighs bits against error: 0 rounds to the nearest, 1 is where a bit buys as much as a finer step would
-    at high rates, None is what the prior was found to serve best. Decisions are made in coding order, each under the contexts that
-    the earlier ones left behind.
+    at high rates, None is what the prior was found to serve best. Decisions are made in coding order, each under the
+    contexts that the earlier ones left behind.
 
     Raises ValueError when the latents are not finite or not of the prior's channels.
     """
