@@ -23,8 +23,9 @@ from sdrt_train.train import LOG2_STEP_RANGE
 
 STEPS_PER_OCTAVE = 64
 UNIT_STEP_INDEX = 512
-# One octave of step beyond what training drew, at both ends: coarser pictures fade gracefully, finer ones keep gaining.
-_REACH = int((LOG2_STEP_RANGE + 1) * STEPS_PER_OCTAVE)
+# One octave finer than training drew: it keeps gaining there. Nothing coarser: pictures fall apart beyond.
+_COARSE = UNIT_STEP_INDEX + int(LOG2_STEP_RANGE * STEPS_PER_OCTAVE)
+_FINE = UNIT_STEP_INDEX - int((LOG2_STEP_RANGE + 1) * STEPS_PER_OCTAVE)
 
 
 def read_checkpoint(path: Path) -> tuple[Autoencoder, dict[str, object]]:
@@ -72,7 +73,7 @@ def write(checkpoint: Path, folder: Path, photos: str) -> ModelPack:
         files=dict(exported.files),
         latent_distribution=exported.latent_distribution,
         halo=exported.halo,
-        quality_range=(UNIT_STEP_INDEX + _REACH, UNIT_STEP_INDEX - _REACH),
+        quality_range=(_COARSE, _FINE),
         source={"trained_by": "training/sdrt_train", "photographs": photos},
         graphs=exported.graphs,
         training=training,
