@@ -94,7 +94,8 @@ class Codec:
         latents = to_latents(picture.rgb, pack, encoder, progress)
 
         def code(step_index: int, thrift: float = 1.0) -> bytes:
-            symbols = quantize.quantize(latents, prior, step_index, rdo=thrift * quantize.RDO)
+            # Thrift adds to the prior's own decisions: a prior that decides nothing must still be able to save.
+            symbols = quantize.quantize(latents, prior, step_index, rdo=prior.decisions + thrift - 1)
             return sdl.pack(
                 sdl.SdlFile(
                     width_px=width_px,
