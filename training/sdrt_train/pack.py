@@ -74,6 +74,7 @@ def write(checkpoint: Path, folder: Path, photos: str) -> ModelPack:
         latent_distribution=exported.latent_distribution,
         halo=exported.halo,
         quality_range=(_COARSE, _FINE),
+        default_step=(_COARSE + _FINE) // 2,
         source={"trained_by": "training/sdrt_train", "photographs": photos},
         graphs=exported.graphs,
         training=training,
