@@ -39,12 +39,12 @@ class TrainConfig:
     crop_px: int = 192
     learning_rate: float = 5e-4
     ema: float = 0.9985
-    mse_weight: float = 16.0
-    alex_weight: float = 1.0
-    vgg_weight: float = 1.5
-    vgg_pictures: int = 2  # of each batch, chosen by position: VGG16 costs more than the model itself
+    mse_weight: float = 60.0
+    alex_weight: float = 1.5
+    vgg_weight: float = 2.0
+    vgg_pictures: int = 1  # of each batch, chosen by position: VGG16 costs more than the model itself
     vgg_crop_px: int = 112
-    vgg_from: float = 0.5
+    vgg_from: float = 0.55
     seed: int = 1
 
 
