@@ -17,7 +17,8 @@ import torch
 from sdrt.errors import ModelError, SdrtError
 from sdrt.models import LatentSpace, ModelPack
 from sdrt_export.graph import export_modules
-from sdrt_export.pack import write_pack
+from sdrt_export.pack import update_manifest, write_pack
+from sdrt_export.verify import report, verify_pack
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig
 from sdrt_train.train import LOG2_STEP_RANGE
 
@@ -66,7 +67,7 @@ def write(checkpoint: Path, folder: Path, photos: str) -> ModelPack:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prior.npz").unlink(missing_ok=True)  # a prior of other latents is worse than none
     exported = export_modules(model.encoder, model.decoder, folder, space=space)
-    return write_pack(
+    pack = write_pack(
         folder,
         name=folder.name,
         space=space,
@@ -80,6 +81,15 @@ def write(checkpoint: Path, folder: Path, photos: str) -> ModelPack:
         training=training,
         licence="Apache-2.0",
     )
+    return _verified(pack, model)
+
+
+def _verified(pack: ModelPack, model: Autoencoder) -> ModelPack:
+    """The pack with its parity against torch in the manifest. Raises ModelError if the graphs miss their tolerance."""
+    parities = verify_pack(pack, model.encoder, model.decoder, device="cpu")
+    if not all(parity.passed for parity in parities):
+        raise ModelError(f"{pack.folder}: the graphs differ from torch by more than is allowed: {report(parities)}")
+    return update_manifest(pack.folder, verified=report(parities))
 
 
 def main() -> int:
