@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdrt.errors import ModelError
+from sdrt.models import load_pack
+
 torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
 from sdrt_train import perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropSource, list_photos  # noqa: E402
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, round_straight_through  # noqa: E402
+from sdrt_train.pack import space_of, write  # noqa: E402
 from sdrt_train.rate import RateModel, channel_groups  # noqa: E402
-from sdrt_train.train import TrainConfig, run  # noqa: E402
+from sdrt_train.train import TrainConfig, Trainer, run  # noqa: E402
 
 SMALL = ModelConfig(8, (16, 16, 16), (1, 1, 1), (16, 16, 16, 16), (1, 1, 1, 1))
 
@@ -109,6 +113,23 @@ def test_training_learns_and_resumes(tmp_path: Path) -> None:
     moved = [not torch.equal(second["model"][name], value) for name, value in first["model"].items()]
     assert all(moved)
     assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
+    """The pack holds the averaged weights within the stated tolerance of torch, its space is named by the encoder's
+    weights, and what is no checkpoint is refused by name."""
+    needs_metric_weights()
+    trainer = Trainer(TrainConfig(), SMALL, torch.device("cpu"))
+    trainer.save(tmp_path / "checkpoint.pt")
+    pack = write(tmp_path / "checkpoint.pt", tmp_path / "small", "none")
+    assert load_pack(tmp_path / "small").space == pack.space == space_of(trainer.average)
+    assert pack.halo is not None and pack.manifest["verified"]["parity"][0]["passed"]
+    with torch.no_grad():
+        trainer.average.encoder.out.bias += 1
+    assert space_of(trainer.average).identity != pack.space.identity
+    (tmp_path / "other.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
+        write(tmp_path / "other.pt", tmp_path / "other", "none")
 
 
 def test_metric_weights_are_read_without_running_code() -> None:
