@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_inverse_step_is_exact() -> None:
     assert values[512] == 32
     exact = [32 * 2.0 ** ((512 - i) / 64) for i in range(1024)]
     assert max(abs(v - e) / max(e, 1) for v, e in zip(values, exact, strict=True)) <= 0.51
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(values))
 
 
 def test_predict_needs_no_position() -> None:

@@ -61,7 +61,7 @@ def test_centres_of_a_peaked_table_pull_towards_the_mean() -> None:
 
 
 def test_decisions_lower_the_joint_cost() -> None:
-    """With rdo 1, error plus bits at the price of a bit is lower than with rounding, and symbols move by one at most."""
+    """With rdo 1, error plus priced bits is lower than with rounding, and no symbol moves by more than one."""
     prior = generic_prior(6)
     latents = smooth_latents()
     step_index = 540
