@@ -31,6 +31,8 @@ Float32 = NDArray[np.float32]
 CROP_PX = 384
 SUFFIXES = {".webp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".avif", ".bmp"}
 _STEP_EXPONENT = 0.5
+_DECISION_PHOTOS = 6
+_SENSITIVITY_CELLS = 24  # a side: a decode for each channel adds up
 _STEP_SPREAD = 2.0
 
 
@@ -133,6 +135,12 @@ def measure_sensitivity(pack: ModelPack, decoder: Engine, latents: list[Float32]
             other[c] += random.uniform(-step / 2, step / 2, other[c].shape).astype(np.float32)
             totals[c] += float(np.square(_paint(pack, decoder, other) - before).mean()) / noise_variance
     return np.asarray(np.maximum(totals / len(latents), 1e-12), np.float32)
+
+
+def _middle(picture: Float32) -> Float32:
+    """The middle of latents (C, h, w), at most _SENSITIVITY_CELLS a side."""
+    y, x = (max(0, (side - _SENSITIVITY_CELLS) // 2) for side in picture.shape[1:])
+    return np.ascontiguousarray(picture[:, y : y + _SENSITIVITY_CELLS, x : x + _SENSITIVITY_CELLS])
 
 
 def _paint(pack: ModelPack, decoder: Engine, latents: Float32) -> Float32:
@@ -250,7 +258,7 @@ def main(argv: list[str]) -> int:
     _say(started, f"{len(training)} crops for training, {len(held)} held out")
     decoder = Engine(pack.decoder_path(), device="auto", threads=options.threads)
     typical = 2.0 ** ((pack.default_step - 512) / 64)
-    sensitivity = measure_sensitivity(pack, decoder, held[:4], typical, options.seed)
+    sensitivity = measure_sensitivity(pack, decoder, [_middle(p) for p in held[:4]], typical, options.seed)
     _say(started, f"sensitivity {sensitivity.min():.3g} to {sensitivity.max():.3g} squared levels")
     steps = np.ones(pack.space.channels, np.float32) if options.uniform_steps else base_steps(sensitivity)
     coarse, fine = max(pack.quality_range), min(pack.quality_range)
@@ -268,7 +276,7 @@ def main(argv: list[str]) -> int:
         iterations=iterations,
         seed=options.seed,
     )
-    keep, strength, ratio = choose_decisions(pack, decoder, build_prior(arrays), held_examples[:6])
+    keep, strength, ratio = choose_decisions(pack, decoder, build_prior(arrays), held_examples[:_DECISION_PHOTOS])
     arrays["decisions"] = np.array(strength, "<f4")
     if not keep:
         arrays["centres"] = np.zeros_like(arrays["centres"])

@@ -23,7 +23,7 @@ Float32 = NDArray[np.float32]
 Example = tuple[NDArray[np.uint8], Float32]
 """A crop, uint8 (H, W, 3), and its latents (C, h, w)."""
 
-STRENGTHS = (0.25, 0.5, 1.0)
+STRENGTHS = (0.25, 0.5, 1.0, 1.5)
 _SHARES = (0.35, 0.55, 0.75)  # of the way from the finest quality to the coarsest
 _WORTH_IT = 0.99
 
@@ -78,11 +78,17 @@ def choose_decisions(
     plain = without_centres(prior)
     anchor = rate_curve(pack, decoder, plain, examples, indices=indices, rdo=0.0)
     best = (False, 0.0, 1.0)
-    for keep, candidate in ((True, prior), (False, plain)):
-        for strength in (0.0, *STRENGTHS):
-            if not keep and not strength:
-                continue
+
+    def try_out(keep: bool, strengths: Sequence[float]) -> None:
+        nonlocal best
+        for strength in strengths:
+            candidate = prior if keep else plain
             ratio = rate_ratio(rate_curve(pack, decoder, candidate, examples, indices=indices, rdo=strength), anchor)
             if ratio < best[2] * _WORTH_IT:
                 best = (keep, strength, ratio)
+
+    # Heavy decoders take seconds a picture: the first strength tells whether centres are worth keeping.
+    try_out(True, (0.0, STRENGTHS[0]))
+    try_out(False, STRENGTHS[:1])
+    try_out(best[0], STRENGTHS[1:])
     return best
