@@ -5,6 +5,8 @@ Image codecs get all channels as one grey picture, in the better of two layouts;
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
 import zlib
 from collections.abc import Callable
@@ -69,29 +71,21 @@ def through_webp(symbols: Int32) -> float:
     return _through_pillow(symbols, format="WEBP", lossless=True, quality=100, method=6)
 
 
-def _jpeg_xl() -> Callable[[Int32], float] | None:
-    try:
-        import imagecodecs
-    except ImportError:
-        return None
-
-    def through_jpeg_xl(symbols: Int32) -> float:
-        return 8.0 * min(len(imagecodecs.jpegxl_encode(p, lossless=True, effort=9)) for p in _layouts(symbols))
-
-    return through_jpeg_xl
+def through_jpeg_xl(symbols: Int32) -> float:
+    return _through_pillow(symbols, format="JXL", lossless=True, effort=9)
 
 
 def others() -> dict[str, Callable[[Int32], float]]:
-    """Name -> coder, in the order of the table. JPEG XL is among them where ``imagecodecs`` is installed."""
+    """Name -> coder, in the order of the table. JPEG XL is among them where ``pillow_jxl`` is installed."""
     found: dict[str, Callable[[Int32], float]] = {
         "fixed bits": fixed_bits,
         "zlib": through_zlib,
         "PNG": through_png,
         "WebP": through_webp,
     }
-    jpeg_xl = _jpeg_xl()
-    if jpeg_xl is not None:
-        found["JPEG XL"] = jpeg_xl
+    if importlib.util.find_spec("pillow_jxl") is not None:
+        importlib.import_module("pillow_jxl")  # registers the format with Pillow
+        found["JPEG XL"] = through_jpeg_xl
     return found
 
 
