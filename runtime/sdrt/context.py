@@ -146,21 +146,29 @@ def predict(prior: Prior, step: Pass, canvas: Canvas, step_index: int) -> Predic
     bias = canvas.bias(step, step_index)
     outputs = []
     for rows in canvas.inputs(step):
-        sums = rows @ step.weights
-        sums += bias
-        active = np.floor(sums[:, :hidden] * step.shift)
-        np.clip(active, 0, HIDDEN_LIMIT, out=active)
-        direct = sums[:, hidden:].astype(np.int32) << HIDDEN_BITS
-        outputs.append((active @ step.out_weights).astype(np.int32) + direct >> step.out_shift)
-    output = np.concatenate(outputs) if outputs else np.zeros((0, 2 * size), np.int32)
+        active = rows @ step.weights[:, :hidden]
+        active += bias[:hidden]
+        active *= step.shift
+        np.floor(active, out=active)
+        np.maximum(active, 0, out=active)
+        np.minimum(active, HIDDEN_LIMIT, out=active)
+        direct = rows @ step.weights[:, hidden:]
+        direct += bias[hidden:]
+        total = direct.astype(np.int32)
+        total <<= HIDDEN_BITS
+        total += (active @ step.out_weights).astype(np.int32)
+        total >>= step.out_shift
+        outputs.append(total)
+    output = outputs[0] if len(outputs) == 1 else np.concatenate([np.zeros((0, 2 * size), np.int32), *outputs])
     limit = SYMBOL_LIMIT << MEAN_BITS
-    eighths = np.clip(output[:, :size], -limit, limit).ravel()
-    scale = np.clip(output[:, size:], 0, SCALE_LIMIT).ravel()
-    half = 1 << MEAN_BITS - 1
-    mean = (eighths + half) >> MEAN_BITS
+    eighths = np.minimum(np.maximum(output[:, :size], -limit), limit).ravel()
+    scale = np.minimum(np.maximum(output[:, size:], 0), SCALE_LIMIT).ravel()
+    mean = (eighths + (1 << MEAN_BITS - 1)) >> MEAN_BITS
     fraction = eighths - (mean << MEAN_BITS)
-    sign = np.where(fraction < 0, np.int32(-1), np.int32(1))
-    table = prior.class_of[scale].astype(np.int32) * FRACTIONS + fraction * sign
+    sign = (fraction >> 31) | 1
+    table = prior.class_of[scale].astype(np.int32)
+    table *= FRACTIONS
+    table += fraction * sign
     return Prediction(mean, sign, table)
 
 
