@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +68,14 @@ def synthetic_photo(height_px: int, width_px: int) -> Pixels:
     blue = 200 - 120 * (y / max(height_px, 2)) + 15 * np.sin(x * y / 500)
     noise = rng.normal(scale=4, size=(height_px, width_px, 1))
     return np.clip(np.stack([red, green, blue], 2) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small tensors lose more time to torch's second thread than they gain, most of all beside other work."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,9 @@ diffusers = pytest.importorskip("diffusers")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 def save_kl(folder: Path, seed: int = 1, **changes: Any) -> Path:
     """A small AutoencoderKL saved by diffusers, whose configuration says nothing about force_upcast."""
     torch.manual_seed(seed)
@@ -38,15 +40,6 @@ def save_kl(folder: Path, seed: int = 1, **changes: Any) -> Path:
     }
     diffusers.AutoencoderKL(**{**settings, **changes}).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors lose more time to torch's second thread than they gain, most of all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

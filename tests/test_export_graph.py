@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,9 @@ from sdrt_export.halo import dependence
 from sdrt_export.precision import ISLANDS, convert
 
 SPACE = LatentSpace("test", 6, 8, 1.0, 0.0)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Down(nn.Module):
@@ -59,15 +61,6 @@ class Up(nn.Module):
         x = x + self.second(x)
         x = nn.functional.interpolate(x, scale_factor=4.0, mode="nearest")
         return nn.functional.pixel_shuffle(self.third(x), 2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors lose more time to torch's second thread than they gain, most of all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ ONE_BLOCK = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("Up
 FOUR_BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 SD_LIKE: dict[str, Any] = {**KL, "block_out_channels": (32, 64), "norm_num_groups": 32}
 """Single files carry no number of groups: 32, as in every Stable Diffusion."""
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_kl(**changes: Any) -> Any:
@@ -411,15 +414,6 @@ def test_only_the_autoencoders_files_are_downloaded(tmp_path: Path, monkeypatch:
     assert (source.provenance["location"], source.provenance["subfolder"]) == ("some/repository", "vae")
     with pytest.raises(ModelError, match="no autoencoder there"):
         open_source("some/repository", Wish(revision="main", subfolder="unet"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors lose more time to torch's second thread than they gain, most of all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

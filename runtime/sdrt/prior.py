@@ -290,7 +290,7 @@ def _build_passes(arrays: Mapping[str, NDArray[np.generic]], channels: int, name
                 weights=weights.astype(np.float32),
                 mean_weights=mean_weights,
                 global_weights=global_weights,
-                shift=np.exp2(-shifts).astype(np.float32),
+                shift=np.ldexp(np.float32(1), -shifts),
                 out_weights=out_weights.astype(np.float32),
                 out_shift=out_shifts.astype(np.int32),
             )
