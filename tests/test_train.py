@@ -18,10 +18,11 @@ torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
 from sdrt_train import perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropSource, list_photos  # noqa: E402
-from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, round_straight_through  # noqa: E402
+from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, straight_through  # noqa: E402
 from sdrt_train.pack import space_of, write  # noqa: E402
-from sdrt_train.rate import RateModel, channel_groups  # noqa: E402
-from sdrt_train.train import TrainConfig, Trainer, run  # noqa: E402
+from sdrt_train.rate import RateModel, bits_of, channel_groups  # noqa: E402
+from sdrt_train.train import run  # noqa: E402
+from sdrt_train.trainer import TrainConfig, Trainer  # noqa: E402
 
 SMALL = ModelConfig(8, (16, 16, 16), (1, 1, 1), (16, 16, 16, 16), (1, 1, 1, 1))
 
@@ -69,7 +70,7 @@ def test_model_keeps_the_geometry(height: int, width: int) -> None:
 def test_rounding_passes_the_gradient() -> None:
     """The value is a multiple of the step; the gradient is that of the identity."""
     latents = torch.tensor([0.3, 1.6, -2.7], requires_grad=True)
-    rounded = round_straight_through(latents, torch.tensor(0.5))
+    rounded = straight_through(latents, torch.round(latents / 0.5) * 0.5)
     assert torch.allclose(rounded, torch.tensor([0.5, 1.5, -2.5]))
     rounded.sum().backward()
     assert torch.equal(latents.grad, torch.ones(3))
@@ -88,7 +89,7 @@ def test_rate_model_is_causal() -> None:
 
     def first_pass_mean(x: torch.Tensor) -> torch.Tensor:
         seen: list[torch.Tensor] = []
-        handle = rate.predict[0].register_forward_hook(lambda _m, _i, out: seen.append(out))
+        handle = rate.predictors[0].register_forward_hook(lambda _m, _i, out: seen.append(out))
         rate(x, torch.zeros(1))
         handle.remove()
         return seen[0]
@@ -107,12 +108,48 @@ def test_training_learns_and_resumes(tmp_path: Path) -> None:
     path = run(photos, tmp_path / "run", 1.0, config, SMALL, last_step=2)
     first = torch.load(path, weights_only=True)
     assert first["step"] == 2
-    run(photos, tmp_path / "run", 1.0, config, SMALL, last_step=4)
+    run(photos, tmp_path / "run", 1.0, config, SMALL, last_step=6)
     second = torch.load(path, weights_only=True)
-    assert second["step"] == 4 and second["seconds"] > first["seconds"]
-    moved = [not torch.equal(second["model"][name], value) for name, value in first["model"].items()]
-    assert all(moved)
+    assert second["step"] == 6 and second["seconds"] > first["seconds"]
+    still = [name for name, value in first["model"].items() if torch.equal(second["model"][name], value)]
+    assert not still
     assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path) -> None:
+    """Trained against the critics, the decoder changes and the encoder does not, so files of the space stay readable;
+    critics resume with it, and neither another stage's folder nor nothing can be its start."""
+    needs_metric_weights()
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_photos(photos, 20)
+    joint = run(photos, tmp_path / "joint", 1.0, TrainConfig(batch=2, crop_px=64), SMALL, last_step=2)
+    config = TrainConfig(stage="decoder", batch=2, crop_px=64)
+    with pytest.raises(ValueError, match="start-from"):
+        run(photos, tmp_path / "none", 1.0, config, SMALL, last_step=1)
+    with pytest.raises(ValueError, match="stage joint"):
+        run(photos, tmp_path / "joint", 1.0, config, SMALL, last_step=3)
+    path = run(photos, tmp_path / "decoder", 1.0, config, SMALL, start_from=joint, last_step=2)
+    run(photos, tmp_path / "decoder", 1.0, config, SMALL, last_step=3)
+    before, after = torch.load(joint, weights_only=True), torch.load(path, weights_only=True)
+    assert after["step"] == 3 and after["seconds_before"] == before["seconds"]
+    still = {name for name, value in before["average"].items() if torch.equal(value, after["average"][name])}
+    assert {name for name in before["average"] if name.startswith("encoder")} <= still
+    assert "decoder.pixels.weight" not in still
+
+
+def test_decisions_cost_fewer_bits_and_stay_beside_the_value() -> None:
+    """A chosen symbol is one of the two integers around its value; strength 0 rounds to the nearest, and more strength
+    never costs more bits than rounding does under the contexts that it was chosen in."""
+    torch.manual_seed(1)
+    rate = RateModel(8)
+    exact = torch.randn(2, 8, 6, 6) * 2
+    zeros, log2_step = torch.zeros(2), torch.zeros(2)
+    assert torch.equal(rate.decide(exact, log2_step, zeros), torch.round(exact))
+    chosen = rate.decide(exact, log2_step, torch.full((2,), 3.0))
+    assert ((chosen - exact).abs() < 1).all() and not torch.equal(chosen, torch.round(exact))
+    mean, scale = rate.predict(torch.round(exact), log2_step)
+    assert (bits_of(chosen, mean, scale) <= bits_of(torch.round(exact), mean, scale) + 1e-4).all()
 
 
 def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -120,6 +119,6 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
 
 
-def round_straight_through(latents: Tensor, step: Tensor) -> Tensor:
-    """``round(latents / step) * step`` with the gradient of the identity."""
-    return latents + (torch.round(latents / step) * step - latents).detach()
+def straight_through(latents: Tensor, quantised: Tensor) -> Tensor:
+    """``quantised``, with the gradient of the identity to ``latents``."""
+    return latents + (quantised - latents).detach()

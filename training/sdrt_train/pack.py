@@ -20,7 +20,7 @@ from sdrt_export.graph import export_modules
 from sdrt_export.pack import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig
-from sdrt_train.train import LOG2_STEP_RANGE
+from sdrt_train.trainer import LOG2_STEP_RANGE
 
 STEPS_PER_OCTAVE = 64
 UNIT_STEP_INDEX = 512
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> tuple[Autoencoder, dict[str, object]]:
         raise ModelError(f"{path} is no checkpoint of sdrt_train: {str(error).splitlines()[0]}") from None
     training = {
         "steps": state["step"],
-        "hours": round(state["seconds"] / 3600, 3),
+        "hours": round((state["seconds"] + state["seconds_before"]) / 3600, 3),
         "model": settings,
         "settings": state["train_config"],
     }

@@ -146,17 +146,28 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[None, :, None, None])
         self.requires_grad_(False)
 
-    def _normalised(self, x: Tensor) -> list[Tensor]:
-        features = self.features((x - self.shift) / self.scale)
-        return [f.float() / (f.float().square().sum(1, keepdim=True).sqrt() + 1e-10) for f in features]
+    def features_of(self, x: Tensor) -> list[Tensor]:
+        """The five feature maps of (N, 3, H, W) in [-1, 1]."""
+        result: list[Tensor] = self.features((x - self.shift) / self.scale)
+        return result
+
+    def distance(self, features: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """LPIPS (N,) from feature maps."""
+        total = torch.zeros(features[0].shape[0], device=features[0].device)
+        for i, (a, b) in enumerate(zip(features, reference, strict=True)):
+            difference = _unit_length(a) - _unit_length(b)
+            total = total + (difference.square() * getattr(self, f"linear{i}")).sum(1).mean((1, 2))
+        return total
 
     def forward(self, picture: Tensor, reference: Tensor) -> Tensor:
         with torch.no_grad():
-            target = self._normalised(reference)
-        total = torch.zeros(picture.shape[0], device=picture.device)
-        for i, (a, b) in enumerate(zip(self._normalised(picture), target, strict=True)):
-            total = total + ((a - b).square() * getattr(self, f"linear{i}")).sum(1).mean((1, 2))
-        return total
+            target = self.features_of(reference)
+        return self.distance(self.features_of(picture), target)
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    wide = features.float()
+    return wide / (wide.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
 class Dists(nn.Module):
@@ -181,7 +192,7 @@ class Dists(nn.Module):
         return [x, *self.features((x - self.mean) / self.std)]
 
     def forward(self, picture: Tensor, reference: Tensor) -> Tensor:
-        score = torch.zeros(picture.shape[0])
+        score = torch.zeros(picture.shape[0], device=picture.device)
         pairs = zip(self._features(picture), self._features(reference), self.alpha, self.beta, strict=True)
         for x, y, alpha, beta in pairs:
             x_mean, y_mean = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
@@ -190,5 +201,5 @@ class Dists(nn.Module):
             covariance = (x * y).mean((2, 3), keepdim=True) - x_mean * y_mean
             texture = (2 * x_mean * y_mean + 1e-6) / (x_mean**2 + y_mean**2 + 1e-6)
             structure = (2 * covariance + 1e-6) / (x_var + y_var + 1e-6)
-            score = score + (alpha * texture + beta * structure).sum((1, 2, 3))
+            score = score + (alpha.to(x) * texture + beta.to(x) * structure).sum((1, 2, 3))
         return 1 - score

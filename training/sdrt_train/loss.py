@@ -1,0 +1,75 @@
+"""Distortion of a painted picture: squared error, LPIPS with AlexNet, LPIPS with VGG16 through a window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdrt_train.model import DOWNSCALE
+from sdrt_train.perceptual import Lpips
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the distortion, and how much of a batch VGG16 sees: it costs more than the model itself."""
+
+    mse_weight: float = 60.0
+    alex_weight: float = 1.5
+    vgg_weight: float = 1.0
+    vgg_pictures: int = 3
+    vgg_crop_px: int = 80
+    patch_critic_weight: float = 0.15  # both critics: in the decoder's stage only
+    feature_critic_weight: float = 0.15
+
+
+@dataclass(frozen=True)
+class Window:
+    """What VGG16 saw: features of the painted window (with gradient) and of the photograph's."""
+
+    painted: list[Tensor]
+    real: list[Tensor]
+
+
+class Distortion(nn.Module):
+    """Weighted distortion of each picture, and what was computed on the way."""
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.alex, self.vgg = Lpips("alexnet"), Lpips("vgg16")
+
+    def forward(
+        self, picture: Tensor, photo: Tensor, *, with_alex: bool, with_vgg: bool
+    ) -> tuple[Tensor, dict[str, float], Window | None]:
+        """(N, 3, H, W) in [-1, 1] twice -> distortion (N,), its parts for the log, VGG16's features."""
+        config = self.config
+        mse = (picture - photo).square().mean((1, 2, 3)) / 4  # in units of [0, 1]
+        total = config.mse_weight * mse
+        parts = {"mse": mse.mean().item()}
+        if with_alex:
+            # AlexNet strides by 4 and the decoder shuffles by 4: seen at one offset only, a grid goes unpunished.
+            y, x = (int(offset) for offset in torch.randint(DOWNSCALE, (2,)))
+            alex = self.alex(picture[..., y:, x:], photo[..., y:, x:])
+            total = total + config.alex_weight * alex
+            parts["alex"] = alex.mean().item()
+        window = None
+        if with_vgg and config.vgg_weight > 0:
+            n, _, height, width = photo.shape
+            size = min(config.vgg_crop_px, height, width)
+            y, x = int(torch.randint(height - size + 1, ())), int(torch.randint(width - size + 1, ()))
+            seen = (slice(config.vgg_pictures), slice(None), slice(y, y + size), slice(x, x + size))
+            with torch.no_grad():
+                real = self.vgg.features_of(photo[seen])
+            window = Window(self.vgg.features_of(picture[seen]), real)
+            vgg = self.vgg.distance(window.painted, window.real)
+            total = total + config.vgg_weight * self.spread(vgg, n)
+            parts["vgg"] = vgg.mean().item()
+        return total, parts, window
+
+    @staticmethod
+    def spread(values: Tensor, n: int) -> Tensor:
+        """Values of the first few pictures as those of all n: zero for the others, the mean unchanged."""
+        return n / len(values) * F.pad(values, (0, n - len(values)))

@@ -1,0 +1,208 @@
+"""The trainer: everything that a checkpoint holds, one step of the optimiser, and the measure of progress.
+
+The loss of a picture coded with step s is ``distortion / s + s * bpp``: one model serves steps from 1/4 to 4, with
+equal weight on each octave of rate. In the decoder's stage rate and latents stand still, and pictures weigh alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sdrt_train.adversary import FeatureCritic, PatchCritic, feature_scales, fool, hinge
+from sdrt_train.loss import Distortion, LossConfig, Window
+from sdrt_train.model import Autoencoder, ModelConfig, straight_through
+from sdrt_train.perceptual import Dists
+from sdrt_train.rate import RateModel
+
+LOG2_STEP_RANGE = 2.0  # steps from 2**-2 to 2**2
+STAGES = ("joint", "decoder")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run; written into the checkpoint, the log and the pack's manifest."""
+
+    stage: str = "joint"  # "joint": encoder, rate model, decoder. "decoder": only that, against the critics
+    batch: int = 8
+    crop_px: int = 192
+    learning_rate: float = 5e-4
+    critic_learning_rate: float = 2e-4
+    ema: float = 0.9985
+    vgg_from: float = 0.5
+    decisions: float = 1.0  # the decoder sees symbols chosen by rate and distortion, of strength 0 to this
+    seed: int = 1
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+class Trainer:
+    """Everything that a checkpoint holds, and one step of the optimiser."""
+
+    def __init__(self, config: TrainConfig, model_config: ModelConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.joint = config.stage == "joint"
+        self.model = Autoencoder(model_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.rate = RateModel(model_config.latent_channels).to(device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.average_rate = copy.deepcopy(self.rate).requires_grad_(False)
+        self.distortion = Distortion(config.loss).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dists = Dists().to(device)
+        learning = [self.model, self.rate] if self.joint else [self.model.decoder]
+        self.parameters = [parameter for module in learning for parameter in module.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
+        self.critics = nn.ModuleList([PatchCritic(model_config.latent_channels), FeatureCritic()]).to(device)
+        self.critic_optimizer = torch.optim.Adam(
+            self.critics.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.9)
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.seconds_before = 0.0
+
+    def _parts(self) -> list[str]:
+        parts = ["model", "rate", "average", "average_rate", "optimizer"]
+        return parts if self.joint else [*parts, "critics", "critic_optimizer"]
+
+    def state(self) -> dict[str, object]:
+        return {
+            **{name: getattr(self, name).state_dict() for name in self._parts()},
+            "step": self.step,
+            "seconds": self.seconds,
+            "seconds_before": self.seconds_before,
+            "model_config": asdict(self.model.config),
+            "train_config": asdict(self.config),
+        }
+
+    def save(self, path: Path) -> None:
+        temporary = path.with_suffix(".part")
+        torch.save(self.state(), temporary)
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        if state["train_config"]["stage"] != self.config.stage:
+            raise ValueError(f"{path} is of the stage {state['train_config']['stage']}: give another --run folder")
+        for name in self._parts():
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds, self.seconds_before = state["step"], state["seconds"], state["seconds_before"]
+
+    def start_from(self, path: Path) -> None:
+        """Takes the averaged weights of another run for its own first ones."""
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        for name in ("model", "average"):
+            getattr(self, name).load_state_dict(state["average"])
+        for name in ("rate", "average_rate"):
+            getattr(self, name).load_state_dict(state["average_rate"])
+        self.seconds_before = state["seconds"] + state.get("seconds_before", 0.0)
+
+    def learning_rate(self, progress: float) -> float:
+        """Of the first rate: a warm-up of 200 steps, then a cosine down to a fiftieth."""
+        return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def train_step(self, batch: Tensor, progress: float) -> dict[str, float]:
+        """One update on (N, 3, H, W) in [-1, 1]; ``progress`` of the run in [0, 1]."""
+        config = self.config
+        batch = batch.to(self.device)
+        n, _, height, width = batch.shape
+        # The sum of two uniforms: every octave of the range is visited, the middle most often.
+        log2_step = (torch.rand(n) + torch.rand(n) - 1).to(self.device) * LOG2_STEP_RANGE
+        step = torch.exp2(log2_step)
+        wide = step[:, None, None, None]
+        self.critics.requires_grad_(False)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            with torch.set_grad_enabled(self.joint):
+                latents = self.model.encoder(batch).float()
+            # A young encoder's latents are small: taken early, decisions would make zeros of them all.
+            maturity = min(1.0, self.step / 1000) if self.joint else 1.0
+            strength = config.decisions * maturity * torch.rand(n, device=self.device)
+            chosen = self.rate.decide(latents.detach() / wide, log2_step, strength)
+            picture = self.model.decoder(straight_through(latents, chosen * wide)).float()
+            distortion, parts, window = self.distortion(
+                picture,
+                batch,
+                with_alex=self.step >= 300 or not self.joint,
+                with_vgg=progress >= config.vgg_from or not self.joint,
+            )
+            if not self.joint:
+                patch_critic, feature_critic = self.critics
+                assert window is not None
+                patches = fool(patch_critic(picture, chosen, log2_step))
+                scales = feature_scales(window.real)
+                features = torch.stack([fool(x) for x in feature_critic(window.painted, scales)]).mean(0)
+                distortion = distortion + min(1.0, self.step / 300) * (
+                    config.loss.patch_critic_weight * patches
+                    + config.loss.feature_critic_weight * Distortion.spread(features, n)
+                )
+                parts.update(patches=patches.mean().item(), features=features.mean().item())
+        if self.joint:
+            symbols = latents / wide
+            bpp = self.rate(symbols + torch.rand_like(symbols) - 0.5, log2_step) / (height * width)
+            loss = (distortion / step + step * bpp).mean()
+            parts["bpp"] = bpp.mean().item()
+        else:
+            loss = distortion.mean()
+        self._update(self.optimizer, self.parameters, loss, config.learning_rate * self.learning_rate(progress))
+        if window is not None and not self.joint:
+            parts["critics"] = self._train_critics((batch, picture.detach()), chosen, log2_step, window, progress)
+        self.step += 1
+        with torch.no_grad():
+            decay = min(config.ema, (self.step + 1) / (self.step + 10))
+            for average, current in ((self.average, self.model), (self.average_rate, self.rate)):
+                torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
+        return {"loss": loss.item(), **parts}
+
+    def _train_critics(
+        self, pictures: tuple[Tensor, Tensor], symbols: Tensor, log2_step: Tensor, window: Window, progress: float
+    ) -> float:
+        """One update of the critics from (photographs, painted); returns their mean loss."""
+        photos, painted_pictures = pictures
+        patch_critic, feature_critic = self.critics
+        self.critics.requires_grad_(True)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss = hinge(patch_critic(photos, symbols, log2_step), patch_critic(painted_pictures, symbols, log2_step))
+            scales = feature_scales(window.real)
+            painted = feature_critic([f.detach() for f in window.painted], scales)
+            real = feature_critic(window.real, scales)
+            loss = loss + torch.stack([hinge(r, p) for r, p in zip(real, painted, strict=True)]).mean()
+        rate = self.config.critic_learning_rate * self.learning_rate(progress)
+        self._update(self.critic_optimizer, list(self.critics.parameters()), loss, rate)
+        return loss.item() / 2
+
+    @staticmethod
+    def _update(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    @torch.no_grad()
+    def validate(self, pictures: Tensor) -> list[dict[str, float]]:
+        """Rate and distortion of the averaged weights at three steps; decisions of half the strength, no noise."""
+        rows = []
+        for log2_step in (-1.0, 0.0, 1.0):
+            totals = {"bpp": 0.0, "psnr": 0.0, "alex": 0.0, "vgg": 0.0, "dists": 0.0}
+            for picture in torch.split(pictures, 4):
+                batch = picture.to(self.device)
+                step = 2.0**log2_step
+                log2_steps = torch.full((len(batch),), log2_step, device=self.device)
+                with torch.autocast(self.device.type, torch.bfloat16):
+                    exact = self.average.encoder(batch).float() / step
+                    strength = torch.full_like(log2_steps, self.config.decisions / 2)
+                    symbols = self.average_rate.decide(exact, log2_steps, strength)
+                    decoded = self.average.decoder(symbols * step).float().clamp(-1, 1)
+                    totals["alex"] += float(self.distortion.alex(decoded, batch).sum())
+                    totals["vgg"] += float(self.distortion.vgg(decoded, batch).sum())
+                bits = self.average_rate(symbols, log2_steps)
+                mse = (decoded - batch).square().mean((1, 2, 3)) / 4
+                totals["bpp"] += float(bits.sum()) / (batch.shape[2] * batch.shape[3])
+                totals["psnr"] += float((-10 * torch.log10(mse)).sum())
+                totals["dists"] += float(self.dists(decoded / 2 + 0.5, batch / 2 + 0.5).sum())
+            rows.append({"log2_step": log2_step, **{k: v / len(pictures) for k, v in totals.items()}})
+        return rows
