@@ -21,6 +21,7 @@ from sdrt_train.data import CropSource, list_photos  # noqa: E402
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, straight_through  # noqa: E402
 from sdrt_train.pack import space_of, write  # noqa: E402
 from sdrt_train.rate import RateModel, bits_of, channel_groups  # noqa: E402
+from sdrt_train.shards import deal  # noqa: E402
 from sdrt_train.train import run  # noqa: E402
 from sdrt_train.trainer import TrainConfig, Trainer  # noqa: E402
 
@@ -47,6 +48,20 @@ def test_validation_is_kept_apart_by_name(tmp_path: Path) -> None:
     training, held = list_photos(tmp_path)
     assert {p.stem for p in held} == {"photo-0", "photo-10", "photo-20"}
     assert len(training) == 30 and not set(training) & set(held)
+
+
+def test_shards_hold_every_photograph_once(tmp_path: Path) -> None:
+    """Each shard stays under its limit and carries the validation photographs; the others are dealt out once each."""
+    write_photos(tmp_path, 40)
+    training, held = list_photos(tmp_path)
+    largest = max(p.stat().st_size for p in training)
+    limit = sum(p.stat().st_size for p in held) + 4 * largest
+    shards = deal(training, held, limit)
+    assert len(shards) > 1 and all(sum(p.stat().st_size for p in shard) <= limit for shard in shards)
+    dealt = [p for shard in shards for p in shard if p not in held]
+    assert sorted(dealt) == training and all(set(held) <= set(shard) for shard in shards)
+    with pytest.raises(ValueError, match="does not fit"):
+        deal(training, held, limit - 4 * largest)
 
 
 def test_crops_have_the_asked_size_and_range(tmp_path: Path) -> None:
