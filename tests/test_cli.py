@@ -295,8 +295,3 @@ def test_python_dash_m(testpack: ModelPack) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
     done = subprocess.run([sys.executable, "-m", "sdrt", "--version"], env=environment, capture_output=True, check=True)
     assert done.stdout.decode().strip() == f"sdrt {sdrt.__version__}"
-
-
-def test_devices_are_the_engine_s() -> None:
-    """The command line knows the same devices as the engine, without importing it."""
-    assert cli.DEVICES == engine.DEVICES

@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from tests.fake_onnxruntime import FakeRuntime
 
-from sdrt import engine
+from sdrt import engine, session_ort
 from sdrt.engine import Engine, available_devices, installed_onnxruntimes
 from sdrt.errors import EngineError
+from sdrt.tensorrt import Sides
 
 
 def write_graph(path: Path, *, half: bool = False, layers: int = 1, width: int = 3) -> Path:
@@ -47,6 +48,16 @@ def write_graph(path: Path, *, half: bool = False, layers: int = 1, width: int =
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     return path
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """``fake(Provider="message", ...)``: an onnxruntime with every provider, those named do not start."""
+
+    def install(**broken: str) -> FakeRuntime:
+        return FakeRuntime.install(monkeypatch, tmp_path / "cache", **broken)
+
+    return install
 
 
 @pytest.fixture
@@ -115,46 +126,6 @@ def test_without_onnxruntime_the_install_line_is_the_error(graph: Path, monkeypa
     assert not any(report.available for report in available_devices())
 
 
-class FakeRuntime(ModuleType):
-    """An onnxruntime that offers every provider and cannot start those in ``broken``."""
-
-    __version__ = "0.fake"
-    GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=99, ORT_DISABLE_ALL=0)
-
-    def __init__(self, broken: Mapping[str, str]) -> None:
-        super().__init__("onnxruntime")
-        self.broken = broken
-        self.calls: list[tuple[list[Any], Any, int]] = []
-
-    def get_available_providers(self) -> list[str]:
-        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    class SessionOptions(SimpleNamespace):
-        def add_session_config_entry(self, key: str, value: str) -> None:
-            setattr(self, key, value)
-
-    def InferenceSession(  # noqa: N802 (the real one's name)
-        self, path: str, sess_options: Any, providers: list[Any], enable_fallback: int
-    ) -> Any:
-        names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
-        self.calls.append((providers, sess_options, enable_fallback))
-        if names[0] in self.broken:
-            raise RuntimeError(f"{self.broken[names[0]]}\nstack\nstack")
-        port = SimpleNamespace(name="sample", type="tensor(float)")
-        return SimpleNamespace(get_providers=lambda: names, get_inputs=lambda: [port], get_outputs=lambda: [port])
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def install(**broken: str) -> FakeRuntime:
-        runtime = FakeRuntime(broken)
-        runtime.__spec__ = SimpleNamespace()  # type: ignore[assignment] # find_spec only asks whether there is one
-        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-        return runtime
-
-    return install
-
-
 def test_a_gpu_without_driver_is_an_error_when_asked_for(graph: Path, fake: Any) -> None:
     """A provider that is offered but fails to start is refused by name, in one line."""
     fake(CUDAExecutionProvider="CUDA failure 35: driver too old")
@@ -175,14 +146,44 @@ def test_auto_falls_back_and_says_why(graph: Path, fake: Any) -> None:
 def test_onnxruntime_is_told_not_to_fall_back(graph: Path, fake: Any, device: str) -> None:
     """Both of ONNX Runtime's silent roads to the CPU are closed for a device asked for by name."""
     runtime = fake()
-    session = Engine(graph, device=device, threads=3, provider_options={"device_id": "1"})
-    providers, options, enable_fallback = runtime.calls[0]
+    session = Engine(graph, device=device, threads=3)
     assert session.device == device
-    assert providers[0] == (engine.PROVIDERS[device], {"device_id": "1"})
-    assert "CPUExecutionProvider" not in [entry if isinstance(entry, str) else entry[0] for entry in providers]
-    assert getattr(options, "session.disable_cpu_ep_fallback") == "1"
-    assert enable_fallback == 0
-    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    opened = runtime.opened[-1]
+    assert opened.providers[0][0] == session_ort.PROVIDERS[device]
+    assert "CPUExecutionProvider" not in dict(opened.providers)
+    assert getattr(opened.options, "session.disable_cpu_ep_fallback") == "1"
+    assert opened.enable_fallback == 0
+    assert (opened.options.intra_op_num_threads, opened.options.inter_op_num_threads) == (3, 1)
+
+
+def test_a_gpu_sees_few_shapes_and_keeps_little(graph: Path, fake: Any) -> None:
+    """On CUDA the session is told not to search or hoard, and the engine says how long a tile may be; a CPU takes all.
+
+    The search and the doubling arena are why memory grows with every new input shape.
+    """
+    runtime = fake()
+    assert Engine(graph, device="cuda", sides=Sides(1, 8, 16)).longest_side == 16
+    options = dict(runtime.opened[-1].providers)["CUDAExecutionProvider"]
+    assert options == {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    assert Engine(graph, device="cpu").longest_side is None
+
+
+def test_the_graph_is_chosen_by_the_device_that_is_taken(tmp_path: Path, fake: Any) -> None:
+    """Where ``auto`` falls from CUDA to the CPU, the graph falls with it: fp16 for the one, w16 for the other."""
+    paths = {name: write_graph(tmp_path / f"decoder{name}.onnx") for name in ("", ".fp16")}
+    asked: list[str] = []
+
+    def choose(device: str) -> Path:
+        asked.append(device)
+        return paths[".fp16" if device == "cuda" else ""]
+
+    fake()
+    session = Engine(choose)
+    assert (session.device, session.precision, session.path) == ("cuda", "fp16", paths[".fp16"])
+    fake(CUDAExecutionProvider="CUDA failure 35: driver too old")
+    session = Engine(choose)
+    assert (session.device, session.precision, session.path) == ("cpu", "w16", paths[""])
+    assert asked == ["cuda", "cuda", "cpu"]
 
 
 def test_a_runtime_that_swaps_the_provider_is_caught(graph: Path, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:

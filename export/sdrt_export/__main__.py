@@ -1,4 +1,4 @@
-"""``python -m sdrt_export graph | verify | prior | pack``: a checkpoint becomes a model pack."""
+"""``python -m sdrt_export graph | verify | prior | int8 | pack``: a checkpoint becomes a model pack."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdrt.errors import ModelError, SdrtError
 from sdrt.models import MANIFEST, PRIOR, load_pack
+from sdrt_export import tensorrt
 from sdrt_export.pack import decoder_only, read_manifest, update_manifest, write_pack
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from sdrt_export import prior
 
             return int(prior.main(arguments[1:]) or 0)
+        if arguments[:1] == ["int8"]:
+            from sdrt_export import int8
+
+            return int8.main(arguments[1:])
         options = _parser().parse_args(arguments)
         code: int = options.run(options)
         return code
@@ -59,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
 
     commands.add_parser("prior", help="photographs -> the pack's prior (see: prior --help)", add_help=False)
+
+    commands.add_parser("int8", help="photographs -> the pack's 8-bit graphs (see: int8 --help)", add_help=False)
+
+    tensorrt.add_command(commands)
 
     small = commands.add_parser("pack", help="the smallest folder that decodes")
     small.add_argument("pack", type=Path)

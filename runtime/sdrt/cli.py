@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from sdrt import __version__
 from sdrt.console import complain, flush_stdout, read_input, say, tell
+from sdrt.devices import DEVICES, PRECISIONS
 from sdrt.errors import SdrtError
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -125,6 +125,9 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--model", metavar="NAME|FOLDER", help=model)
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto takes the best that works; any other is used or refused"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="default: fp16 on GPUs, w16 on CPUs, bf16 in openvino where it can"
     )
     parser.add_argument("--threads", type=_count, metavar="N", help="threads of the inference engine")
     parser.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")

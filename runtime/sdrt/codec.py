@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from sdrt import entropy, image, models, quantize, rate, sdl
 from sdrt.about import Info, info, read_source
+from sdrt.devices import graph_precision
 from sdrt.engine import Engine
 from sdrt.errors import ModelError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.prior import Prior, load_prior
-from sdrt.transform import Crop, Progress, to_latents, to_pixels
+from sdrt.transform import Crop, Progress, gpu_sides, to_latents, to_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +36,8 @@ class Codec:
     """Encodes and decodes with sessions that are kept for the next picture.
 
     ``model``: name or folder of a pack; None: ``tiny`` to encode, and to decode whichever pack the file names.
-    ``device``: auto, cpu, cuda, tensorrt or openvino. ``threads``: 1 or more; None leaves it to the engine.
+    ``device``: auto, cpu, cuda, tensorrt or openvino. ``precision``: w16, fp32, fp16, int8 as far as the pack has it,
+    or bf16 (openvino only); None: what suits the device. ``threads``: 1 or more; None leaves it to the engine.
     ``max_pixels``: larger pictures and files are refused with LimitError; None: no limit.
 
     Not safe for calls from several threads at once: give each thread its own.
@@ -46,11 +48,13 @@ class Codec:
         model: str | PathLike[str] | None = None,
         *,
         device: str = "auto",
+        precision: str | None = None,
         threads: int | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
     ) -> None:
         self._model = model
         self._device = device
+        self._precision = precision
         self._threads = threads
         self._max_pixels = max_pixels
         self._packs: dict[object, models.ModelPack] = {}
@@ -58,6 +62,8 @@ class Codec:
         self._engines: dict[str, Engine] = {}
         self.used_device: str | None = None
         """The device that the last graph ran on; None before the first run."""
+        self.used_precision: str | None = None
+        """The precision of the last graph; bf16 where OpenVINO computed in it."""
 
     def encode(
         self,
@@ -198,13 +204,23 @@ class Codec:
         return self._priors[pack.prior_identity]
 
     def _engine(self, pack: models.ModelPack, half: str) -> Engine:
-        path = pack.encoder_path() if half == "encoder" else pack.decoder_path()
-        key = str(path)
+        def graph(device: str) -> Path:
+            precision = graph_precision(device, self._precision, pack.graph_precisions(half))
+            path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
+            return models.verify_file(pack, path.name)
+
+        key = str(pack.folder / half)
         if key not in self._engines:
-            models.verify_file(pack, path.name)
-            self._engines[key] = Engine(path, device=self._device, threads=self._threads)
-        self.used_device = self._engines[key].device
-        return self._engines[key]
+            self._engines[key] = Engine(
+                graph,
+                device=self._device,
+                precision=self._precision,
+                threads=self._threads,
+                sides=gpu_sides(pack, half),
+            )
+        engine = self._engines[key]
+        self.used_device, self.used_precision = engine.device, engine.precision
+        return engine
 
 
 def encode(
@@ -215,12 +231,13 @@ def encode(
     target_bpp: float | None = None,
     model: str | PathLike[str] | None = None,
     device: str = "auto",
+    precision: str | None = None,
     threads: int | None = None,
     keep_metadata: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> bytes:
     """``Codec(model, ...).encode(picture, ...)`` for a single picture."""
-    return Codec(model, device=device, threads=threads, max_pixels=max_pixels).encode(
+    return Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels).encode(
         picture, quality=quality, target_bytes=target_bytes, target_bpp=target_bpp, keep_metadata=keep_metadata
     )
 
@@ -230,12 +247,15 @@ def decode(
     *,
     model: str | PathLike[str] | None = None,
     device: str = "auto",
+    precision: str | None = None,
     threads: int | None = None,
     crop: Crop | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
 ) -> Image.Image:
     """``Codec(model, ...).decode(data, ...)`` for a single file."""
-    return Codec(model, device=device, threads=threads, max_pixels=max_pixels).decode(data, crop=crop)
+    return Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels).decode(
+        data, crop=crop
+    )
 
 
 def _checked_crop(crop: Crop | None, file: sdl.SdlFile) -> Crop:

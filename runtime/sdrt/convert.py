@@ -124,7 +124,11 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
         except OSError as error:
             raise OutputError(f"cannot make the folder {arguments.out_dir}: {error.strerror or error}") from None
     codec = Codec(
-        arguments.model, device=arguments.device, threads=arguments.threads, max_pixels=_max_pixels(arguments)
+        arguments.model,
+        device=arguments.device,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        max_pixels=_max_pixels(arguments),
     )
     code = 0
     for job in jobs:
@@ -138,7 +142,8 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
             continue
         if arguments.verbose:
             seconds = time.perf_counter() - start
-            say(f"{job.source} -> {job.destination}: {summary}, {codec.used_device}, {seconds:.2f} s")
+            how = f"{codec.used_device} {codec.used_precision}, {seconds:.2f} s"
+            say(f"{job.source} -> {job.destination}: {summary}, {how}")
     return code
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sdrt import __version__, models
 from sdrt.console import complain, tell
+from sdrt.devices import INSTALL
 from sdrt.errors import EngineError, ModelError
 
 TROUBLE = 1
@@ -79,7 +80,7 @@ def _examine_engines(report: Report) -> None:
         report(
             "onnxruntime",
             f"{' and '.join(installed)} are both installed and overwrite each other's files: "
-            f"pip uninstall -y {names}, then {engine.INSTALL['cpu']} or {engine.INSTALL['cuda']}",
+            f"pip uninstall -y {names}, then {INSTALL['cpu']} or {INSTALL['cuda']}",
             good=False,
         )
     elif installed:
@@ -92,7 +93,7 @@ def _examine_engines(report: Report) -> None:
     for device in devices:
         report(f"device {device.device}", f"{'yes' if device.available else 'no'}, {device.detail}")
     if not any(device.available for device in devices):
-        report("engine", f"none is installed: {engine.INSTALL['cpu']}", good=False)
+        report("engine", f"none is installed: {INSTALL['cpu']}", good=False)
 
 
 def _examine_packs(report: Report) -> None:

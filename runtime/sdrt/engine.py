@@ -1,45 +1,34 @@
-"""Runs a graph: device choice, threads, bounded memory. The only import of onnxruntime and openvino.
+"""Runs a graph: device choice, threads, bounded memory.
 
 A device asked for by name is used or refused, never replaced: ONNX Runtime on its own would warn and run on the CPU.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
-import sys
-from collections.abc import Callable, Mapping
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt import session_openvino, session_ort, tensorrt
+from sdrt.devices import GPU, INSTALL, devices_to_try
 from sdrt.errors import EngineError
+from sdrt.session_ort import PROVIDERS, Floats, Runner
+from sdrt.tensorrt import Sides
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
-AUTO_ORDER = ("cuda", "cpu", "openvino")
-"""``auto`` takes the first that works. TensorRT stays a choice: its engines take minutes to build."""
-
-INSTALL = {
-    "cpu": "pip install 'sdrt[cpu]'",
-    "cuda": "pip install 'sdrt[gpu]'",
-    "tensorrt": "pip install 'sdrt[gpu]' 'tensorrt-cu13>=10.13,<11'",
-    "openvino": "pip install 'sdrt[openvino]'",
-}
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+DEFAULT_SIDES = Sides(1, 64, 256)
 
-Floats = NDArray[np.float32] | NDArray[np.float16]
-Runner = Callable[[Floats], NDArray[Any]]
+GraphOf = Callable[[str], Path]
+"""A concrete device -> the graph that it should run."""
 
 
 @dataclass(frozen=True)
@@ -51,44 +40,60 @@ class DeviceReport:
     detail: str
 
 
+@dataclass(frozen=True)
+class _Opened:
+    runner: Runner
+    reason: str
+    arithmetic: str | None = None
+    longest_side: int | None = None
+
+
 class Engine:
     """One graph with one input and one output, ready to run on one device.
 
-    ``device`` is what is used in truth (never ``auto``), ``reason`` says in one line why.
+    ``path`` is the graph. ``device`` is what is used in truth (never ``auto``), ``reason`` says in one line why.
+    ``precision`` is the graph's, or bf16 where OpenVINO computes in it. ``longest_side``: the most cells of input that
+    a run may have each way; None: any. On a GPU longer pictures are best run in tiles of just that side, because every
+    new shape there costs time or memory.
     """
 
+    path: Path
     device: str
     reason: str
+    precision: str
+    longest_side: int | None
 
     def __init__(
         self,
-        path: Path,
+        graph: Path | GraphOf,
         *,
         device: str = "auto",
+        precision: str | None = None,
         threads: int | None = None,
         optimise: bool = True,
-        provider_options: Mapping[str, str] | None = None,
+        sides: Sides = DEFAULT_SIDES,
     ) -> None:
         """Loads the graph.
 
-        ``threads`` 1 or more; None takes every core that the process may use. ``optimise`` False keeps the
-        graph as it was written, to tell an optimiser's fault from the graph's. ``provider_options`` go to the CUDA or
-        TensorRT provider as they are.
+        ``graph``: its path, or what gives the path for the device that is taken. ``precision``: only bf16 matters here
+        (see ``sdrt.devices``), or float32 in OpenVINO for any other. ``threads`` 1 or more; None takes every core that
+        the process may use. ``optimise`` False keeps the graph as it was written, to tell an optimiser's fault from the
+        graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own.
 
-        Raises EngineError: unknown device, device not to be had, graph missing or not readable.
+        Raises EngineError: unknown device, device not to be had, graph missing or not readable; and what ``graph``
+        raises.
         """
-        if device not in DEVICES:
-            raise EngineError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
+        candidates = devices_to_try(device, precision)
         if threads is not None and threads < 1:
             raise EngineError(f"threads must be at least 1, got {threads}")
-        if not path.is_file():
-            raise EngineError(f"no graph at {path}")
-        self.path = path
-        if device == "auto":
-            self.device, self._runner, self.reason = _open_best(path, threads, optimise)
+        settings = _Settings(precision, threads, optimise, sides)
+        if len(candidates) == 1:
+            self.device, self.path, opened = candidates[0], _resolve(graph, candidates[0]), None
+            opened = _open(self.path, self.device, settings)
         else:
-            self._runner = _open(path, device, threads, optimise, provider_options or {})
-            self.device, self.reason = device, "asked for"
+            self.device, self.path, opened = _open_best(graph, candidates, settings)
+        self._runner, self.reason, self.longest_side = opened.runner, opened.reason, opened.longest_side
+        self.precision = "bf16" if opened.arithmetic == "bf16" else precision_of(self.path)
 
     def run(self, array: Floats) -> NDArray[np.float32]:
         """NCHW in float32 or float16 -> NCHW in float32.
@@ -100,6 +105,20 @@ class Engine:
         return self._runner(array).astype(np.float32, copy=False)
 
 
+def precision_of(path: Path) -> str:
+    """The precision that a graph's file name says: ``decoder.fp16.onnx`` is fp16, ``decoder.onnx`` is w16."""
+    parts = path.name.split(".")
+    return parts[-2] if len(parts) > 2 else "w16"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    precision: str | None
+    threads: int | None
+    optimise: bool
+    sides: Sides
+
+
 def available_devices() -> list[DeviceReport]:
     """Every device but auto, whether its libraries are here, and what to do where they are not.
 
@@ -109,11 +128,17 @@ def available_devices() -> list[DeviceReport]:
     offered: list[str] = []
     version = ""
     if importlib.util.find_spec("onnxruntime") is not None:
-        ort = _import_ort()
+        ort = session_ort.load()
         offered, version = ort.get_available_providers(), str(ort.__version__)
     for device, provider in PROVIDERS.items():
         here = provider in offered
-        detail = f"onnxruntime {version}" if here else _absent(device, version)
+        detail = f"onnxruntime {version}" if here else session_ort.absent(device, version)
+        if here and device == "tensorrt":
+            try:
+                machine = tensorrt.this_machine(version)
+                detail += f", TensorRT {machine.tensorrt}, GPU architecture {machine.architecture}"
+            except EngineError as error:
+                here, detail = False, str(error)
         reports.append(DeviceReport(device, here, detail))
     if importlib.util.find_spec("openvino") is None:
         reports.append(DeviceReport("openvino", False, INSTALL["openvino"]))
@@ -133,153 +158,104 @@ def installed_onnxruntimes() -> list[str]:
     return found
 
 
-def _absent(device: str, version: str) -> str:
-    if not version:
-        return f"ONNX Runtime is not installed: {INSTALL[device]}"
-    swap = "pip uninstall onnxruntime; " if device in ("cuda", "tensorrt") else ""
-    return f"onnxruntime {version} here has no {PROVIDERS[device]}: {swap}{INSTALL[device]}"
+def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[Path, bool]:
+    """Compiles a graph for this machine's GPU, which takes minutes. Returns its folder, and whether it was built now.
 
+    An engine of the same sides that is here already is kept unless ``rebuild``.
 
-def _import_ort() -> ModuleType:
+    Raises EngineError: no TensorRT, no GPU, a graph that TensorRT cannot run as a whole, sizes beyond its memory.
+    """
+    machine = tensorrt.this_machine(str(session_ort.require("tensorrt").__version__))
+    place = tensorrt.place_of(path, machine)
+    if not rebuild and tensorrt.find(place) == sides:
+        return place, False
+    _, port = session_ort.open_session(path, "cpu", 1, optimise=False, options={})
+    if port.channels is None:
+        raise EngineError(f"{path.name} leaves its channels open: TensorRT cannot be told what to expect")
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    started_s = time.perf_counter()
     try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        why = "is not installed" if error.name == "onnxruntime" else f"does not load ({_line(error)})"
-        raise EngineError(f"ONNX Runtime {why}: {INSTALL['cpu']} (or {INSTALL['cuda']} for NVIDIA GPUs)") from None
+        part.mkdir(parents=True, exist_ok=True)
+        tensorrt.timing_folder(machine).mkdir(parents=True, exist_ok=True)
+        half = precision_of(path) == "fp16"
+        options = tensorrt.build_options(part, machine, sides, port.name, port.channels, half=half)
+        run, _ = session_ort.open_session(path, "tensorrt", None, optimise=True, options=options)
+        run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
+        del run
+        tensorrt.write_record(part, path, sides, machine, time.perf_counter() - started_s)
+        shutil.rmtree(place, ignore_errors=True)
+        part.replace(place)
+    except OSError as error:
+        raise EngineError(f"cannot keep the TensorRT engine in {place}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return place, True
 
 
-def _open_best(path: Path, threads: int | None, optimise: bool) -> tuple[str, Runner, str]:
+def _resolve(graph: Path | GraphOf, device: str) -> Path:
+    path = graph if isinstance(graph, Path) else graph(device)
+    if not path.is_file():
+        raise EngineError(f"no graph at {path}")
+    return path
+
+
+def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Settings) -> tuple[str, Path, _Opened]:
     reports = {report.device: report for report in available_devices()}
-    if not any(reports[device].available for device in AUTO_ORDER):
-        _import_ort()
+    if not any(reports[device].available for device in candidates):
+        session_ort.load()
     passed_over: list[str] = []
     failures: list[str] = []
-    for device in AUTO_ORDER:
+    for device in candidates:
         if not reports[device].available:
             passed_over.append(f"no {device} ({reports[device].detail})")
             continue
+        path = _resolve(graph, device)
         try:
-            return device, _open(path, device, threads, optimise, {}), "; ".join(passed_over) or "first choice"
+            opened = _open(path, device, settings)
         except EngineError as error:
             failures.append(str(error))
             passed_over.append(f"no {device} ({error})")
+            continue
+        reason = "; ".join(passed_over) or "first choice"
+        return device, path, _Opened(opened.runner, reason, opened.arithmetic, opened.longest_side)
     raise EngineError("; ".join(failures or passed_over))
 
 
-def _open(path: Path, device: str, threads: int | None, optimise: bool, options: Mapping[str, str]) -> Runner:
+def _open(path: Path, device: str, settings: _Settings) -> _Opened:
     if device == "openvino":
-        return _open_openvino(path, threads)
-    return _open_ort(path, device, threads, optimise, options)
-
-
-def _open_ort(path: Path, device: str, threads: int | None, optimise: bool, options: Mapping[str, str]) -> Runner:
-    ort = _import_ort()
-    provider = PROVIDERS[device]
-    providers: list[Any] = [(provider, dict(options))]
+        runner, arithmetic = session_openvino.open_session(path, settings.threads, precision=settings.precision)
+        return _Opened(runner, "asked for", arithmetic)
     if device == "tensorrt":
-        providers.append(PROVIDERS["cuda"])
-    if provider not in ort.get_available_providers():
-        raise EngineError(f"device {device} cannot be had: {_absent(device, str(ort.__version__))}")
-    try:
-        # enable_fallback=0: else a provider that fails to start is replaced with a print on stdout.
-        session = ort.InferenceSession(
-            str(path),
-            sess_options=_session_options(ort, device, threads, optimise),
-            providers=providers,
-            enable_fallback=0,
+        return _open_tensorrt(path, settings)
+    runner, _ = session_ort.open_session(
+        path,
+        device,
+        settings.threads,
+        optimise=settings.optimise,
+        options=session_ort.CUDA_OPTIONS if device == "cuda" else {},
+    )
+    return _Opened(runner, "asked for", longest_side=settings.sides.most if device in GPU else None)
+
+
+def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
+    machine = tensorrt.this_machine(str(session_ort.require("tensorrt").__version__))
+    place = tensorrt.place_of(path, machine)
+    sides = tensorrt.find(place)
+    reason = f"the engine in {place}"
+    if not isinstance(sides, Sides):
+        logging.getLogger("sdrt").warning(
+            "no TensorRT engine for %s: %s; building one now, which takes minutes (%s does it in advance)",
+            path.name,
+            sides,
+            tensorrt.COMMAND,
         )
-    except Exception as error:  # onnxruntime raises a dozen unrelated classes here
-        raise EngineError(f"device {device} cannot open {path}: {_line(error)}{_advice(error, device)}") from None
-    if session.get_providers()[0] != provider:
-        raise EngineError(f"device {device} cannot be had: ONNX Runtime chose {session.get_providers()[0]}")
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, one of each was expected")
-    name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+        sides, reason = settings.sides, f"{reason}, built now: {sides}"
+        build_tensorrt(path, sides)
+    context = place / tensorrt.CONTEXT
+    runner, _ = session_ort.open_session(context, "tensorrt", settings.threads, optimise=True, options={})
 
-    def run(array: Floats) -> NDArray[Any]:
-        try:
-            result: NDArray[Any] = session.run(None, {name: np.ascontiguousarray(array, dtype=wanted)})[0]
-        except Exception as error:
-            raise EngineError(f"{path.name} on {device} failed for input {array.shape}: {_line(error)}") from None
-        return result
+    def run(array: Floats) -> NDArray[np.float32]:
+        tensorrt.check_sides(sides, array.shape, path.name)
+        return runner(array)
 
-    return run
-
-
-def _session_options(ort: ModuleType, device: str, threads: int | None, optimise: bool) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.inter_op_num_threads = 1
-    # Left to itself, ONNX Runtime pins its threads to cores: beside any other busy process that is 2 to 3 times slower.
-    options.intra_op_num_threads = threads if threads is not None else _usable_cores()
-    # A memory plan is kept for every shape ever seen: a thousand pictures of a thousand sizes fill the memory.
-    # The arena stays: without it the peak is half as high again, and it stops growing at the largest picture.
-    options.enable_mem_pattern = False
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    # Idle threads that spin burn a core between pictures for a gain of a few microseconds a node.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if device != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return options
-
-
-def _usable_cores() -> int:
-    """The cores that this process may use: fewer than the machine has inside some containers and job queues."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _import_openvino() -> ModuleType:
-    """Without its telemetry: importing openvino starts a process that reports to google-analytics.com.
-
-    Where that package is missing, openvino takes its own silent stand-in.
-    """
-    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # importing it then raises ImportError
-    try:
-        return importlib.import_module("openvino")
-    except ImportError as error:
-        why = "is not installed" if error.name == "openvino" else f"does not load ({_line(error)})"
-        raise EngineError(f"device openvino cannot be had: OpenVINO {why}: {INSTALL['openvino']}") from None
-    finally:
-        if hidden:
-            del sys.modules["openvino_telemetry"]
-
-
-def _open_openvino(path: Path, threads: int | None) -> Runner:
-    openvino = _import_openvino()
-    # Its default cache keeps kernels and buffers for 5000 shapes.
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY": 32}
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
-    try:
-        core = openvino.Core()
-        request = core.compile_model(core.read_model(str(path)), "CPU", config).create_infer_request()
-    except Exception as error:  # openvino raises RuntimeError and its subclasses
-        raise EngineError(f"device openvino cannot open {path}: {_line(error)}{_advice(error, 'openvino')}") from None
-
-    def run(array: Floats) -> NDArray[Any]:
-        try:
-            request.infer([np.ascontiguousarray(array, dtype=np.float32)])
-            return np.array(request.get_output_tensor(0).data)
-        except Exception as error:
-            raise EngineError(f"{path.name} on openvino failed for input {array.shape}: {_line(error)}") from None
-
-    return run
-
-
-def _advice(error: Exception, device: str) -> str:
-    text = str(error)
-    if any(word in text for word in ("INVALID_PROTOBUF", "Protobuf parsing failed", "INVALID_GRAPH", "ModelProto")):
-        return " (the graph is damaged: install the model pack again)"
-    return f" ({INSTALL[device]})" if device in ("cuda", "tensorrt") else ""
-
-
-def _line(error: Exception) -> str:
-    """The first line of a message, at most 300 characters: the rest is the engine's own stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    return _Opened(run, reason, longest_side=sides.most)

@@ -58,3 +58,9 @@ class OutputError(SdrtError):
     """The result cannot be written: it exists already, the disk is full, the path is wrong."""
 
     exit_code = 10
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's message, at most 300 characters: the rest is somebody's stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

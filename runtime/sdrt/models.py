@@ -79,8 +79,12 @@ class ModelPack:
     @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions in which the decoder is here, the default one first."""
-        names = {"" if parts == ["decoder", "onnx"] else parts[1] for parts in self._graph_names("decoder")}
-        return tuple(sorted((name or DEFAULT_PRECISION for name in names), key=lambda n: (n != DEFAULT_PRECISION, n)))
+        return self.graph_precisions("decoder")
+
+    def graph_precisions(self, half: str) -> tuple[str, ...]:
+        """The precisions in which ``encoder`` or ``decoder`` is here, the default one first."""
+        names = {parts[1] if len(parts) == 3 else DEFAULT_PRECISION for parts in self._graph_names(half)}
+        return tuple(sorted(names, key=lambda name: (name != DEFAULT_PRECISION, name)))
 
     def _graph_names(self, half: str) -> list[list[str]]:
         split = (name.split(".") for name in self.files)

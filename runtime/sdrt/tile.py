@@ -115,11 +115,15 @@ def plan(
     fade: int = 0,
     border: int = 0,
     window: tuple[int, int, int, int] | None = None,
+    side: int | None = None,
 ) -> Plan:
     """Tiles that give the cells of ``window`` (top, left, bottom, right; default: all) of a grid.
 
     ``max_cells`` bounds a frame (never below what ``halo`` needs). With ``fade`` the tiles may deliver more than the
     window; their ``start`` and ``stop`` say what.
+
+    ``side`` replaces ``max_cells`` where it is given: a frame has at most so many cells each way, and exactly so many
+    where there are more, so that all large pictures have frames of one shape.
     """
     top, left, bottom, right = window or (0, 0, rows, columns)
     if fade:
@@ -129,7 +133,10 @@ def plan(
             min(rows + border, bottom + halo) - max(-border, top - halo),
             min(columns + border, right + halo) - max(-border, left - halo),
         )
-    high, wide = frame_shape(*extent, max_cells, halo=halo, fade=fade)
+    if side is None:
+        high, wide = frame_shape(*extent, max_cells, halo=halo, fade=fade)
+    else:
+        high, wide = min(extent[0], side), min(extent[1], side)
     return Plan(
         spans(rows, high, halo=halo, fade=fade, border=border, window=(top, bottom)),
         spans(columns, wide, halo=halo, fade=fade, border=border, window=(left, right)),

@@ -19,6 +19,7 @@ from sdrt import image, tile
 from sdrt.engine import Engine
 from sdrt.errors import ModelError
 from sdrt.models import ModelPack
+from sdrt.tensorrt import Sides
 
 FRAME_PX = 1536 * 1536
 """Pixels of a frame that a graph is run on at once: some 150 bytes of memory each with models/tiny."""
@@ -28,6 +29,10 @@ GLOBAL_FADE_PX = 128
 """Overlap over which the tiles of such graphs are blended."""
 GLOBAL_TRIM_PX = 64
 """Rim of such tiles that is thrown away: it saw the zeros around the tile instead of the picture."""
+
+GPU_SIDES_PX = (512, 1024)
+"""On a GPU: the side that is tuned best and the longest one. Larger pictures are cut into tiles of just the latter:
+memory is that of one tile, and no new shape makes the device choose or compile its kernels again."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and their total."""
@@ -47,7 +52,9 @@ def to_latents(
     cell, channels = pack.space.downscale, pack.space.channels
     rows, columns = (ceil(side / cell) for side in rgb.shape[:2])
     halo_px = None if pack.halo is None else pack.halo["encoder_px"]
-    plan = _plan(pack, rows, columns, None if halo_px is None else ceil(halo_px / cell), (0, 0, rows, columns))
+    halo = None if halo_px is None else ceil(halo_px / cell)
+    side = None if encoder.longest_side is None else encoder.longest_side // cell
+    plan = _plan(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side)
     done = 0
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
@@ -85,7 +92,7 @@ def to_pixels(
     left, top, width_px, height_px = crop
     halo = None if pack.halo is None else pack.halo["decoder_latents"]
     window = (top // cell, left // cell, ceil((top + height_px) / cell), ceil((left + width_px) / cell))
-    plan = _plan(pack, latents.shape[1], latents.shape[2], halo, window)
+    plan = _plan(pack, latents.shape[1], latents.shape[2], halo, window=window, side=decoder.longest_side)
     scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
     done = 0
 
@@ -109,12 +116,23 @@ def to_pixels(
     return rgb
 
 
-def _plan(pack: ModelPack, rows: int, columns: int, halo: int | None, window: tuple[int, int, int, int]) -> tile.Plan:
+def gpu_sides(pack: ModelPack, half: str) -> Sides:
+    """What a GPU is to expect of ``encoder`` (in pixels) or ``decoder`` (in latents)."""
+    cell = pack.space.downscale
+    usual_px, most_px = GPU_SIDES_PX
+    if half == "encoder":
+        return Sides(cell, usual_px // cell * cell, most_px // cell * cell)
+    return Sides(1, usual_px // cell, most_px // cell)
+
+
+def _plan(
+    pack: ModelPack, rows: int, columns: int, halo: int | None, *, window: tuple[int, int, int, int], side: int | None
+) -> tile.Plan:
     cell, border = pack.space.downscale, _border(pack)
-    if halo is not None:
-        return tile.plan(rows, columns, FRAME_PX // cell**2, halo=halo, border=border, window=window)
-    trim, fade = ceil(GLOBAL_TRIM_PX / cell), ceil(GLOBAL_FADE_PX / cell)
-    return tile.plan(rows, columns, GLOBAL_FRAME_PX // cell**2, halo=trim, fade=fade, border=border, window=window)
+    fade, frame_px = 0, FRAME_PX
+    if halo is None:
+        halo, fade, frame_px = ceil(GLOBAL_TRIM_PX / cell), ceil(GLOBAL_FADE_PX / cell), GLOBAL_FRAME_PX
+    return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, border=border, window=window, side=side)
 
 
 def _border(pack: ModelPack) -> int:

@@ -1,0 +1,85 @@
+"""An onnxruntime that offers every provider, records what sessions are told, and builds TensorRT engines of air."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdrt import tensorrt
+from sdrt.tensorrt import Machine
+
+VERSION = "1.31.0"
+MACHINE = Machine(VERSION, "10.13.2", 90)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One session: what it was given, and the shapes that it ran."""
+
+    path: Path
+    providers: list[tuple[str, dict[str, str]]]
+    options: Any
+    enable_fallback: int
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+
+class FakeRuntime(ModuleType):
+    """``broken``: provider -> the message with which it does not start. ``partial``: TensorRT takes half of a graph."""
+
+    __version__ = VERSION
+    GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=99, ORT_DISABLE_ALL=0)
+
+    class SessionOptions(SimpleNamespace):
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            setattr(self, key, value)
+
+    def __init__(self, broken: Mapping[str, str]) -> None:
+        super().__init__("onnxruntime")
+        self.broken = broken
+        self.partial = False
+        self.opened: list[Opened] = []
+
+    @classmethod
+    def install(cls, monkeypatch: pytest.MonkeyPatch, cache: Path, **broken: str) -> FakeRuntime:
+        """In place of the real one, on a machine with a GPU of architecture 90 and an empty cache."""
+        runtime = cls(broken)
+        runtime.__spec__ = SimpleNamespace()  # type: ignore[assignment] # find_spec only asks whether there is one
+        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+        monkeypatch.setattr(tensorrt, "this_machine", lambda version: Machine(version, "10.13.2", 90))
+        monkeypatch.setenv("SDRT_CACHE", str(cache))
+        return runtime
+
+    def get_available_providers(self) -> list[str]:
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(  # noqa: N802 (the real one's name)
+        self, path: str, sess_options: Any, providers: list[tuple[str, dict[str, str]]], enable_fallback: int
+    ) -> Any:
+        opened = Opened(Path(path), providers, sess_options, enable_fallback)
+        self.opened.append(opened)
+        first, options = providers[0]
+        if first in self.broken:
+            raise RuntimeError(f"{self.broken[first]}\nstack\nstack")
+        if options.get("trt_dump_ep_context_model") == "1" and not self.partial:
+            context = Path(options["trt_ep_context_file_path"])
+            context.write_bytes(b"a graph of one node")
+            (context.parent / options["trt_engine_cache_path"] / "all_sm90.engine").write_bytes(b"kernels")
+        source = SimpleNamespace(name="latent_sample", type="tensor(float)", shape=["n", 4, "h", "w"])
+
+        def run(_outputs: None, feeds: dict[str, Any]) -> list[Any]:
+            opened.shapes.append(feeds["latent_sample"].shape)
+            return [np.zeros((1, 3, 8, 8), np.float32)]
+
+        return SimpleNamespace(
+            get_providers=lambda: [name for name, _ in providers],
+            get_inputs=lambda: [source],
+            get_outputs=lambda: [source],
+            run=run,
+        )
