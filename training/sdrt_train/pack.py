@@ -20,13 +20,13 @@ from sdrt_export.graph import export_modules
 from sdrt_export.pack import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig
-from sdrt_train.trainer import LOG2_STEP_RANGE
+from sdrt_train.trainer import LOG2_STEPS
 
 STEPS_PER_OCTAVE = 64
 UNIT_STEP_INDEX = 512
 # One octave finer than training drew: it keeps gaining there. Nothing coarser: pictures fall apart beyond.
-_COARSE = UNIT_STEP_INDEX + int(LOG2_STEP_RANGE * STEPS_PER_OCTAVE)
-_FINE = UNIT_STEP_INDEX - int((LOG2_STEP_RANGE + 1) * STEPS_PER_OCTAVE)
+_COARSE = UNIT_STEP_INDEX + int(LOG2_STEPS[1] * STEPS_PER_OCTAVE)
+_FINE = UNIT_STEP_INDEX + int((LOG2_STEPS[0] - 1) * STEPS_PER_OCTAVE)
 
 
 def read_checkpoint(path: Path) -> tuple[Autoencoder, dict[str, object]]:
