@@ -19,7 +19,7 @@ import sdrt
 from sdrt import codec as codec_module
 from sdrt import image, models, quantize, rate, transform
 from sdrt.codec import Codec
-from sdrt.engine import Engine
+from sdrt.engine import Engine, GraphOf
 from sdrt.errors import LimitError, ModelError, UnsupportedError
 from sdrt.models import LatentSpace, ModelPack
 from sdrt.prior import load_prior
@@ -104,9 +104,9 @@ def test_networks_run_once_however_long_the_search(
     opened: list[str] = []
 
     class Counted(Engine):
-        def __init__(self, path: Path, *, device: str, threads: int | None) -> None:
-            opened.append(path.name)
-            super().__init__(path, device=device, threads=threads)
+        def __init__(self, graph: GraphOf, **options: Any) -> None:
+            super().__init__(graph, **options)
+            opened.append(self.path.name)
 
         def run(self, array: Any) -> NDArray[np.float32]:
             runs.append(self.path.name)
@@ -243,6 +243,29 @@ def test_a_crop_is_a_cut_of_the_whole(testpack: ModelPack, photo: Pixels, monkey
     for outside in [(-1, 0, 5, 5), (0, 0, 162, 97), (160, 0, 2, 1), (3, 3, 0, 4)]:
         with pytest.raises(UnsupportedError, match="does not lie in the picture of 161x97"):
             codec.decode(data, crop=outside)
+
+
+def test_strips_are_the_whole_and_painted_when_asked_for(
+    testpack: ModelPack, photo: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strips, in any crop, are the rows of the whole picture; none is painted before it is asked for."""
+    monkeypatch.setattr(transform, "FRAME_PX", 64 * 64)
+    rgba = np.dstack([photo, photo[:, :, 0]])
+    codec = Codec("testpack")
+    data = codec.encode(rgba, quality=80)
+    for crop in (None, (50, 33, 64, 47)):
+        ticks: list[int] = []
+        strips = codec.decode_strips(data, crop=crop, progress=lambda done, _total, ticks=ticks: ticks.append(done))
+        whole = codec.decode_picture(data, crop=crop)
+        top, counts = 0, []
+        for rows in strips.rows:
+            np.testing.assert_array_equal(rows, whole.rgb[top : top + len(rows)])
+            top += len(rows)
+            counts.append(len(ticks))
+        assert (top, strips.width_px) == whole.rgb.shape[:2] == (strips.height_px, strips.width_px)
+        assert len(counts) > 1 and counts == sorted(set(counts)), "each strip ran tiles of its own"
+        assert strips.alpha is not None and whole.alpha is not None
+        np.testing.assert_array_equal(strips.alpha, whole.alpha)
 
 
 def test_graphs_without_a_halo_are_blended(

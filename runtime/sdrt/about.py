@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from sdrt import models, sdl
+from sdrt.devices import precisions_by_device
 from sdrt.errors import ImageError, LimitError, ModelError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 
@@ -29,6 +30,8 @@ class Info:
     """Eight hexadecimal digits."""
     prior_identity: str
     """Eight hexadecimal digits."""
+    precisions: dict[str, str]
+    """Device -> the precision of the graph that paints there unless another is asked for; empty without a model."""
     alpha: bool
     chunks: dict[str, int]
     """Kind of each optional chunk -> its number of data bytes."""
@@ -75,6 +78,7 @@ def info(
         model=None if pack is None else pack.name,
         space_identity=file.space_identity.hex(),
         prior_identity=file.prior_identity.hex(),
+        precisions={} if pack is None else precisions_by_device(pack.precisions),
         alpha=file.chunk(sdl.ALPHA) is not None,
         chunks={chunk.kind.decode("ascii"): len(chunk.data) for chunk in file.chunks},
     )

@@ -46,6 +46,11 @@ def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
     return AUTO_ORDER if device == "auto" else (device,)
 
 
+def precisions_by_device(here: Sequence[str]) -> dict[str, str]:
+    """Device -> the precision of the graph that it runs unasked, out of those that a pack has."""
+    return {device: graph_precision(device, None, here) for device in PREFERRED}
+
+
 def graph_precision(device: str, wanted: str | None, here: Sequence[str]) -> str:
     """The precision of the graph that ``device`` (not ``auto``) runs out of those that a pack has, ``here``.
 

@@ -1,0 +1,59 @@
+"""sdrt.devices and the codec's choice by it: the graph that suits a device, another only where it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.conftest import synthetic_photo
+from tests.fake_onnxruntime import FakeRuntime
+
+from sdrt.codec import Codec
+from sdrt.devices import AUTO_ORDER, devices_to_try, graph_precision, precisions_by_device
+from sdrt.errors import EngineError, ModelError
+from sdrt.models import ModelPack
+from sdrt_export.pack import update_manifest
+
+
+def test_each_device_takes_the_graph_that_suits_it() -> None:
+    """fp16 on GPUs and w16 on CPUs where both are here; int8 only where it is asked for or alone; bf16 is no graph."""
+    many = ("w16", "fp16", "int8")
+    assert precisions_by_device(many) == {"cpu": "w16", "openvino": "w16", "cuda": "fp16", "tensorrt": "fp16"}
+    assert set(precisions_by_device(("w16", "int8")).values()) == {"w16"}
+    assert set(precisions_by_device(("int8",)).values()) == {"int8"}
+    assert graph_precision("cpu", "int8", many) == "int8"
+    assert graph_precision("cuda", "fp32", many) == "fp32", "what is not here is left to the look-up to refuse"
+    assert graph_precision("openvino", "bf16", many) == "w16"
+
+
+def test_bf16_belongs_to_openvino() -> None:
+    """``auto`` with bf16 is OpenVINO; any other device named with it is refused, and so is an unknown precision."""
+    assert devices_to_try("auto", "bf16") == devices_to_try("openvino", "bf16") == ("openvino",)
+    assert devices_to_try("auto", None) == devices_to_try("auto", "w16") == AUTO_ORDER
+    with pytest.raises(EngineError, match="bf16 is an arithmetic of device openvino, not of cpu"):
+        devices_to_try("cpu", "bf16")
+    with pytest.raises(EngineError, match="unknown precision 'int4'"):
+        devices_to_try("cpu", "int4")
+
+
+def test_the_precision_is_the_device_s_unless_asked_for(
+    make_pack: Callable[..., ModelPack], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With w16 and fp16 in the pack: the CPU runs w16, CUDA fp16, and an explicit precision is run or refused."""
+    pack = make_pack("both")
+    for half in ("encoder", "decoder"):
+        (pack.folder / f"{half}.fp16.onnx").write_bytes((pack.folder / f"{half}.onnx").read_bytes())
+    update_manifest(pack.folder)
+    codec = Codec(pack.folder, device="cpu")
+    file = codec.encode(synthetic_photo(40, 50))
+    assert (codec.used_device, codec.used_precision) == ("cpu", "w16")
+    asked = Codec(pack.folder, device="cpu", precision="fp16")
+    asked.decode(file)
+    assert asked.used_precision == "fp16"
+    with pytest.raises(ModelError, match=r"has no decoder\.int8\.onnx"):
+        Codec(pack.folder, device="cpu", precision="int8").decode(file)
+    runtime = FakeRuntime.install(monkeypatch, tmp_path)
+    with pytest.raises(ModelError, match="the decoder gives the shape"):  # the fake's
+        Codec(pack.folder, device="cuda").decode(file)
+    assert runtime.opened[-1].path.name == "decoder.fp16.onnx"
