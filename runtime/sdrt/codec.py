@@ -21,7 +21,7 @@ from sdrt.engine import Engine
 from sdrt.errors import ModelError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.prior import Prior, load_prior
-from sdrt.transform import Crop, Progress, gpu_sides, to_latents, to_pixels
+from sdrt.transform import Crop, Progress, gpu_sides, pixel_strips, to_latents
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,12 +128,17 @@ class Codec:
     def decode_picture(
         self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None
     ) -> image.Picture:
-        """The picture of an .sdl file as arrays.
+        """The picture of an .sdl file as arrays. Otherwise as ``decode_strips``."""
+        return image.gather(self.decode_strips(data, crop=crop, progress=progress))
 
-        ``crop`` (x, y, width, height) decodes only the tiles that this part needs; it must lie in the picture.
+    def decode_strips(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> image.Strips:
+        """The picture of an .sdl file in strips that are painted when they are asked for.
 
-        Raises what ``sdl.unpack`` raises, CorruptError (payload, alpha), ModelError, EngineError, UnsupportedError (a
-        crop outside the picture).
+        The memory needed is that of the latents, one strip, and the alpha plane where there is one. ``crop`` (x, y,
+        width, height) decodes only the tiles that this part needs; it must lie in the picture.
+
+        Raises what ``sdl.unpack`` raises, CorruptError (payload, alpha), ModelError, UnsupportedError (a crop outside
+        the picture), all before the first strip; EngineError, and ModelError for what the decoder gives, also later.
         """
         file = sdl.unpack(read_source(data), max_pixels=self._max_pixels)
         crop = left, top, width_px, height_px = _checked_crop(crop, file)
@@ -142,8 +147,11 @@ class Codec:
         symbols, prior = self._symbols(file, pack)
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else image.decode_alpha(coded_alpha, file.height_px, file.width_px)
-        return image.Picture(
-            rgb=to_pixels(quantize.dequantize(symbols, prior, file.step_index), pack, decoder, crop, progress),
+        latents = quantize.dequantize(symbols, prior, file.step_index)
+        return image.Strips(
+            width_px=width_px,
+            height_px=height_px,
+            rows=pixel_strips(latents, pack, decoder, crop, progress),
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
             exif=file.chunk(sdl.EXIF),
             xmp=file.chunk(sdl.XMP),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from sdrt.about import read_source
 from sdrt.errors import ImageError, LimitError, OutputError, SdrtError
@@ -88,8 +89,15 @@ def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:
 
         write_atomic(destination, data, overwrite=overwrite)
         return
+    with standard_output() as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """stdout as a stream of bytes, flushed at the end. Raises OutputError: full disk, reader gone."""
     with _stdout():
-        sys.stdout.buffer.write(data)
+        yield sys.stdout.buffer
         sys.stdout.buffer.flush()
 
 
@@ -113,9 +121,11 @@ def _stdout() -> Iterator[None]:
     """Turns a failed write to stdout into OutputError, and keeps its rest from failing once more at the very end."""
     try:
         yield
-    except OSError as error:
+    except (OSError, OutputError) as error:
         with open(os.devnull, "w") as sink:  # noqa: PTH123 (a device, not a path)
             os.dup2(sink.fileno(), sys.stdout.fileno())
+        if isinstance(error, OutputError):
+            raise
         raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
 
 

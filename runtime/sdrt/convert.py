@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from sdrt import image
 from sdrt.codec import Codec
-from sdrt.console import STDIO, Progress, check_output, complain, read_input, say, write_output
+from sdrt.console import STDIO, Progress, check_output, complain, read_input, say, standard_output, write_output
 from sdrt.errors import OutputError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 
@@ -95,19 +94,18 @@ def decode_files(arguments: argparse.Namespace) -> int:
         return USAGE
 
     def decode(codec: Codec, job: Job) -> str:
-        picture = codec.decode_picture(
+        picture = codec.decode_strips(
             read_input(job.source), crop=arguments.crop, progress=Progress(job.source, wanted=not arguments.quiet)
         )
         if arguments.strip:
             picture = replace(picture, exif=None, xmp=None)
         if job.destination == STDIO:
-            stream = io.BytesIO()
-            image.save(picture, stream, suffix=suffix)
-            write_output(STDIO, stream.getvalue(), overwrite=True)
+            with standard_output() as stream:
+                image.save(picture, stream, suffix=suffix)
         else:
             wanted = suffix if arguments.format else None
             image.save(picture, job.destination, suffix=wanted, overwrite=arguments.force)
-        return f"{picture.rgb.shape[1]}x{picture.rgb.shape[0]}"
+        return f"{picture.width_px}x{picture.height_px}"
 
     return _run(arguments, suffix, decode)
 

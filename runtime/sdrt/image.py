@@ -1,4 +1,4 @@
-"""Pictures: files, Pillow images and arrays -> upright 8-bit sRGB, and back to files and Pillow images."""
+"""Pictures: files, Pillow images and arrays -> upright 8-bit sRGB. ``saving`` goes the way back."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from sdrt.alpha import decode_alpha, encode_alpha
-from sdrt.colour import Conversion, Pixels, plan_conversion
-from sdrt.errors import ImageError, LimitError, OutputError
+from sdrt.colour import Conversion, plan_conversion
+from sdrt.errors import ImageError, LimitError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
-from sdrt.metadata import EXIF_PREFIX, read_metadata
-from sdrt.output import write_atomic
+from sdrt.metadata import read_metadata
+from sdrt.picture import Picture, Pixels, Strips, gather
 from sdrt.sample import from_sample, sample_region, to_sample
+from sdrt.saving import SAVE_OPTIONS, one_line, save, to_pil
 
 __all__ = [
     "SAVE_OPTIONS",
     "Picture",
+    "Strips",
     "decode_alpha",
     "encode_alpha",
     "from_sample",
+    "gather",
     "load",
     "sample_region",
     "save",
@@ -43,36 +45,6 @@ MAX_STREAM_BYTES = 2**31
 _STRIP_ROWS = 64
 _FLOAT_TOLERANCE = 1e-3
 _PILLOW_LOCK = threading.Lock()
-
-SAVE_OPTIONS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
-    ".png": ("PNG", {}),
-    ".webp": ("WEBP", {"lossless": True}),
-    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
-    ".bmp": ("BMP", {}),
-    ".ppm": ("PPM", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".avif": ("AVIF", {"quality": 90}),
-}
-"""Suffix -> Pillow's format and options: lossless where the format can, otherwise close to it. No suffix means PNG."""
-
-_WITHOUT_ALPHA = ("JPEG", "PPM", "BMP")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """``rgb``: uint8 (H, W, 3), sRGB, upright. ``alpha``: uint8 (H, W), 255 opaque, or None where all of it is opaque.
-
-    ``exif`` (from the TIFF header on, without "Exif\\0\\0") and ``xmp``: as found, but stating orientation 1.
-    ``notes``: what was left out or changed, in words for a person.
-    """
-
-    rgb: Pixels
-    alpha: Pixels | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    notes: tuple[str, ...] = ()
 
 
 def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Picture:
@@ -142,10 +114,7 @@ def _pillow(name: str, max_pixels: int | None) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"
-    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-    return " ".join(text.split())[:200]
+    return "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else one_line(error)
 
 
 def _from_file(file: Path | BinaryIO, name: str, max_pixels: int | None) -> Picture:
@@ -235,69 +204,3 @@ def _levels_of_array(array: npt.NDArray[np.generic]) -> Pixels:
         strip *= np.float32(255 if is_float else 255 / 65535)
         levels[top : top + _STRIP_ROWS] = np.clip(np.rint(strip), 0, 255)
     return levels
-
-
-def to_pil(picture: Picture) -> Image.Image:
-    """The picture as a Pillow image of mode RGB or RGBA, with "exif" and "xmp" in its ``info`` where there are any."""
-    image = Image.fromarray(picture.rgb)
-    if picture.alpha is not None:
-        image.putalpha(Image.fromarray(picture.alpha))
-    if picture.exif is not None:
-        image.info["exif"] = EXIF_PREFIX + picture.exif
-    if picture.xmp is not None:
-        image.info["xmp"] = picture.xmp
-    return image
-
-
-def save(
-    picture: Picture,
-    destination: str | os.PathLike[str] | BinaryIO,
-    *,
-    suffix: str | None = None,
-    overwrite: bool = True,
-) -> None:
-    """Write a picture; a path gets the whole file or stays as it was (see ``sdrt.output.atomic_file``).
-
-    The format follows ``suffix`` (".webp"), by default that of the path; PNG where there is none. EXIF and XMP are kept
-    in PNG, WebP, JPEG and AVIF.
-
-    Raises OutputError for an unknown suffix, a format that cannot hold the picture, an existing file with ``overwrite``
-    False, and whatever the system refuses.
-    """
-    stream = None if isinstance(destination, (str, os.PathLike)) else destination
-    path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
-    wanted = suffix if suffix is not None else path.suffix if path is not None else ""
-    if (wanted or ".png").lower() not in SAVE_OPTIONS:
-        raise OutputError(f"cannot write {wanted} files: the known suffixes are {', '.join(SAVE_OPTIONS)}")
-    kind, options = SAVE_OPTIONS[(wanted or ".png").lower()]
-    if picture.alpha is not None and kind in _WITHOUT_ALPHA:
-        raise OutputError(f"{kind} holds no transparency: write .png or .webp")
-    name = "the stream" if path is None else str(path)
-    coded = io.BytesIO()
-    try:
-        to_pil(picture).save(coded, kind, **options, **_metadata_options(picture, kind))
-    except Exception as error:  # Pillow's encoders raise nearly every kind
-        raise OutputError(f"cannot write {name}: {_one_line(error)}") from error
-    if path is not None:
-        write_atomic(path, coded.getbuffer(), overwrite=overwrite)
-        return
-    assert stream is not None
-    try:
-        stream.write(coded.getbuffer())
-    except (OSError, ValueError) as error:
-        raise OutputError(f"cannot write {name}: {_one_line(error)}") from error
-
-
-def _metadata_options(picture: Picture, kind: str) -> dict[str, bytes | PngImagePlugin.PngInfo]:
-    options: dict[str, bytes | PngImagePlugin.PngInfo] = {}
-    if kind not in ("PNG", "WEBP", "JPEG", "AVIF"):
-        return options
-    if picture.exif is not None:
-        options["exif"] = EXIF_PREFIX + picture.exif
-    if picture.xmp is not None and kind == "PNG":
-        texts = PngImagePlugin.PngInfo()
-        texts.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
-        options["pnginfo"] = texts
-    elif picture.xmp is not None:
-        options["xmp"] = picture.xmp
-    return options

@@ -9,7 +9,7 @@ a graph sees them, because the zeros that convolutions pad with make dark rims o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import ceil
 
 import numpy as np
@@ -19,6 +19,7 @@ from sdrt import image, tile
 from sdrt.engine import Engine
 from sdrt.errors import ModelError
 from sdrt.models import ModelPack
+from sdrt.picture import Strips, gather
 from sdrt.tensorrt import Sides
 
 FRAME_PX = 1536 * 1536
@@ -82,9 +83,18 @@ def to_latents(
 def to_pixels(
     latents: NDArray[np.float32], pack: ModelPack, decoder: Engine, crop: Crop, progress: Progress | None = None
 ) -> NDArray[np.uint8]:
-    """``(raw - shift) * scale``, float32 (C, h, w) -> the pixels of ``crop``, uint8 (height, width, 3).
+    """The rows of ``pixel_strips`` as one array, uint8 (height, width, 3). Raises as these do."""
+    rows = pixel_strips(latents, pack, decoder, crop, progress)
+    return gather(Strips(width_px=crop[2], height_px=crop[3], rows=rows)).rgb
 
-    ``crop`` lies in the h * downscale by w * downscale pixels of the grid; only its tiles are run.
+
+def pixel_strips(
+    latents: NDArray[np.float32], pack: ModelPack, decoder: Engine, crop: Crop, progress: Progress | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """``(raw - shift) * scale``, float32 (C, h, w) -> the pixels of ``crop`` from top to bottom, uint8 (n, width, 3).
+
+    ``crop`` lies in the h * downscale by w * downscale pixels of the grid; only its tiles are run, each row of tiles
+    when its strip is asked for. A strip may be a view of memory that the next one does not touch.
 
     Raises EngineError, and ModelError where the decoder does not give what the manifest says.
     """
@@ -107,13 +117,11 @@ def to_pixels(
             progress(done, plan.count)
         return image.from_sample(sample, high, wide)
 
-    rgb = np.empty((height_px, width_px, 3), np.uint8)
     before = left - plan.columns[0].start * cell
     for first, strip in tile.strips(plan, cell, run):
         start, stop = max(first, top), min(first + len(strip), top + height_px)
         if start < stop:
-            rgb[start - top : stop - top] = strip[start - first : stop - first, before : before + width_px]
-    return rgb
+            yield strip[start - first : stop - first, before : before + width_px]
 
 
 def gpu_sides(pack: ModelPack, half: str) -> Sides:
