@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from sdrt.errors import ModelError, OutputError
 from sdrt.models import LatentSpace, graph_file_name
 from sdrt_export.halo import dependence
 from sdrt_export.precision import convert
+from sdrt_export.session import open_session
 
 OPSET = 18
 """The newest that all of ONNX Runtime 1.20, OpenVINO 2024 and TensorRT 10 take whole; nothing here needs more."""
@@ -125,11 +125,7 @@ def _fold(folder: Path) -> onnx.ModelProto:
 
     Constants are folded, identities go, padding moves into convolutions; the result stays standard ONNX.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(folder / "folded.onnx")
-    onnxruntime.InferenceSession(str(folder / "traced.onnx"), options, providers=["CPUExecutionProvider"])
+    open_session(onnx.load(folder / "traced.onnx"), basic_into=folder / "folded.onnx")
     model = onnx.load(str(folder / "folded.onnx"))
     used = {node.domain for node in model.graph.node}
     for entry in [entry for entry in model.opset_import if entry.domain not in used | {""}]:

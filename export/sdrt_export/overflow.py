@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+
+from sdrt_export.session import open_session
 
 FP16_MAX = 65504.0
 HEADROOM = 2.0
@@ -25,9 +26,6 @@ def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDA
     types = onnx.shape_inference.infer_shapes(observed, strict_mode=True).graph.value_info
     floats = [value.name for value in types if value.type.tensor_type.elem_type == TensorProto.FLOAT]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in floats)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(observed, optimise=False)
     values = session.run(None, {graph.input[0].name: array})
     return max(float(np.abs(value).max()) for value in values), values[0]

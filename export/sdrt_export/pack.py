@@ -68,6 +68,7 @@ def update_manifest(
     *,
     prior: JsonObject | None = None,
     verified: JsonObject | None = None,
+    int8: JsonObject | None = None,
     source: JsonObject | None = None,
     graphs: JsonObject | None = None,
     training: JsonObject | None = None,
@@ -84,6 +85,7 @@ def update_manifest(
     given: dict[str, Any] = {
         "prior": prior,
         "verified": verified,
+        "int8": int8,
         "source": source,
         "graphs": graphs,
         "training": training,

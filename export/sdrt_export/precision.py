@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -42,6 +44,22 @@ def convert(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     return converted
 
 
+def widen(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph of precision w16 with its weights in float32 again, as fp16 rounded them; others are copied."""
+    widened = onnx.ModelProto()
+    widened.CopyFrom(model)
+    graph = widened.graph
+    halves = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in halves]
+    for node in casts:
+        wide = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(wide, node.output[0]))
+    done = {node.output[0] for node in casts}
+    replace_nodes(graph, [node for node in graph.node if node.output[0] not in done])
+    drop_unused(graph)
+    return widened
+
+
 def _store_half(graph: onnx.GraphProto) -> None:
     casts: list[onnx.NodeProto] = []
     for tensor in graph.initializer:
@@ -50,7 +68,7 @@ def _store_half(graph: onnx.GraphProto) -> None:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(_half(numpy_helper.to_array(tensor), name), f"{name}.fp16"))
         casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.widen", to=TensorProto.FLOAT))
-    _insert(graph, casts + list(graph.node))
+    replace_nodes(graph, casts + list(graph.node))
 
 
 def _compute_half(model: onnx.ModelProto) -> None:
@@ -90,8 +108,8 @@ def _compute_half(model: onnx.ModelProto) -> None:
                 node.input[position] = f"{leave}.fp16"
     nodes.append(helper.make_node("Cast", [f"{leave}.fp16"], [leave], name="leave", to=TensorProto.FLOAT))
     del graph.value_info[:]
-    _insert(graph, nodes)
-    _drop_unused(graph)
+    replace_nodes(graph, nodes)
+    drop_unused(graph)
 
 
 def _island(
@@ -153,7 +171,8 @@ def _half(values: Array, name: str) -> NDArray[np.float16]:
     return half
 
 
-def _insert(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """The graph computes with these nodes, which may be its own, instead of those that it has."""
     copies = []
     for node in nodes:
         duplicate = onnx.NodeProto()
@@ -163,7 +182,8 @@ def _insert(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     graph.node.extend(copies)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Initialisers that no node reads go."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     copies = []

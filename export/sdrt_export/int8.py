@@ -1,0 +1,215 @@
+"""8-bit graphs for a pack, calibrated on photographs: ``python -m sdrt_export int8 PACK --images FOLDER``.
+
+Needs no checkpoint: the pack's own w16 or fp32 graphs are what is quantised. Layers are left in float by a rule that
+measures: first the most harmful ones for their arithmetic, as long as they hold at most a twentieth of it; then more
+of them until the pictures of the calibration hold. A graph is kept only if other photographs hold too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from sdrt.errors import ImageError, ModelError, OutputError
+from sdrt.image import sample_region
+from sdrt.models import PRIOR, ModelPack, graph_file_name, load_pack, verify_file
+from sdrt.prior import load_prior
+from sdrt.quantize import dequantize, quantize
+from sdrt_export.int8_graph import quantise
+from sdrt_export.int8_scales import Calibration, calibrate
+from sdrt_export.likeness import Likeness, compare
+from sdrt_export.pack import update_manifest
+from sdrt_export.precision import widen
+from sdrt_export.prior import crops, list_images
+from sdrt_export.session import open_session
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+LEAST_PSNR_DB = 40.0
+"""Between the pictures of the int8 and the float graph. A codec's own loss is 23 to 33 dB: this adds .1 dB to 25."""
+MOST_LPIPS = 0.01
+FREE_SHARE = 0.05
+"""Of the multiplications: what may stay float for the picture's sake without being asked by the bounds."""
+MOST_SHARE = 0.5
+"""A graph that is more than half float saves too little to be worth a second file."""
+
+MARGIN_DB = 0.5
+"""Other photographs than the calibration's may lose a little more."""
+
+_CROPS, _SEEN, _JUDGED = 96, 8, 8
+_LOOK_PX = 256
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one half."""
+
+    file: str
+    kept: bool
+    """False: the picture does not hold, and the file was not written."""
+    bytes: int
+    likeness: Likeness
+    """Of pictures through the int8 graph to pictures through the float one, on photographs kept apart."""
+    photographs: int
+    """How many crops that was."""
+    convolutions: int
+    left_in_float: tuple[str, ...]
+    float_share: float
+    """Of the multiplications in convolutions."""
+
+
+def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
+    """Writes ``encoder.int8.onnx`` and ``decoder.int8.onnx`` where they hold, and the figures into the manifest.
+
+    A graph that does not hold is not written, and an older one of its name goes. Raises ImageError if there are too
+    few photographs, ModelError if a graph is altered or has no convolutions, OutputError if the pack cannot be written.
+    """
+    graphs = {half: _float_graph(pack, half) for half in ("encoder", "decoder")}
+    encode, paint = (open_session(graphs[half]) for half in ("encoder", "decoder"))
+
+    def painted(raw: Floats) -> Floats:
+        picture: Floats = paint.run(None, {"latent_sample": np.ascontiguousarray(raw[:, : pack.space.channels])})[0]
+        return picture
+
+    samples = [[_framed(pack, crop) for crop in group] for group in _photographs(photographs, pack.space.downscale)]
+    latents = [[_coded(pack, encode.run(None, {"sample": sample})[0]) for sample in group] for group in samples]
+    outcomes = [
+        _convert(pack.folder / graph_file_name("encoder", "int8"), graphs["encoder"], samples, painted),
+        _convert(pack.folder / graph_file_name("decoder", "int8"), graphs["decoder"], latents, lambda picture: picture),
+    ]
+    update_manifest(pack.folder, int8=report(outcomes))
+    return outcomes
+
+
+def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The figures in the form in which the manifest keeps them."""
+    return {
+        "bounds": {"psnr_db": LEAST_PSNR_DB, "lpips": MOST_LPIPS},
+        "graphs": [asdict(outcome) for outcome in outcomes],
+    }
+
+
+def _convert(
+    path: Path,
+    graph: onnx.ModelProto,
+    groups: Sequence[Sequence[Floats]],
+    picture_of: Callable[[Floats], Floats],
+) -> Outcome:
+    """``groups``: inputs to calibrate with, and to judge by; ``picture_of``: what an output looks like in the end."""
+    seen, judged = groups
+
+    def pictures(model: onnx.ModelProto, inputs: Sequence[Floats]) -> list[Floats]:
+        session, source = open_session(model), model.graph.input[0].name
+        return [picture_of(session.run(None, {source: array})[0]) for array in inputs]
+
+    calibration = calibrate(graph, seen)
+    if not calibration.layers:
+        raise ModelError(f"there is no convolution to compute in int8 for {path}")
+    before = pictures(graph, seen)
+    converted, floats, share = _choose(
+        graph, calibration, lambda model: _holds(compare(pictures(model, seen), before), LEAST_PSNR_DB + MARGIN_DB)
+    )
+    likeness = compare(pictures(converted, judged), pictures(graph, judged))
+    data = converted.SerializeToString(deterministic=True)
+    try:
+        if _holds(likeness, LEAST_PSNR_DB):
+            path.write_bytes(data)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    return Outcome(
+        file=path.name,
+        kept=path.exists(),
+        bytes=len(data),
+        likeness=likeness,
+        photographs=len(judged),
+        convolutions=len(calibration.layers),
+        left_in_float=tuple(floats),
+        float_share=round(share, 4),
+    )
+
+
+def _choose(
+    graph: onnx.ModelProto, calibration: Calibration, holds: Callable[[onnx.ModelProto], bool]
+) -> tuple[onnx.ModelProto, list[str], float]:
+    """The quantised graph, the convolutions that stay float, and their share of the multiplications."""
+    order = calibration.harmful_first()
+    total = sum(layer.work for layer in order)
+    count = share = 0
+    while count < len(order) - 1 and share + order[count].work <= FREE_SHARE * total:
+        share += order[count].work
+        count += 1
+    while True:
+        converted = quantise(graph, calibration.scales, [layer.output for layer in order[count:]])
+        if holds(converted) or count + 1 >= len(order) or share + order[count].work > MOST_SHARE * total:
+            return converted, [layer.output for layer in order[:count]], share / total
+        share += order[count].work
+        count += 1
+
+
+def _holds(likeness: Likeness, least_psnr_db: float) -> bool:
+    return likeness.psnr_db >= least_psnr_db and (likeness.lpips is None or likeness.lpips <= MOST_LPIPS)
+
+
+def _float_graph(pack: ModelPack, half: str) -> onnx.ModelProto:
+    names = [graph_file_name(half, precision) for precision in ("fp32", "w16")]
+    name = next((name for name in names if name in pack.files), None)
+    if name is None:
+        raise ModelError(f"{pack.folder} has neither {' nor '.join(names)}: int8 is made and judged with both halves")
+    return widen(onnx.load(verify_file(pack, name)))
+
+
+def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]]:
+    """Crops to calibrate with, and crops of other photographs to judge by."""
+    shown = crops(list_images(folder), _CROPS, cell_px, seed=0)
+    most = max(cell_px, _LOOK_PX // cell_px * cell_px)
+    cut = [(held, np.ascontiguousarray(crop[:most, :most])) for held, crop in shown]
+    groups = [[crop for held, crop in cut if held is apart] for apart in (False, True)]
+    if not all(groups):
+        raise ImageError(f"{folder}: too few readable photographs to keep some apart")
+    return groups[0][:_SEEN], groups[1][:_JUDGED]
+
+
+def _framed(pack: ModelPack, crop: Pixels) -> Floats:
+    rim = int(pack.manifest.get("border", 0)) * pack.space.downscale
+    return sample_region(crop, -rim, -rim, crop.shape[0] + 2 * rim, crop.shape[1] + 2 * rim)
+
+
+def _coded(pack: ModelPack, raw: Floats) -> Floats:
+    """What a decoder meets: latents (1, C, h, w) as the codec would round them, where there is a prior to say how."""
+    means = raw[:, : pack.space.channels]
+    if PRIOR not in pack.files:
+        return np.ascontiguousarray(means)
+    prior, step = load_prior(verify_file(pack, PRIOR)), pack.default_step
+    scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
+    symbols = quantize((means[0] - shift) * scale, prior, step)
+    return np.asarray(dequantize(symbols, prior, step)[None] / scale + shift, np.float32)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``python -m sdrt_export int8``: 0 if both halves hold, 1 if one was refused."""
+    parser = argparse.ArgumentParser(prog="python -m sdrt_export int8", description=__doc__)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="photographs, 16 or more")
+    options = parser.parse_args(arguments)
+    outcomes = add_int8(load_pack(options.pack), options.images)
+    for outcome in outcomes:
+        shown = outcome.likeness
+        lpips = "not measured" if shown.lpips is None else f"{shown.lpips:.4f}"
+        print(
+            f"{outcome.file}: {'kept' if outcome.kept else 'REFUSED'}, {outcome.bytes / 1e6:.2f} MB; "
+            f"on {outcome.photographs} photographs PSNR {shown.psnr_db:.2f} dB (worst {shown.worst_psnr_db:.2f}, "
+            f"at least {LEAST_PSNR_DB:g}), LPIPS {lpips} (at most {MOST_LPIPS:g}), "
+            f"largest difference {shown.max_abs:.1f} of 255; {len(outcome.left_in_float)} of {outcome.convolutions} "
+            f"convolutions in float ({outcome.float_share:.1%} of the multiplications)"
+        )
+    return 0 if all(outcome.kept for outcome in outcomes) else 1

@@ -1,0 +1,111 @@
+"""Rewrites the convolutions of a float32 graph for 8-bit integers: QuantizeLinear and DequantizeLinear around each.
+
+One form for every engine: weights int8 with a scale for each output channel, activations int8 with one scale, every
+zero point 0, biases in float. ONNX Runtime turns it into QLinearConv (on x86 by way of uint8), OpenVINO into its own
+integer convolutions, and TensorRT takes nothing but this. What is not a convolution stays float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from sdrt_export.precision import convert, drop_unused, replace_nodes
+
+LEVELS = 127
+"""-127..127: one value of int8 stays unused, so that zero is in the middle and negating a weight is exact."""
+
+
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The convolutions with constant weights, in graph order; each is known by the name of its output."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in constants]
+
+
+def seams(model: onnx.ModelProto) -> set[str]:
+    """Names of the values that quantising may round: what goes into a convolution and what comes out of it."""
+    ends = {name for node in convolutions(model) for name in (node.input[0], node.output[0])}
+    return ends | set(_rectified(model).values())
+
+
+def quantise(model: onnx.ModelProto, scales: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
+    """A copy of a float32 graph in which the convolutions ``layers`` (names of their outputs) compute in int8.
+
+    ``scales``: the size of one int8 step for each name of ``seams``. Weights of the other layers are stored in fp16.
+    Raises ModelError for a weight that fp16 cannot hold.
+    """
+    quantised = onnx.ModelProto()
+    quantised.CopyFrom(model)
+    graph = quantised.graph
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    rectified = _rectified(model)
+    chosen = {node.output[0] for node in convolutions(model)} & set(layers)
+    nodes: list[onnx.NodeProto] = []
+    rounded: dict[str, str] = {}
+    """A value -> its rounded double."""
+
+    def constant(name: str, array: NDArray[np.generic]) -> str:
+        graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def round_off(name: str, scale: float) -> str:
+        if name not in rounded:
+            step, zero = constant(f"{name}.step", np.float32(scale)), constant(f"{name}.zero", np.int8(0))
+            integers, rounded[name] = f"{name}.int8", f"{name}.rounded"
+            nodes.append(helper.make_node("QuantizeLinear", [name, step, zero], [integers], name=integers))
+            back = helper.make_node("DequantizeLinear", [integers, step, zero], [rounded[name]], name=rounded[name])
+            nodes.append(back)
+        return rounded[name]
+
+    for node in graph.node:
+        is_chosen = node.op_type == "Conv" and node.output[0] in chosen
+        # Every reader sees a convolution's rounded output, as the engines' fused integer convolution gives no other.
+        for position, name in enumerate(node.input):
+            node.input[position] = rounded.get(name, name) if name in chosen else name
+        if not is_chosen:
+            nodes.append(node)
+            continue
+        source, output = node.input[0], node.output[0]
+        node.input[0] = source if source in rounded.values() else round_off(source, scales[source])
+        node.input[1] = _round_weights(node.input[1], weights[node.input[1]], constant, nodes)
+        nodes.append(node)
+        if output != graph.output[0].name:
+            # Where only a ReLU reads it, the ReLU's own steps: what it rounds is then on its grid already.
+            round_off(output, scales[rectified.get(output, output)])
+    replace_nodes(graph, nodes)
+    drop_unused(graph)
+    return convert(quantised, "w16")
+
+
+def _rectified(model: onnx.ModelProto) -> dict[str, str]:
+    """Outputs of convolutions that one ReLU reads and nothing else -> the ReLU's output."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    single = {node.output[0]: readers.get(node.output[0], []) for node in convolutions(model)}
+    return {
+        name: nodes[0].output[0] for name, nodes in single.items() if len(nodes) == 1 and nodes[0].op_type == "Relu"
+    }
+
+
+def _round_weights(
+    name: str,
+    weights: NDArray[np.float32],
+    constant: Callable[[str, NDArray[np.generic]], str],
+    nodes: list[onnx.NodeProto],
+) -> str:
+    """Appends the node that widens the rounded weights (out, in, h, w); gives the name of its output."""
+    output = f"{name}.rounded"
+    if any(output in node.output for node in nodes):
+        return output
+    largest = np.abs(weights).max(axis=(1, 2, 3))
+    steps = (np.where(largest > 0, largest, 1) / LEVELS).astype(np.float32)
+    integers = np.clip(np.rint(weights / steps[:, None, None, None]), -LEVELS, LEVELS).astype(np.int8)
+    inputs = [constant(f"{name}.int8", integers), constant(f"{name}.steps", steps)]
+    nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=0))
+    return output

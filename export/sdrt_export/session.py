@@ -1,0 +1,30 @@
+"""ONNX Runtime sessions on graphs in memory, for looking inside; the runtime's own engine runs files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+
+def open_session(
+    model: onnx.ModelProto, *, optimise: bool = True, basic_into: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """The graph on the CPU. ``optimise`` False: as it was written.
+
+    ``basic_into``: only what keeps the graph standard ONNX is optimised, and the result is written to this file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # A number of threads that is given keeps them from being pinned to cores that other work may hold.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    options.intra_op_num_threads = cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    if basic_into is not None:
+        options.graph_optimization_level = levels.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(basic_into)
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
