@@ -10,6 +10,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 PHOTOS ?= ../shared/data/train
 KODAK  ?= ../shared/data/kodak
 HOURS  ?= 2
+DECODER_HOURS ?= 1
 RUN    ?= training/runs/tiny
 SOURCE ?= stabilityai/sd-vae-ft-mse
 NAME   ?= sd15
@@ -21,8 +22,8 @@ help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
 	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones"
 	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder or checkpoint; IMAGES=folder for its prior)"
-	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder HOURS=2; resumes)"
-	@echo "make pack         $(RUN)/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
+	@echo "make train        photographs -> $(RUN)/decoder/checkpoint.pt   (PHOTOS=folder HOURS=2 DECODER_HOURS=1; resumes)"
+	@echo "make pack         $(RUN)/decoder/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
 	@echo "make bench-rd     rate-distortion table, plots and page   (KODAK=folder)"
 	@echo "make bench-coder  the entropy coder against others at identical integers"
 	@echo "make bench-speed  times and memory, ratios first"
@@ -62,10 +63,12 @@ export: $(VENV)/.everything
 	$(BIN)/python -m sdrt_export verify models/$(NAME)
 
 train: $(VENV)/.everything
-	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN) --hours $(HOURS)
+	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN)/joint --hours $(HOURS)
+	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN)/decoder --hours $(DECODER_HOURS) \
+		--stage decoder --start-from $(RUN)/joint/checkpoint.pt --learning-rate 2e-4
 
 pack: $(VENV)/.everything
-	$(BIN)/python -m sdrt_train.pack $(RUN)/checkpoint.pt --out models/tiny
+	$(BIN)/python -m sdrt_train.pack $(RUN)/decoder/checkpoint.pt --out models/tiny
 	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS)
 
 golden: $(VENV)/.everything

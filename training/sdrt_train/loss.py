@@ -21,8 +21,8 @@ class LossConfig:
     vgg_weight: float = 1.0
     vgg_pictures: int = 3
     vgg_crop_px: int = 80
-    patch_critic_weight: float = 0.15  # both critics: in the decoder's stage only
-    feature_critic_weight: float = 0.15
+    patch_critic_weight: float = 1.0  # both critics: in the decoder's stage only
+    feature_critic_weight: float = 0.08
 
 
 @dataclass(frozen=True)

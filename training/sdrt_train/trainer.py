@@ -100,8 +100,8 @@ class Trainer:
             getattr(self, name).load_state_dict(state["average_rate"])
         self.seconds_before = state["seconds"] + state.get("seconds_before", 0.0)
 
-    def learning_rate(self, progress: float) -> float:
-        """Of the first rate: a warm-up of 200 steps, then a cosine down to a fiftieth."""
+    def schedule(self, progress: float) -> float:
+        """What the rates are multiplied by: a warm-up of 200 steps, then a cosine down to a fiftieth."""
         return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def train_step(self, batch: Tensor, progress: float) -> dict[str, float]:
@@ -147,7 +147,7 @@ class Trainer:
             parts["bpp"] = bpp.mean().item()
         else:
             loss = distortion.mean()
-        self._update(self.optimizer, self.parameters, loss, config.learning_rate * self.learning_rate(progress))
+        self._update(self.optimizer, self.parameters, loss, config.learning_rate * self.schedule(progress))
         if window is not None and not self.joint:
             parts["critics"] = self._train_critics((batch, picture.detach()), chosen, log2_step, window, progress)
         self.step += 1
@@ -170,7 +170,7 @@ class Trainer:
             painted = feature_critic([f.detach() for f in window.painted], scales)
             real = feature_critic(window.real, scales)
             loss = loss + torch.stack([hinge(r, p) for r, p in zip(real, painted, strict=True)]).mean()
-        rate = self.config.critic_learning_rate * self.learning_rate(progress)
+        rate = self.config.critic_learning_rate * self.schedule(progress)
         self._update(self.critic_optimizer, list(self.critics.parameters()), loss, rate)
         return loss.item() / 2
 
