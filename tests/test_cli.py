@@ -124,6 +124,8 @@ def test_other_sizes_are_refused(text: str) -> None:
         ["encode", "photo.png", "--device", "abacus"],
         ["encode", "photo.png", "--threads", "0"],
         ["encode", "photo.png", "--strip", "--keep-metadata"],
+        ["encode", "photo.png", "--tile", "0"],
+        ["encode", "photo.png", "--alpha", "none"],
         ["encode", "photo.png", "logo.gif", "-o", "both.sdl"],
         ["encode", "photo.png", "-o", "a.sdl", "--out-dir", "."],
         ["encode", "photo.png", "-o", "photo.png"],
@@ -178,6 +180,16 @@ def test_metadata(folder: Path, photo: Pixels) -> None:
     for name, options, maker in (("bare", [], None), ("kept", [], "maker"), ("kept", ["--strip"], None)):
         assert run("decode", f"{name}.sdl", "-o", "back.jpg", "--force", *options) == 0
         assert Image.open("back.jpg").getexif().get(0x010F) == maker
+
+
+def test_exact_alpha(folder: Path, photo: Pixels) -> None:
+    """--alpha exact brings every level back, also partly transparent ones that the default may move a little."""
+    rgba = np.dstack([photo, photo[::-1, :, 1]])
+    Image.fromarray(rgba).save("soft.png")
+    for options, most in (([], 8), (["--alpha", "exact"], 0)):
+        assert encode("soft.png", "--force", *options) == run("decode", "soft.sdl", "-f", "-o", "back.png") == 0
+        error = np.abs(np.asarray(Image.open("back.png"))[:, :, 3].astype(int) - rgba[:, :, 3]).max()
+        assert error <= most and (error > 0) == (most > 0)
 
 
 def test_crop(folder: Path) -> None:

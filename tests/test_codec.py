@@ -268,6 +268,24 @@ def test_strips_are_the_whole_and_painted_when_asked_for(
         np.testing.assert_array_equal(strips.alpha, whole.alpha)
 
 
+def test_smaller_tiles_on_request(testpack: ModelPack, photo: Pixels) -> None:
+    """tile_px bounds the frames of both graphs and changes neither file nor picture by more than rounding."""
+    totals: list[int] = []
+
+    def note(_done: int, total: int) -> None:
+        totals.append(total)
+
+    large, small = Codec("testpack"), Codec("testpack", tile_px=64)
+    data = large.encode(photo, quality=80, progress=note)
+    whole = large.decode_picture(data, progress=note).rgb.astype(int)
+    assert set(totals) == {1}
+    assert abs(len(small.encode(photo, quality=80, progress=note)) - len(data)) <= 0.01 * len(data)
+    assert np.abs(small.decode_picture(data, progress=note).rgb - whole).max() <= 1
+    assert min(totals[2:]) > 4
+    with pytest.raises(UnsupportedError, match="at least 1"):
+        Codec("testpack", tile_px=0)
+
+
 def test_graphs_without_a_halo_are_blended(
     make_pack: Callable[..., ModelPack], make_photo: Callable[[int, int], Pixels], monkeypatch: pytest.MonkeyPatch
 ) -> None:

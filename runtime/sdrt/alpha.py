@@ -24,6 +24,7 @@ _CONSTANT, _DIFFERENCES, _INTERPOLATED, _EDGES = range(4)
 _ALONG_ROWS, _ALONG_COLUMNS = 1, 2
 _MAX_STEP_RADIUS = 63
 _COARSEST = 64
+_BAND_PX = 2**20
 _QUICK = ((6, zlib.Z_DEFAULT_STRATEGY), (1, zlib.Z_RLE))
 _THOROUGH = ((9, zlib.Z_DEFAULT_STRATEGY), (9, zlib.Z_FILTERED), (1, zlib.Z_RLE))
 
@@ -35,16 +36,14 @@ def encode_alpha(alpha: Plane, *, max_error: int = DEFAULT_MAX_ERROR) -> bytes:
     first = int(alpha.flat[0])
     if bool((alpha == first).all()):
         return bytes([_CONSTANT, first])
-    differences = [
-        (bytes([_DIFFERENCES, axes]), _differences(alpha, axes))
-        for axes in (0, _ALONG_ROWS, _ALONG_COLUMNS, _ALONG_ROWS | _ALONG_COLUMNS)
-    ]
-    residuals = [
-        (bytes([_INTERPOLATED, radius]), _interpolation_residuals(alpha, radius))
-        for radius in sorted({0, max_error // 2})
-    ]
-    head, values = min(differences + residuals, key=lambda coding: len(_deflated(coding[1], _QUICK)))
-    coded = head + _deflated(values, _THOROUGH)
+    differences = [(_DIFFERENCES, axes) for axes in (0, _ALONG_ROWS, _ALONG_COLUMNS, _ALONG_ROWS | _ALONG_COLUMNS)]
+    residuals = [(_INTERPOLATED, radius) for radius in sorted({0, max_error // 2})]
+
+    def values(kind: int, parameter: int) -> Plane:  # made again where they are needed again: each is a whole plane
+        return (_differences if kind == _DIFFERENCES else _interpolation_residuals)(alpha, parameter)
+
+    best = min(differences + residuals, key=lambda coding: len(_deflated(values(*coding), _QUICK)))
+    coded = bytes(best) + _deflated(values(*best), _THOROUGH)
     edges = encode_edges(alpha, min(max_error, MAX_RADIUS))
     return coded if edges is None else min(coded, bytes([_EDGES]) + edges, key=len)
 
@@ -81,7 +80,7 @@ def _deflated(values: Plane, trials: tuple[tuple[int, int], ...]) -> bytes:
     streams = []
     for level, strategy in trials:
         compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
-        streams.append(compressor.compress(values.tobytes()) + compressor.flush())
+        streams.append(compressor.compress(np.ascontiguousarray(values).data) + compressor.flush())
     return min(streams, key=len)
 
 
@@ -127,6 +126,13 @@ def _passes(plane: Plane) -> Iterator[tuple[Plane, int]]:
         stride //= 2
 
 
+def _bands(view: Plane) -> Iterator[slice]:
+    """Ranges of columns, which predict nothing for each other, so narrow that 16-bit arithmetic needs little room."""
+    wide = max(1, _BAND_PX // max(1, view.shape[0]))
+    for first in range(0, view.shape[1], wide):
+        yield slice(first, first + wide)
+
+
 def _predicted(known: Plane) -> npt.NDArray[np.int16]:
     """Rows 1, 3, 5 ... of ``known`` from rows 0, 2, 4 ...: a cubic through four of them, kept between the nearer two.
 
@@ -153,14 +159,17 @@ def _interpolation_residuals(alpha: Plane, radius: int) -> Plane:
     parts = [alpha[::_COARSEST, ::_COARSEST].ravel()]
     step = 2 * radius + 1
     for view, _ in _passes(followed):
-        predicted = _predicted(view)
-        errors = view[1::2].astype(np.int16) - predicted
-        if radius == 0:
-            errors = errors.astype(np.int8).astype(np.int16)
-        else:
-            errors = np.sign(errors) * ((np.abs(errors) + radius) // step)
-            view[1::2] = np.clip(predicted + errors * step, 0, 255)
-        parts.append(np.where(errors >= 0, 2 * errors, -2 * errors - 1).astype(np.uint8).ravel())
+        codes = np.empty(view[1::2].shape, np.uint8)
+        for columns in _bands(view):
+            predicted = _predicted(view[:, columns])
+            errors = view[1::2, columns].astype(np.int16) - predicted
+            if radius == 0:
+                errors = errors.astype(np.int8).astype(np.int16)
+            else:
+                errors = np.sign(errors) * ((np.abs(errors) + radius) // step)
+                view[1::2, columns] = np.clip(predicted + errors * step, 0, 255)
+            codes[:, columns] = np.where(errors >= 0, 2 * errors, -2 * errors - 1)
+        parts.append(codes.ravel())
     return np.concatenate(parts)
 
 
@@ -173,11 +182,13 @@ def _interpolated(stored: Plane, height_px: int, width_px: int, radius: int) -> 
     step = 2 * radius + 1
     for view, _ in _passes(alpha):
         target = view[1::2]
-        codes = stored[taken : taken + target.size].reshape(target.shape).astype(np.int16)
+        stored_codes = stored[taken : taken + target.size].reshape(target.shape)
         taken += target.size
-        errors = (codes >> 1) ^ -(codes & 1)
-        values = _predicted(view) + errors * step
-        target[...] = values & 255 if radius == 0 else np.clip(values, 0, 255)
+        for columns in _bands(view):
+            codes = stored_codes[:, columns].astype(np.int16)
+            errors = (codes >> 1) ^ -(codes & 1)
+            values = _predicted(view[:, columns]) + errors * step
+            target[:, columns] = values & 255 if radius == 0 else np.clip(values, 0, 255)
     assert taken == stored.size
     if radius:
         alpha[alpha <= radius] = 0

@@ -97,6 +97,12 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     metadata = encode.add_mutually_exclusive_group()
     metadata.add_argument("--keep-metadata", action="store_true", help="keep EXIF and XMP; they count towards the size")
     metadata.add_argument("--strip", action="store_true", help="keep no metadata (the default)")
+    encode.add_argument(
+        "--alpha",
+        choices=("near", "exact"),
+        default="near",
+        help="near (default): partly transparent pixels within 8 of 255 levels; fully transparent and opaque are exact",
+    )
     _add_engine(encode, "name or folder of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)
 
@@ -130,6 +136,9 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
         "--precision", choices=PRECISIONS, help="default: fp16 on GPUs, w16 on CPUs, bf16 in openvino where it can"
     )
     parser.add_argument("--threads", type=_count, metavar="N", help="threads of the inference engine")
+    parser.add_argument(
+        "--tile", type=_side, metavar="PX", help="side of the tiles of large pictures: less takes less memory"
+    )
     parser.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
@@ -187,6 +196,12 @@ def _number(text: str) -> float:
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
+    return int(text)
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 2**21:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 1 to 2097152")
     return int(text)
 
 

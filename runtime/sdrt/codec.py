@@ -38,7 +38,9 @@ class Codec:
     ``model``: name or folder of a pack; None: ``tiny`` to encode, and to decode whichever pack the file names.
     ``device``: auto, cpu, cuda, tensorrt or openvino. ``precision``: w16, fp32, fp16, int8 as far as the pack has it,
     or bf16 (openvino only); None: what suits the device. ``threads``: 1 or more; None leaves it to the engine.
-    ``max_pixels``: larger pictures and files are refused with LimitError; None: no limit.
+    ``max_pixels``: larger pictures and files are refused with LimitError; None: no limit. ``tile_px``: the side of the
+    tiles that large pictures are cut into, raised to what their overlap needs; None: what
+    suits the pack. Smaller tiles need less memory and more time.
 
     Not safe for calls from several threads at once: give each thread its own.
     """
@@ -51,12 +53,16 @@ class Codec:
         precision: str | None = None,
         threads: int | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
+        tile_px: int | None = None,
     ) -> None:
         self._model = model
         self._device = device
         self._precision = precision
         self._threads = threads
+        if tile_px is not None and tile_px < 1:
+            raise UnsupportedError(f"tile_px is {tile_px}, it must be at least 1")
         self._max_pixels = max_pixels
+        self._tile_px = tile_px
         self._packs: dict[object, models.ModelPack] = {}
         self._priors: dict[bytes, Prior] = {}
         self._engines: dict[str, Engine] = {}
@@ -73,6 +79,7 @@ class Codec:
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         keep_metadata: bool = False,
+        exact_alpha: bool = False,
         progress: Progress | None = None,
     ) -> bytes:
         """The bytes of an .sdl file of ``picture``: whatever ``image.load`` reads, or what it gives.
@@ -80,7 +87,8 @@ class Codec:
         At most one of: ``quality`` 0..100 (None: the pack's default), ``target_bytes`` for the whole file and
         ``target_bpp`` in bits of the whole file a pixel. A target is never exceeded; the file stays more than 2 %
         below it only where quality 100 needs no more or the picture has few pixels. ``keep_metadata`` keeps EXIF and
-        XMP, which count towards the target.
+        XMP, which count towards the target. Alpha is kept within 8 levels between 1 and 254, 0 and 255 exactly; with
+        ``exact_alpha`` all of it is exact.
 
         Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, a target
         below the smallest file, which is named), ModelError, EngineError.
@@ -96,8 +104,8 @@ class Codec:
         height_px, width_px = picture.rgb.shape[:2]
         if target_bpp is not None:
             target_bytes = rate.budget_of(target_bpp, width_px, height_px)
-        chunks = _chunks(picture, keep_metadata)
-        latents = to_latents(picture.rgb, pack, encoder, progress)
+        chunks = _chunks(picture, keep_metadata, exact_alpha)
+        latents = to_latents(picture.rgb, pack, encoder, progress, tile_px=self._tile_px)
 
         def code(step_index: int, thrift: float = 1.0) -> bytes:
             # Thrift adds to the prior's own decisions: a prior that decides nothing must still be able to save.
@@ -151,7 +159,7 @@ class Codec:
         return image.Strips(
             width_px=width_px,
             height_px=height_px,
-            rows=pixel_strips(latents, pack, decoder, crop, progress),
+            rows=pixel_strips(latents, pack, decoder, crop, progress, tile_px=self._tile_px),
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
             exif=file.chunk(sdl.EXIF),
             xmp=file.chunk(sdl.XMP),
@@ -242,11 +250,19 @@ def encode(
     precision: str | None = None,
     threads: int | None = None,
     keep_metadata: bool = False,
+    exact_alpha: bool = False,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    tile_px: int | None = None,
 ) -> bytes:
     """``Codec(model, ...).encode(picture, ...)`` for a single picture."""
-    return Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels).encode(
-        picture, quality=quality, target_bytes=target_bytes, target_bpp=target_bpp, keep_metadata=keep_metadata
+    codec = Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels, tile_px=tile_px)
+    return codec.encode(
+        picture,
+        quality=quality,
+        target_bytes=target_bytes,
+        target_bpp=target_bpp,
+        keep_metadata=keep_metadata,
+        exact_alpha=exact_alpha,
     )
 
 
@@ -259,11 +275,11 @@ def decode(
     threads: int | None = None,
     crop: Crop | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
+    tile_px: int | None = None,
 ) -> Image.Image:
     """``Codec(model, ...).decode(data, ...)`` for a single file."""
-    return Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels).decode(
-        data, crop=crop
-    )
+    codec = Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels, tile_px=tile_px)
+    return codec.decode(data, crop=crop)
 
 
 def _checked_crop(crop: Crop | None, file: sdl.SdlFile) -> Crop:
@@ -278,10 +294,11 @@ def _checked_crop(crop: Crop | None, file: sdl.SdlFile) -> Crop:
     return x, y, width_px, height_px
 
 
-def _chunks(picture: image.Picture, keep_metadata: bool) -> tuple[sdl.Chunk, ...]:
+def _chunks(picture: image.Picture, keep_metadata: bool, exact_alpha: bool) -> tuple[sdl.Chunk, ...]:
     chunks: list[sdl.Chunk] = []
     if picture.alpha is not None:
-        chunks.append(sdl.Chunk(sdl.ALPHA, image.encode_alpha(picture.alpha)))
+        max_error = 0 if exact_alpha else image.DEFAULT_MAX_ERROR
+        chunks.append(sdl.Chunk(sdl.ALPHA, image.encode_alpha(picture.alpha, max_error=max_error)))
     if keep_metadata and picture.exif is not None:
         chunks.append(sdl.Chunk(sdl.EXIF, picture.exif))
     if keep_metadata and picture.xmp is not None:

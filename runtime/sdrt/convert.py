@@ -76,6 +76,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
             target_bytes=arguments.target_size,
             target_bpp=arguments.target_bpp,
             keep_metadata=arguments.keep_metadata,
+            exact_alpha=arguments.alpha == "exact",
             progress=Progress(job.source, wanted=not arguments.quiet),
         )
         write_output(job.destination, data, overwrite=arguments.force)
@@ -127,6 +128,7 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
         precision=arguments.precision,
         threads=arguments.threads,
         max_pixels=_max_pixels(arguments),
+        tile_px=arguments.tile,
     )
     code = 0
     for job in jobs:

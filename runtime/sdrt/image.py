@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sdrt.alpha import decode_alpha, encode_alpha
+from sdrt.alpha import DEFAULT_MAX_ERROR, decode_alpha, encode_alpha
 from sdrt.colour import Conversion, plan_conversion
 from sdrt.errors import ImageError, LimitError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
@@ -25,6 +25,7 @@ from sdrt.sample import from_sample, sample_region, to_sample
 from sdrt.saving import SAVE_OPTIONS, one_line, save, to_pil
 
 __all__ = [
+    "DEFAULT_MAX_ERROR",
     "SAVE_OPTIONS",
     "Picture",
     "Strips",

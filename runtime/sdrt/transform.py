@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +43,17 @@ Crop = tuple[int, int, int, int]
 
 
 def to_latents(
-    rgb: NDArray[np.uint8], pack: ModelPack, encoder: Engine, progress: Progress | None = None
+    rgb: NDArray[np.uint8],
+    pack: ModelPack,
+    encoder: Engine,
+    progress: Progress | None = None,
+    *,
+    tile_px: int | None = None,
 ) -> NDArray[np.float32]:
     """uint8 (H, W, 3) -> ``(raw - shift) * scale``, float32 (C, ceil(H / downscale), ceil(W / downscale)).
 
-    Below and to the right the picture is continued to whole cells by repeating its edge.
+    Below and to the right the picture is continued to whole cells by repeating its edge. ``tile_px``: the side of the
+    frames that a large picture is cut into; None: what suits the pack. Less needs less memory and more time.
 
     Raises EngineError, and ModelError where the encoder does not give what the manifest says, in finite numbers.
     """
@@ -55,7 +62,7 @@ def to_latents(
     halo_px = None if pack.halo is None else pack.halo["encoder_px"]
     halo = None if halo_px is None else ceil(halo_px / cell)
     side = None if encoder.longest_side is None else encoder.longest_side // cell
-    plan = _plan(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side)
+    plan = _plan(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side, tile_px=tile_px)
     done = 0
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
@@ -89,12 +96,18 @@ def to_pixels(
 
 
 def pixel_strips(
-    latents: NDArray[np.float32], pack: ModelPack, decoder: Engine, crop: Crop, progress: Progress | None = None
+    latents: NDArray[np.float32],
+    pack: ModelPack,
+    decoder: Engine,
+    crop: Crop,
+    progress: Progress | None = None,
+    *,
+    tile_px: int | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """``(raw - shift) * scale``, float32 (C, h, w) -> the pixels of ``crop`` from top to bottom, uint8 (n, width, 3).
 
     ``crop`` lies in the h * downscale by w * downscale pixels of the grid; only its tiles are run, each row of tiles
-    when its strip is asked for. A strip may be a view of memory that the next one does not touch.
+    when its strip is asked for. ``tile_px`` as for ``to_latents``.
 
     Raises EngineError, and ModelError where the decoder does not give what the manifest says.
     """
@@ -102,7 +115,8 @@ def pixel_strips(
     left, top, width_px, height_px = crop
     halo = None if pack.halo is None else pack.halo["decoder_latents"]
     window = (top // cell, left // cell, ceil((top + height_px) / cell), ceil((left + width_px) / cell))
-    plan = _plan(pack, latents.shape[1], latents.shape[2], halo, window=window, side=decoder.longest_side)
+    rows, columns = latents.shape[1:]
+    plan = _plan(pack, rows, columns, halo, window=window, side=decoder.longest_side, tile_px=tile_px)
     scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
     done = 0
 
@@ -110,12 +124,14 @@ def pixel_strips(
         nonlocal done
         frame = _repeat_edges(latents, row, column) / scale + shift
         high, wide = frame.shape[1] * cell, frame.shape[2] * cell
-        sample = decoder.run(frame[None])
-        _check_shape(pack, "decoder", sample, (1, 3, high, wide))
+        painted = decoder.run(frame[None])
+        done_already = painted.dtype == np.uint8
+        _check_shape(pack, "decoder", painted, (1, high, wide, 3) if done_already else (1, 3, high, wide))
         done += 1
         if progress is not None:
             progress(done, plan.count)
-        return image.from_sample(sample, high, wide)
+        pixels: NDArray[np.uint8] = painted[0] if done_already else image.from_sample(painted, high, wide)
+        return pixels
 
     before = left - plan.columns[0].start * cell
     for first, strip in tile.strips(plan, cell, run):
@@ -134,12 +150,22 @@ def gpu_sides(pack: ModelPack, half: str) -> Sides:
 
 
 def _plan(
-    pack: ModelPack, rows: int, columns: int, halo: int | None, *, window: tuple[int, int, int, int], side: int | None
+    pack: ModelPack,
+    rows: int,
+    columns: int,
+    halo: int | None,
+    *,
+    window: tuple[int, int, int, int],
+    side: int | None,
+    tile_px: int | None,
 ) -> tile.Plan:
     cell, border = pack.space.downscale, _border(pack)
     fade, frame_px = 0, FRAME_PX
     if halo is None:
         halo, fade, frame_px = ceil(GLOBAL_TRIM_PX / cell), ceil(GLOBAL_FADE_PX / cell), GLOBAL_FRAME_PX
+    if tile_px is not None:
+        frame_px = tile_px**2
+        side = None if side is None else min(side, max(1, tile_px // cell))
     return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, border=border, window=window, side=side)
 
 
@@ -157,6 +183,6 @@ def _repeat_edges(latents: NDArray[np.float32], row: tile.Span, column: tile.Spa
     return latents[:, rows[:, None], columns]
 
 
-def _check_shape(pack: ModelPack, half: str, array: NDArray[np.float32], wanted: tuple[int, ...]) -> None:
+def _check_shape(pack: ModelPack, half: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:
     if array.shape != wanted:
         raise ModelError(f"model pack {pack.name}: the {half} gives the shape {array.shape}, not {wanted}")
