@@ -15,7 +15,7 @@ RUNTIME = ROOT / "runtime" / "sdrt"
 GOLDEN = ROOT / "tests" / "golden" / "codec" / "161x97-low.sdl"
 
 
-def run_python(code: str) -> str:
+def run_python(code: str, *, stream: str = "stdout") -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={
@@ -24,12 +24,12 @@ def run_python(code: str) -> str:
             "SDRT_MODELS": str(ROOT / "tests" / "data"),
         },
         capture_output=True,
-        text=True,
         check=False,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == 0, done.stderr.decode()
+    text: bytes = getattr(done, stream)
+    return text.decode()
 
 
 def loaded_after(code: str) -> set[str]:
@@ -130,3 +130,14 @@ def test_info_starts_fast() -> None:
     code = f"import time; import sdrt; sdrt.info({str(GOLDEN)!r}); print(time.process_time())"
     best = min(float(run_python(code)) for _ in range(3))
     assert best < 0.5, f"{best:.2f} s of processor time"
+
+
+def test_decoding_leaves_out_what_only_reports_need() -> None:
+    """A process that decodes loads no importlib.metadata, logging or tempfile: together a tenth of its start."""
+    loaded = run_python(
+        f"from sdrt.cli import main; import sys\nmain(['decode', {str(GOLDEN)!r}, '-o', '-', '--device', 'cpu'])\n"
+        "print(*sys.modules, file=sys.stderr)",
+        stream="stderr",
+    ).split()
+    assert "sdrt.session_ort" in loaded and "onnxruntime" in loaded
+    assert not set(loaded) & {"importlib.metadata", "email", "logging", "tempfile", "socket", "openvino"}

@@ -5,15 +5,14 @@ A device asked for by name is used or refused, never replaced: ONNX Runtime on i
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-import logging
 import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,14 +94,15 @@ class Engine:
         self._runner, self.reason, self.longest_side = opened.runner, opened.reason, opened.longest_side
         self.precision = "bf16" if opened.arithmetic == "bf16" else precision_of(self.path)
 
-    def run(self, array: Floats) -> NDArray[np.float32]:
-        """NCHW in float32 or float16 -> NCHW in float32.
+    def run(self, array: Floats) -> NDArray[Any]:
+        """NCHW in float32 or float16 -> NCHW in float32, or pixels, uint8 NHWC, where the graph ends in them.
 
         Raises EngineError if the shape does not fit the graph or the device gives up (memory, for example).
         """
         if array.ndim != 4 or 0 in array.shape:
             raise EngineError(f"{self.path.name} takes four dimensions NCHW, none of them empty; got {array.shape}")
-        return self._runner(array).astype(np.float32, copy=False)
+        result = self._runner(array)
+        return result if result.dtype == np.uint8 else result.astype(np.float32, copy=False)
 
 
 def precision_of(path: Path) -> str:
@@ -124,36 +124,51 @@ def available_devices() -> list[DeviceReport]:
 
     A device whose libraries are here may still fail to open a graph (no driver, for example): only ``Engine`` can tell.
     """
+    from importlib import metadata  # a tenth of a decoding process's start, and only reports need it
+
     reports: list[DeviceReport] = []
-    offered: list[str] = []
-    version = ""
-    if importlib.util.find_spec("onnxruntime") is not None:
-        ort = session_ort.load()
-        offered, version = ort.get_available_providers(), str(ort.__version__)
-    for device, provider in PROVIDERS.items():
-        here = provider in offered
-        detail = f"onnxruntime {version}" if here else session_ort.absent(device, version)
-        if here and device == "tensorrt":
-            try:
-                machine = tensorrt.this_machine(version)
-                detail += f", TensorRT {machine.tensorrt}, GPU architecture {machine.architecture}"
-            except EngineError as error:
-                here, detail = False, str(error)
-        reports.append(DeviceReport(device, here, detail))
-    if importlib.util.find_spec("openvino") is None:
-        reports.append(DeviceReport("openvino", False, INSTALL["openvino"]))
-    else:
-        reports.append(DeviceReport("openvino", True, f"openvino {importlib.metadata.version('openvino')}"))
+    for device in PROVIDERS:
+        why = _why_absent(device)
+        detail = why or f"onnxruntime {session_ort.load().__version__}"
+        if not why and device == "tensorrt":
+            machine = _machine()
+            detail += f", TensorRT {machine.tensorrt}, GPU architecture {machine.architecture}"
+        reports.append(DeviceReport(device, not why, detail))
+    why = _why_absent("openvino")
+    reports.append(DeviceReport("openvino", not why, why or f"openvino {metadata.version('openvino')}"))
     return reports
+
+
+def _why_absent(device: str) -> str | None:
+    """Why a device cannot be had, with what installs it; None where its libraries are here."""
+    if device == "openvino":
+        return None if importlib.util.find_spec("openvino") is not None else INSTALL["openvino"]
+    if importlib.util.find_spec("onnxruntime") is None:
+        return session_ort.absent(device, "")
+    ort = session_ort.load()
+    if PROVIDERS[device] not in ort.get_available_providers():
+        return session_ort.absent(device, str(ort.__version__))
+    if device == "tensorrt":
+        try:
+            _machine()
+        except EngineError as error:
+            return str(error)
+    return None
+
+
+def _machine() -> tensorrt.Machine:
+    return tensorrt.this_machine(str(session_ort.require("tensorrt").__version__))
 
 
 def installed_onnxruntimes() -> list[str]:
     """The ONNX Runtime distributions installed here; more than one overwrite each other's files."""
+    from importlib import metadata
+
     found: list[str] = []
     for name in ORT_PACKAGES:
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
             continue
     return found
 
@@ -165,7 +180,7 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
 
     Raises EngineError: no TensorRT, no GPU, a graph that TensorRT cannot run as a whole, sizes beyond its memory.
     """
-    machine = tensorrt.this_machine(str(session_ort.require("tensorrt").__version__))
+    machine = _machine()
     place = tensorrt.place_of(path, machine)
     if not rebuild and tensorrt.find(place) == sides:
         return place, False
@@ -200,14 +215,12 @@ def _resolve(graph: Path | GraphOf, device: str) -> Path:
 
 
 def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Settings) -> tuple[str, Path, _Opened]:
-    reports = {report.device: report for report in available_devices()}
-    if not any(reports[device].available for device in candidates):
-        session_ort.load()
     passed_over: list[str] = []
     failures: list[str] = []
     for device in candidates:
-        if not reports[device].available:
-            passed_over.append(f"no {device} ({reports[device].detail})")
+        why = _why_absent(device)
+        if why is not None:
+            passed_over.append(f"no {device} ({why})")
             continue
         path = _resolve(graph, device)
         try:
@@ -218,6 +231,8 @@ def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Se
             continue
         reason = "; ".join(passed_over) or "first choice"
         return device, path, _Opened(opened.runner, reason, opened.arithmetic, opened.longest_side)
+    if not failures:
+        session_ort.load()  # says more clearly that nothing is installed
     raise EngineError("; ".join(failures or passed_over))
 
 
@@ -238,11 +253,13 @@ def _open(path: Path, device: str, settings: _Settings) -> _Opened:
 
 
 def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
-    machine = tensorrt.this_machine(str(session_ort.require("tensorrt").__version__))
+    machine = _machine()
     place = tensorrt.place_of(path, machine)
     sides = tensorrt.find(place)
     reason = f"the engine in {place}"
     if not isinstance(sides, Sides):
+        import logging
+
         logging.getLogger("sdrt").warning(
             "no TensorRT engine for %s: %s; building one now, which takes minutes (%s does it in advance)",
             path.name,
