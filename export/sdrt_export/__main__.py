@@ -1,4 +1,4 @@
-"""``python -m sdrt_export graph | verify | prior | int8 | pack``: a checkpoint becomes a model pack."""
+"""``python -m sdrt_export graph | verify | prior | int8 | output | pack``: a checkpoint becomes a model pack."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("prior", help="photographs -> the pack's prior (see: prior --help)", add_help=False)
 
     commands.add_parser("int8", help="photographs -> the pack's 8-bit graphs (see: int8 --help)", add_help=False)
+
+    output = commands.add_parser("output", help="what the decoders give: samples in float32 or pixels in uint8")
+    output.add_argument("pack", type=Path)
+    output.add_argument("output", choices=["uint8", "float32"])
+    output.set_defaults(run=_output)
 
     tensorrt.add_command(commands)
 
@@ -160,15 +165,26 @@ def _verify(options: argparse.Namespace) -> int:
     if source.space != pack.space:
         raise ModelError(f"the pack speaks latent space {pack.space.id}, {location} speaks {source.space.id}")
     parities = verify_pack(pack, source.encoder, source.decoder, device=options.device)
-    print("precision  device    MB       latents (sd)  picture max  picture PSNR")
+    print("precision  device    output   encoder MB  decoder MB  latents (sd)  max of 255  PSNR (dB)  LPIPS")
     for parity in parities:
+        encoder = "-" if parity.encoder_bytes is None else f"{parity.encoder_bytes / 1e6:.2f}"
         latents = "-" if parity.latents_relative is None else f"{parity.latents_relative:.5f}"
+        lpips = "-" if parity.picture_lpips is None else f"{parity.picture_lpips:.5f}"
         print(
-            f"{parity.precision:<10} {parity.device:<9} {parity.bytes / 1e6:<8.2f} {latents:<13} "
-            f"{parity.picture_max_abs:<12.3f} {parity.picture_psnr_db:.2f} dB  {'ok' if parity.passed else 'FAILED'}"
+            f"{parity.precision:<10} {parity.device:<9} {parity.output:<8} {encoder:<11} "
+            f"{parity.decoder_bytes / 1e6:<11.2f} {latents:<13} {parity.picture_max_abs:<11.3f} "
+            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {'ok' if parity.passed else 'FAILED'}"
         )
     update_manifest(pack.folder, verified=report(parities))
     return 0 if all(parity.passed for parity in parities) else 1
+
+
+def _output(options: argparse.Namespace) -> int:
+    from sdrt_export.pixels import set_output
+
+    changed = set_output(load_pack(options.pack), options.output)
+    print(f"{options.pack}: {', '.join(changed) or 'no decoder'} changed to give {options.output}")
+    return 0
 
 
 def _pack(options: argparse.Namespace) -> int:

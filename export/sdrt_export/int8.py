@@ -26,6 +26,7 @@ from sdrt_export.int8_graph import quantise
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
 from sdrt_export.pack import update_manifest
+from sdrt_export.pixels import gives_pixels, set_output, without_pixels
 from sdrt_export.precision import widen
 from sdrt_export.prior import crops, list_images
 from sdrt_export.session import open_session
@@ -72,7 +73,8 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
     A graph that does not hold is not written, and an older one of its name goes. Raises ImageError if there are too
     few photographs, ModelError if a graph is altered or has no convolutions, OutputError if the pack cannot be written.
     """
-    graphs = {half: _float_graph(pack, half) for half in ("encoder", "decoder")}
+    originals = {half: _original(pack, half) for half in ("encoder", "decoder")}
+    graphs = {half: widen(without_pixels(original)) for half, original in originals.items()}
     encode, paint = (open_session(graphs[half]) for half in ("encoder", "decoder"))
 
     def painted(raw: Floats) -> Floats:
@@ -86,6 +88,8 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
         _convert(pack.folder / graph_file_name("decoder", "int8"), graphs["decoder"], latents, lambda picture: picture),
     ]
     update_manifest(pack.folder, int8=report(outcomes))
+    if gives_pixels(originals["decoder"]):
+        set_output(load_pack(pack.folder), "uint8")
     return outcomes
 
 
@@ -160,12 +164,12 @@ def _holds(likeness: Likeness, least_psnr_db: float) -> bool:
     return likeness.psnr_db >= least_psnr_db and (likeness.lpips is None or likeness.lpips <= MOST_LPIPS)
 
 
-def _float_graph(pack: ModelPack, half: str) -> onnx.ModelProto:
+def _original(pack: ModelPack, half: str) -> onnx.ModelProto:
     names = [graph_file_name(half, precision) for precision in ("fp32", "w16")]
     name = next((name for name in names if name in pack.files), None)
     if name is None:
         raise ModelError(f"{pack.folder} has neither {' nor '.join(names)}: int8 is made and judged with both halves")
-    return widen(onnx.load(verify_file(pack, name)))
+    return onnx.load(verify_file(pack, name))
 
 
 def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]]:

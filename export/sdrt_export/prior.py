@@ -21,6 +21,7 @@ from sdrt.engine import Engine
 from sdrt.errors import ImageError, SdrtError
 from sdrt.models import ModelPack, load_pack
 from sdrt.prior import GLOBAL_BITS, HIDDEN_BITS, MEAN_BITS, Prior, build_prior, write_prior
+from sdrt.sample import as_sample
 from sdrt.transform import to_latents
 from sdrt_export.pack import update_manifest
 from sdrt_export.prior_decisions import Example, choose_decisions
@@ -146,7 +147,7 @@ def _middle(picture: Float32) -> Float32:
 def _paint(pack: ModelPack, decoder: Engine, latents: Float32) -> Float32:
     """Levels of 0..255, not rounded, (3, H, W)."""
     raw = (latents / np.float32(pack.space.scale) + np.float32(pack.space.shift)).astype(np.float32)
-    return np.asarray(np.clip(decoder.run(raw[None])[0], -1, 1) * np.float32(127.5))
+    return np.asarray(np.clip(as_sample(decoder.run(raw[None]))[0], -1, 1) * np.float32(127.5))
 
 
 def base_steps(sensitivity: Float32) -> Float32:

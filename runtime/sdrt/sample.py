@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -66,3 +68,10 @@ def from_sample(sample: npt.NDArray[np.float32], height_px: int, width_px: int) 
             raise EngineError("the decoder gave values that are not numbers: try another device or precision")
         rgb[rows] = np.clip(np.rint(strip, out=strip), 0, 255, out=strip).transpose(1, 2, 0)
     return rgb
+
+
+def as_sample(painted: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """What a decoder gives, samples (N, 3, H, W) or pixels uint8 (N, H, W, 3), as samples."""
+    if painted.dtype != np.uint8:
+        return painted
+    return np.asarray(painted.transpose(0, 3, 1, 2) * np.float32(1 / 127.5) - np.float32(1), np.float32)
