@@ -1,13 +1,18 @@
 """The entropy coder against others, at identical integers: ``make bench-coder``.
 
 For each pack: bits a pixel on Kodak at three qualities, plain rounding, so that everybody codes the same integers;
-the gain of rate-distortion decisions at equal pixel error; seconds on one core. Beside models/tiny it takes the real
-pretrained autoencoder in ../shared/weights/taef2, exported and fitted on first use (some ten minutes) under out/coder.
+the gain of rate-distortion decisions at equal pixel error and at equal LPIPS; seconds on one core. Beside models/tiny
+it takes the real pretrained autoencoder in ../shared/weights/taef2, exported and fitted on first use under out/coder.
+
+What was computed once is kept there: the pack, its prior, latents, and what the others spend on which integers. So a
+run that was cut off goes on where it was, but for a prior's fit, and a second run takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -17,9 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
-from bench.lossless import adaptive_order0, others, seed_method
+from bench.lossless import Int32, adaptive_order0, others, seed_method
+from bench.metrics import Meter, Rgb, psnr
+from bench.summary import bd_rate
 from sdrt import entropy, image
 from sdrt.engine import Engine
 from sdrt.models import ModelPack, load_pack
@@ -29,10 +37,9 @@ from sdrt.transform import to_latents, to_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-OUT = ROOT / "out" / "coder"
 QUALITIES = (448, 512, 576)
 """Step indices: steps of 0.5, 1 and 2, as in the table of ../shared/weights/taef2."""
-RDO_INDICES = (416, 448, 480, 512, 544, 576, 608)
+RDO_INDICES = (416, 464, 512, 560, 608)
 GOAL_ORDER0, GOAL_OTHERS, GOAL_RDO, GOAL_SECONDS = 0.25, 0.20, 0.08, 0.030
 
 Float32 = NDArray[np.float32]
@@ -51,33 +58,56 @@ class Subject:
         return sum(int(p[0].size) for p in self.latents.values()) * self.pack.space.downscale**2
 
 
-def open_subject(pack: ModelPack, photos: list[Path]) -> Subject:
+def latents_path(pack: ModelPack, out: Path) -> Path:
+    """Where the latents of a pack's encoder are kept."""
+    return out / f"{pack.name}-{pack.files['encoder.onnx'][:12]}.npz"
+
+
+def open_subject(pack: ModelPack, photos: list[Path], out: Path) -> Subject:
     """Runs the encoder over the photographs, or reads what it gave before."""
-    cache = OUT / f"{pack.name}-{pack.files['encoder.onnx'][:12]}.npz"
+    cache = latents_path(pack, out)
     latents: dict[str, Float32] = dict(np.load(cache)) if cache.exists() else {}
     if not all(p.stem in latents for p in photos):
         encoder = Engine(pack.encoder_path(), device="cpu")
         latents = {p.stem: to_latents(image.load(p).rgb, pack, encoder) for p in photos}
-        OUT.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         np.savez(cache, **latents)  # type: ignore[arg-type]
     return Subject(pack, load_prior(pack.prior_path), {p.stem: latents[p.stem] for p in photos})
 
 
-def compare_coders(subject: Subject) -> tuple[float, float]:
+def bits_of_others(pictures: list[Int32], out: Path) -> dict[str, float]:
+    """What each of the others spends on all pictures, looked up where these very integers were coded before.
+
+    Other versions of their libraries are others: their sizes are remembered apart.
+    """
+    path = out / f"others-pillow{PIL.__version__}.json"
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(repr(picture.shape).encode() + picture.astype("<i4").tobytes())
+    totals = {}
+    for name, coder in others().items():
+        key = f"{name} {digest.hexdigest()[:24]}"
+        if key not in known:
+            with ThreadPoolExecutor() as pool:  # WebP at its best takes seconds a picture
+                known[key] = sum(pool.map(coder, pictures))
+            path.write_text(json.dumps(known, indent=1) + "\n")
+        totals[name] = known[key]
+    return totals
+
+
+def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
     """Prints the table; returns the mean savings against order 0 and against the best of the others."""
-    coders = others()
+    coders = list(others())
     print(f"\n{subject.pack.name}: bits a pixel at identical integers, {len(subject.latents)} pictures")
     print("  step  ours    order 0 " + "".join(f"{name:>11}" for name in coders) + "   vs order 0   vs best other")
     savings = []
     for step_index in QUALITIES:
-        totals = dict.fromkeys(("ours", "order 0", *coders), 0.0)
         pictures = [quantize(latents, subject.prior, step_index, rdo=0) for latents in subject.latents.values()]
+        totals = bits_of_others(pictures, out)
+        best = min(totals.values())
         totals["ours"] = 8.0 * sum(len(entropy.encode(p, subject.prior, step_index)) for p in pictures)
         totals["order 0"] = sum(map(adaptive_order0, pictures))
-        with ThreadPoolExecutor() as pool:  # WebP at its best takes seconds a picture
-            for name, coder in coders.items():
-                totals[name] = sum(pool.map(coder, pictures))
-        best = min(total for name, total in totals.items() if name not in ("ours", "order 0"))
         savings.append((1 - totals["ours"] / totals["order 0"], 1 - totals["ours"] / best))
         bpp = {name: total / subject.pixels for name, total in totals.items()}
         print(
@@ -92,14 +122,14 @@ def compare_coders(subject: Subject) -> tuple[float, float]:
     return float(mean[0]), float(mean[1])
 
 
-def compare_decisions(subject: Subject, photos: list[Path], count: int) -> float:
-    """Bits that decisions and centres save at equal PSNR against plain rounding and mid-points; mean over the range."""
+def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: Meter) -> tuple[float, float]:
+    """Bits that decisions and centres save against plain rounding and mid-points, at equal PSNR and at equal LPIPS."""
     decoder = Engine(subject.pack.decoder_path(), device="cpu")
     chosen = photos[:: max(1, len(photos) // count)][:count]
-    curves: dict[str, list[tuple[float, float]]] = {"plain": [], "decided": []}
+    curves: dict[str, list[tuple[float, float, float]]] = {"plain": [], "decided": []}
     for step_index in RDO_INDICES:
         for name, points in curves.items():
-            bits, psnr = 0.0, 0.0
+            bits, scores = 0.0, np.zeros(2)
             for photo in chosen:
                 latents = subject.latents[photo.stem]
                 symbols = quantize(latents, subject.prior, step_index, rdo=None if name == "decided" else 0)
@@ -109,23 +139,27 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int) -> float
                     rebuilt = symbols.astype(np.float32) * steps
                 else:
                     rebuilt = dequantize(symbols, subject.prior, step_index)
-                psnr += _psnr(subject, decoder, rebuilt, photo)
-            points.append((bits, psnr / len(chosen)))
-    plain, decided = (np.array(sorted(points, key=lambda p: p[1])) for points in curves.values())
-    low, high = max(plain[0, 1], decided[0, 1]), min(plain[-1, 1], decided[-1, 1])
-    at = np.linspace(low, high, 50)
-    ratio = np.interp(at, decided[:, 1], np.log(decided[:, 0])) - np.interp(at, plain[:, 1], np.log(plain[:, 0]))
-    saving = 1 - float(np.exp(ratio.mean()))
-    print(f"  decisions and centres: {saving:.1%} fewer bits at equal PSNR", end="")
-    print(f" ({low:.2f} to {high:.2f} dB, {len(chosen)} pictures; goal {GOAL_RDO:.0%})", flush=True)
-    return saving
+                rgb = image.load(photo).rgb
+                measured = meter.measure([_paint(subject, decoder, rebuilt, rgb)], rgb, ("psnr", "alex"))[0]
+                scores += (measured["psnr"], -measured["alex"])
+            points.append((bits, *(scores / len(chosen))))
+    savings = []
+    for column in (1, 2):
+        plain, decided = ([(p[0], p[column]) for p in points] for points in curves.values())
+        savings.append(-(bd_rate(decided, plain) or 0.0) / 100)
+    low, high = (curves["plain"][i][1] for i in (-1, 0))
+    print(
+        f"  decisions and centres: {savings[0]:.1%} fewer bits at equal PSNR, {savings[1]:.1%} at equal LPIPS (Alex)",
+        end="",
+    )
+    print(f" ({low:.1f} to {high:.1f} dB, {len(chosen)} pictures; goal {GOAL_RDO:.0%} at equal PSNR)", flush=True)
+    return savings[0], savings[1]
 
 
-def _psnr(subject: Subject, decoder: Engine, latents: Float32, photo: Path) -> float:
-    """Of the decoder's picture of ``latents`` in 8 bits."""
-    rgb = image.load(photo).rgb
+def _paint(subject: Subject, decoder: Engine, latents: Float32, rgb: Rgb) -> Rgb:
+    """The decoder's picture of ``latents`` in 8 bits, as large as ``rgb``."""
     painted = to_pixels(latents, subject.pack, decoder, (0, 0, rgb.shape[1], rgb.shape[0]))
-    return float(10 * np.log10(255**2 / np.square(painted.astype(np.float32) - rgb).mean()))
+    return np.asarray(painted, np.uint8)
 
 
 def print_seed_method(subject: Subject, photos: list[Path]) -> None:
@@ -142,18 +176,19 @@ def print_seed_method(subject: Subject, photos: list[Path]) -> None:
     symbols = quantize(latents, subject.prior, index)
     ours = 8 * len(entropy.encode(symbols, subject.prior, index))
     pixels = latents[0].size * subject.pack.space.downscale**2
-    seed_db = _psnr(subject, decoder, rebuilt, photo)
-    our_db = _psnr(subject, decoder, dequantize(symbols, subject.prior, index), photo)
+    rgb = image.load(photo).rgb
+    seed_db = psnr(_paint(subject, decoder, rebuilt, rgb), rgb)
+    our_db = psnr(_paint(subject, decoder, dequantize(symbols, subject.prior, index), rgb), rgb)
     print(f"  seed's palette, dither and zlib on {photo.stem}: {bits / pixels:.3f} bpp, {seed_db:.2f} dB; ", end="")
     print(f"ours {ours / pixels:.3f} bpp, {our_db:.2f} dB", flush=True)
 
 
-def time_coder(pack_name: str) -> None:
+def time_coder(pack_name: str, out: Path) -> None:
     """Prints the median seconds of CPU to encode and to decode 512x512 pixels' worth of a Kodak picture's latents."""
     pack = load_pack(pack_name)
     prior = load_prior(pack.prior_path)
     side = 512 // pack.space.downscale
-    with np.load(OUT / f"{pack.name}-{pack.files['encoder.onnx'][:12]}.npz") as stored:
+    with np.load(latents_path(pack, out)) as stored:
         latents = stored[stored.files[0]][:, :side, :side]
     for step_index in QUALITIES:
         symbols = quantize(latents, prior, step_index, rdo=0)
@@ -174,9 +209,9 @@ def time_coder(pack_name: str) -> None:
         print(f"  512x512 at step {step_scale(step_index):4.2f}, one core, CPU time: {figures}", flush=True)
 
 
-def taef2_pack(photos: Path, minutes: float) -> ModelPack | None:
-    """The pretrained pack under out/coder, made where it is not there; None without its weights."""
-    weights, folder = SHARED / "weights" / "taef2", OUT / "taef2"
+def taef2_pack(photos: Path, out: Path, crops: int, minutes: float) -> ModelPack | None:
+    """The pretrained pack under ``out``, made where it is not there; None without its weights."""
+    weights, folder = SHARED / "weights" / "taef2", out / "taef2"
     if not weights.is_dir():
         print(f"taef2 left out: no {weights}")
         return None
@@ -185,7 +220,7 @@ def taef2_pack(photos: Path, minutes: float) -> ModelPack | None:
         subprocess.run([*export, "graph", str(weights), "--out", str(folder)], check=True)
     if not (folder / "prior.npz").exists():
         # Uniform steps keep the integers those of the table in the weights' README.
-        wish = ["--images", str(photos), "--photos", "300", "--uniform-steps", "--minutes", str(minutes)]
+        wish = ["--images", str(photos), "--photos", str(crops), "--uniform-steps", "--minutes", str(minutes)]
         subprocess.run([*export, "prior", str(folder), *wish], check=True)
     return load_pack(folder)
 
@@ -194,31 +229,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kodak", type=Path, default=SHARED / "data" / "kodak", help="the yardstick")
     parser.add_argument("--train", type=Path, default=SHARED / "data" / "train", help="fits taef2's prior")
-    parser.add_argument("--minutes", type=float, default=8, help="of training for taef2's prior, on first use")
+    parser.add_argument("--crops", type=int, default=400, help="for taef2's prior, on first use")
+    parser.add_argument("--minutes", type=float, default=10, help="of training for taef2's prior, on first use")
     parser.add_argument("--pack", action="append", help="only these packs (name or folder)")
     parser.add_argument("--images", type=int, default=24, help="pictures of the yardstick")
-    parser.add_argument("--decision-images", type=int, default=8, help="of them for decisions at equal PSNR")
+    parser.add_argument("--decision-images", type=int, default=6, help="of them for decisions at equal quality")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "coder", help="what is kept between runs")
     parser.add_argument("--time", metavar="PACK", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    out: Path = options.out.resolve()
     if options.time:
-        time_coder(options.time)
+        time_coder(options.time, out)
         return 0
     photos = sorted(options.kodak.glob("*.png"))[: options.images]
     if not photos:
         print(f"no pictures in {options.kodak}", file=sys.stderr)
         return 2
-    packs = [load_pack(name) for name in options.pack] if options.pack else [load_pack("tiny")]
+    started = time.monotonic()
+    packs = [load_pack(name) for name in options.pack or ["tiny"]]
     if not options.pack:
-        packs += [pack for pack in [taef2_pack(options.train, options.minutes)] if pack]
+        packs += [pack for pack in [taef2_pack(options.train, out, options.crops, options.minutes)] if pack]
     for pack in packs:
-        subject = open_subject(pack, photos)
-        compare_coders(subject)
-        compare_decisions(subject, photos, options.decision_images)
+        subject = open_subject(pack, photos, out)
+        compare_coders(subject, out)
+        compare_decisions(subject, photos, options.decision_images, Meter())
         print_seed_method(subject, photos)
         single = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        subprocess.run(
-            [sys.executable, "-m", "bench.coder", "--time", str(pack.folder)], check=True, env=single, cwd=ROOT
-        )
+        again = [sys.executable, "-m", "bench.coder", "--out", str(out), "--time", str(pack.folder)]
+        subprocess.run(again, check=True, env=single, cwd=ROOT)
+        print(f"  {time.monotonic() - started:.0f} s since the start", flush=True)
     return 0
 
 
