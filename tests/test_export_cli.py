@@ -176,17 +176,6 @@ def test_a_prior_survives_an_export_of_the_same_space_only(fresh: Path, checkpoi
     assert load_pack(fresh) == after
 
 
-def test_the_smallest_pack_is_written_and_its_size_said(fresh: Path, tmp_path: Path, capsys: Any) -> None:
-    """``pack --decoder-only`` leaves one decoder, the prior and the manifest, and prints their bytes."""
-    (fresh / "prior.npz").write_bytes(b"fitted")
-    packs.update_manifest(fresh, prior={"images": 2})
-    out = tmp_path / "least"
-    assert main(["pack", str(fresh), "--decoder-only", "--out", str(out), "--precision", "fp16"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["decoder.fp16.onnx", "manifest.json", "prior.npz"]
-    assert f"{sum(path.stat().st_size for path in out.iterdir()):,} bytes" in capsys.readouterr().out
-    assert load_pack(out).decoder_path("fp16").is_file()
-
-
 def test_every_refusal_of_the_command_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No source, no pack, no place to write: exit code of its error, one line, no traceback."""
     (tmp_path / "file").write_text("in the way")

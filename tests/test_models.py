@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sdrt.errors import ModelError, OutputError
+from sdrt.errors import ModelError
 from sdrt.models import (
     MANIFEST_LIMIT_BYTES,
     LatentSpace,
@@ -22,7 +22,7 @@ from sdrt.models import (
     search_paths,
     verify_file,
 )
-from sdrt_export.pack import decoder_only, update_manifest, write_pack
+from sdrt_export.pack import update_manifest, write_pack
 
 SPACE = LatentSpace("sd1", 4, 8, 0.18215, 0.0)
 FILES = {"encoder.onnx": b"encoder", "decoder.onnx": b"decoder", "prior.npz": b"prior"}
@@ -163,19 +163,6 @@ def test_a_pack_without_prior_says_how_to_fit_it(tmp_path: Path) -> None:
     assert fitted.manifest["prior"] == {"images": 3}
     assert (fitted.quality_range, fitted.default_step) == ((640, 256), 400)
     assert len(fitted.prior_identity) == 4
-
-
-def test_a_decoder_only_pack_decodes_and_says_that_it_cannot_encode(tmp_path: Path) -> None:
-    """The smallest pack has the same identities, no encoder, and a stated size."""
-    pack = make(tmp_path / "whole")
-    small, size = decoder_only(pack, tmp_path / "small", "w16")
-    assert sorted(small.files) == ["decoder.onnx", "prior.npz"]
-    assert (small.space, small.prior_identity) == (pack.space, pack.prior_identity)
-    assert size == sum(path.stat().st_size for path in small.folder.iterdir())
-    with pytest.raises(ModelError, match="decoder-only"):
-        small.encoder_path()
-    with pytest.raises(OutputError, match="holds a model pack already"):
-        decoder_only(pack, tmp_path / "small", "w16")
 
 
 def test_a_precision_that_is_not_here_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``python -m sdrt_export graph | verify | prior | int8 | output | pack``: a checkpoint becomes a model pack."""
+"""``python -m sdrt_export graph | verify | prior | int8 | output | tensorrt``: a checkpoint becomes a model pack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdrt.errors import ModelError, SdrtError
 from sdrt.models import MANIFEST, PRIOR, load_pack
 from sdrt_export import tensorrt
-from sdrt_export.pack import decoder_only, read_manifest, update_manifest, write_pack
+from sdrt_export.pack import read_manifest, update_manifest, write_pack
 
 if TYPE_CHECKING:
     from sdrt_export.sources import Wish
@@ -73,13 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     output.set_defaults(run=_output)
 
     tensorrt.add_command(commands)
-
-    small = commands.add_parser("pack", help="the smallest folder that decodes")
-    small.add_argument("pack", type=Path)
-    small.add_argument("--decoder-only", action="store_true", required=True)
-    small.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    small.add_argument("--precision", default="w16")
-    small.set_defaults(run=_pack)
     return parser
 
 
@@ -184,12 +177,6 @@ def _output(options: argparse.Namespace) -> int:
 
     changed = set_output(load_pack(options.pack), options.output)
     print(f"{options.pack}: {', '.join(changed) or 'no decoder'} changed to give {options.output}")
-    return 0
-
-
-def _pack(options: argparse.Namespace) -> int:
-    small, size = decoder_only(load_pack(options.pack), options.out, options.precision)
-    print(f"{small.folder}: {size:,} bytes ({', '.join(sorted(small.files))}, {MANIFEST})")
     return 0
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,25 +108,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is no valid JSON: {error}") from None
     parse_manifest(manifest, folder)
     return manifest
-
-
-def decoder_only(pack: ModelPack, destination: Path, precision: str) -> tuple[ModelPack, int]:
-    """The smallest folder that decodes: one decoder, the prior, the manifest. Returns it and its size in bytes.
-
-    Raises ModelError if the pack lacks one of them, OutputError if the destination holds a pack or cannot be written.
-    """
-    if (destination / MANIFEST).exists():
-        raise OutputError(f"{destination} holds a model pack already: choose another folder or remove it")
-    manifest = dict(pack.manifest)
-    wanted: Sequence[Path] = (pack.decoder_path(precision), pack.prior_path)
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-        for path in wanted:
-            shutil.copyfile(path, destination / path.name)
-    except OSError as error:
-        raise OutputError(f"cannot write the model pack {destination}: {error.strerror or error}") from None
-    small = _write_manifest(destination, manifest)
-    return small, sum(entry.stat().st_size for entry in destination.iterdir())
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> ModelPack:

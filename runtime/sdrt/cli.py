@@ -75,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="one JSON object a line for each pack")
     models.set_defaults(run=_models)
 
+    pack = commands.add_parser("pack", help="the smallest folder or zip of a model pack, to ship or install elsewhere")
+    pack.add_argument("pack", metavar="NAME|FOLDER")
+    pack.add_argument("--out", required=True, metavar="FOLDER|FILE.zip", help="must not exist yet")
+    pack.add_argument("--decoder-only", action="store_true", help="without the encoder: it decodes only")
+    pack.add_argument("--precision", help="w16, fp16, int8, ... as far as the pack has it (default: its first)")
+    pack.set_defaults(run=_pack)
+
     doctor = commands.add_parser(
         "doctor", help="check the installation: versions, devices, model packs and their hashes"
     )
@@ -243,6 +250,21 @@ def _models(arguments: argparse.Namespace) -> int:
     from sdrt import doctor
 
     return doctor.tell_models(as_json=arguments.json)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from sdrt import models, shipping
+
+    shipment = shipping.ship(
+        models.load_pack(arguments.pack),
+        Path(arguments.out),
+        precision=arguments.precision,
+        decoder_only=arguments.decoder_only,
+    )
+    tell(f"{shipment.path}: {shipment.bytes:,} bytes ({', '.join(shipment.files)})")
+    return 0
 
 
 def _doctor(_arguments: argparse.Namespace) -> int:
