@@ -35,11 +35,12 @@ def big_photo(photos: list[Path], side_px: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-def test_memory_and_time_of_big_pictures(tmp_path: Path) -> None:
+def test_memory_and_time_of_big_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From 4 to 25 megapixels, memory grows so slowly that 100 stay below LIMIT_MB, and CPU time no faster than pixels.
 
     Decoding to PNG holds no whole picture: each further pixel takes less than its own three bytes and its latents.
     """
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "runtime"))
     photos = sorted((ROOT / "bench" / "photos").glob("*.webp"))
     runs: dict[tuple[str, int], Run] = {}
     for side_px in SIDES_PX:

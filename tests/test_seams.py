@@ -113,7 +113,7 @@ def test_a_seam_adds_a_fraction_of_what_the_tiles_differ_by(
     painted: tuple[Pixels, list[tuple[tile.Span, tile.Span, Pixels]], Pixels],
 ) -> None:
     """Every pixel lies between its tiles, and a step right or down leaves the range of the tiles' own steps by at most
-    1 / fade of their difference: a hundred and twenty-eighth, as shipped. Rounding may add two levels."""
+    1 / fade of their difference: a 96th, as shipped. Rounding may add two levels."""
     tiled, alone, whole = painted
     assert any((pixels != 0).any() for _, _, pixels in alone) and whole.std() > 5
     turned = [(column, row, pixels.swapaxes(0, 1)) for row, column, pixels in alone]
@@ -182,7 +182,7 @@ def test_the_memory_of_tiles_is_bounded(kl_pack: ModelPack, tmp_path: Path) -> N
     """Frames of such graphs never exceed the side asked for, nor by default GLOBAL_FRAME_PX pixels, on any picture."""
     for rows, columns in [(250, 250), (10, 2500), (2500, 2500), (129, 127)]:
         for tile_px in (None, 528, 768):
-            plan = transform._plan(
+            plan = transform.plan_tiles(
                 kl_pack, rows, columns, None, window=(0, 0, rows, columns), side=None, tile_px=tile_px
             )
             row, column = plan.rows[0], plan.columns[0]

@@ -25,12 +25,14 @@ from sdrt.tensorrt import Sides
 
 FRAME_PX = 1536 * 1536
 """Pixels of a frame that a graph is run on at once: some 150 bytes of memory each with models/tiny."""
-GLOBAL_FRAME_PX = 1024 * 1024
-"""The same for graphs that look everywhere at once (attention, group norms): these need ten times the memory."""
-GLOBAL_FADE_PX = 128
-"""Overlap over which the tiles of such graphs are blended."""
-GLOBAL_TRIM_PX = 64
-"""Rim of such tiles that is thrown away: it saw the zeros around the tile instead of the picture."""
+GLOBAL_FRAME_PX = 768 * 768
+"""The same for graphs that look everywhere at once (attention, group norms): these need twenty times the memory."""
+GLOBAL_FADE_PX = 96
+"""Overlap over which the tiles of such graphs are blended: a step between neighbouring pixels grows by at most a 96th
+of what the two tiles differ by. docs/TILES.md has what was measured."""
+GLOBAL_TRIM_PX = 32
+"""Rim of such tiles that is thrown away: it saw the zeros around the tile instead of the picture. Twice as much did not
+measure better."""
 
 GPU_SIDES_PX = (512, 1024)
 """On a GPU: the side that is tuned best and the longest one. Larger pictures are cut into tiles of just the latter:
@@ -62,7 +64,7 @@ def to_latents(
     halo_px = None if pack.halo is None else pack.halo["encoder_px"]
     halo = None if halo_px is None else ceil(halo_px / cell)
     side = None if encoder.longest_side is None else encoder.longest_side // cell
-    plan = _plan(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side, tile_px=tile_px)
+    plan = plan_tiles(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side, tile_px=tile_px)
     done = 0
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
@@ -116,7 +118,7 @@ def pixel_strips(
     halo = None if pack.halo is None else pack.halo["decoder_latents"]
     window = (top // cell, left // cell, ceil((top + height_px) / cell), ceil((left + width_px) / cell))
     rows, columns = latents.shape[1:]
-    plan = _plan(pack, rows, columns, halo, window=window, side=decoder.longest_side, tile_px=tile_px)
+    plan = plan_tiles(pack, rows, columns, halo, window=window, side=decoder.longest_side, tile_px=tile_px)
     scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
     done = 0
 
@@ -149,7 +151,7 @@ def gpu_sides(pack: ModelPack, half: str) -> Sides:
     return Sides(1, usual_px // cell, most_px // cell)
 
 
-def _plan(
+def plan_tiles(
     pack: ModelPack,
     rows: int,
     columns: int,
@@ -159,6 +161,10 @@ def _plan(
     side: int | None,
     tile_px: int | None,
 ) -> tile.Plan:
+    """The tiles of ``window`` (top, left, bottom, right) in a grid of ``rows`` x ``columns`` cells.
+
+    ``halo``: what the pack states for this graph, in cells, or None. ``side``: an engine's longest side in cells.
+    """
     cell, border = pack.space.downscale, _border(pack)
     fade, frame_px = 0, FRAME_PX
     if halo is None:
