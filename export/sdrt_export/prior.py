@@ -30,6 +30,7 @@ from sdrt_export.prior_tables import Arrays, count_tables, shape_arrays
 Float32 = NDArray[np.float32]
 
 CROP_PX = 384
+MOST_ITERATIONS = 8000  # of --minutes: beyond, a few hundred crops are learnt by heart
 SUFFIXES = {".webp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".avif", ".bmp"}
 _STEP_EXPONENT = 0.5
 _DECISION_PHOTOS = 6
@@ -221,16 +222,15 @@ def encode_photos(
     return parts
 
 
-def iterations_for(minutes: float, training: list[Float32], hidden: int, index_range: tuple[int, int]) -> int:
-    """How many iterations fit into ``minutes`` here, by timing a few; a multiple of 50, from 50 to 6000."""
-    spans = []
-    for trial in (4, 24):
-        started = time.monotonic()
-        fit_prior(training[:8], training[:1], index_range=index_range, hidden=hidden, iterations=trial)
-        spans.append(time.monotonic() - started)
-    each = max((spans[1] - spans[0]) / 20, 1e-3)
-    # Looks at the held-out pictures take about a quarter on top.
-    return int(np.clip(minutes * 60 / (1.25 * each) // 50 * 50, 50, 6000))
+def iterations_for(minutes: float, training: list[Float32], hidden: int) -> int:
+    """How many iterations fit into ``minutes`` here, by timing a few; a multiple of 50, from 50 to MOST_ITERATIONS."""
+    from sdrt_export.prior_network import FitConfig
+    from sdrt_export.prior_training import seconds_per_iteration
+
+    pictures = [np.ascontiguousarray(p.transpose(1, 2, 0)) for p in training[:16]]
+    # Looks at the held-out pictures take about an eighth on top.
+    each = 1.125 * seconds_per_iteration(pictures, FitConfig(hidden=hidden))
+    return int(np.clip(minutes * 60 / each // 50 * 50, 50, MOST_ITERATIONS))
 
 
 def main(argv: list[str]) -> int:
@@ -266,7 +266,7 @@ def main(argv: list[str]) -> int:
     index_range = (max(0, fine - 32), min(1023, coarse + 96))
     iterations = options.iterations
     if options.minutes is not None:
-        iterations = iterations_for(options.minutes, training, options.hidden, index_range)
+        iterations = iterations_for(options.minutes, training, options.hidden)
     arrays = fit_prior(
         training,
         held[:12],

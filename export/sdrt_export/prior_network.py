@@ -247,6 +247,7 @@ class Network(nn.Module):
 
     def __init__(self, channels: int, config: FitConfig) -> None:
         super().__init__()
+        self.config = config
         self.nets = [
             PassNet(plan, config.sparse_hidden if plan.grids[0].stride == 4 else config.hidden)
             for plan in plan_passes(channels)

@@ -29,6 +29,7 @@ def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Ten
 
 
 _WINDOW_SIDE = 32  # many small windows teach more than few large pictures
+_TRIALS = 10
 _SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
 
 
@@ -51,9 +52,7 @@ def train_network(
     pictures, kept = [torch.from_numpy(p) for p in training], [torch.from_numpy(p) for p in held[:8]]
     low, high = ((i - 512) / 64 for i in sorted(index_range))
     _start_linear(network, pictures, (low, high))
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
+    optimizer = _optimizer(network, config)
     rounded_from = int(config.iterations * (1 - config.quantised_share))
     look_every = max(20, config.iterations // 10)
     best, best_state, since, started, i = math.inf, network.state_dict(), 0, time.monotonic(), 0
@@ -63,15 +62,7 @@ def train_network(
         warm_up = min(1.0, (i + 1) / 50)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warm_up * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
-        log2_step = low + torch.rand(config.batch) * (high - low)
-        symbols, inverse = _batch(pictures, torch.randint(len(pictures), (config.batch,)), log2_step)
-        bits = network.bits(symbols, inverse, quantised) / symbols[0].numel()
-        # A picture of few bits counts for more than its share, or low qualities would learn nothing.
-        loss = (bits / (bits.detach() + 0.05).sqrt()).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        bits = _learn(network, optimizer, pictures, (low, high), quantised)
         i += 1
         if i % look_every and i not in (rounded_from, config.iterations):
             continue
@@ -99,6 +90,45 @@ def train_network(
     network.load_state_dict(best_state)
     torch.set_rng_state(generator_state)
     return integer_arrays(network)
+
+
+def _optimizer(network: Network, config: FitConfig) -> torch.optim.Adam:
+    decay, betas = config.weight_decay, (0.9, 0.98)
+    # Fused: a step over a hundred small tensors is one call.
+    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=betas, weight_decay=decay, fused=True)
+
+
+def _learn(
+    network: Network, optimizer: torch.optim.Adam, pictures: list[Tensor], span: tuple[float, float], quantised: bool
+) -> Tensor:
+    """One iteration; bits a symbol (batch,) before it."""
+    batch = network.config.batch
+    log2_step = span[0] + torch.rand(batch) * (span[1] - span[0])
+    symbols, inverse = _batch(pictures, torch.randint(len(pictures), (batch,)), log2_step)
+    bits = network.bits(symbols, inverse, quantised) / symbols[0].numel()
+    # A picture of few bits counts for more than its share, or low qualities would learn nothing.
+    loss = (bits / (bits.detach() + 0.05).sqrt()).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return bits
+
+
+def seconds_per_iteration(training: list[NDArray[np.float32]], config: FitConfig) -> float:
+    """What an iteration takes here and now, of the mean kind, by doing a few of each."""
+    generator_state = torch.get_rng_state()
+    network = Network(training[0].shape[2], config)
+    optimizer, pictures = _optimizer(network, config), [torch.from_numpy(p) for p in training]
+    seconds = 0.0
+    for quantised, share in ((False, 1 - config.quantised_share), (True, config.quantised_share)):
+        _learn(network, optimizer, pictures, (0.0, 1.0), quantised)
+        started = time.monotonic()
+        for _ in range(_TRIALS):
+            _learn(network, optimizer, pictures, (0.0, 1.0), quantised)
+        seconds += share * (time.monotonic() - started) / _TRIALS
+    torch.set_rng_state(generator_state)
+    return seconds
 
 
 @torch.no_grad()

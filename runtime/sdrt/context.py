@@ -107,22 +107,42 @@ class Canvas:
         """The rows of a pass in order, in pieces of bounded size, each float32 (n, inputs)."""
         start, stop, own = step.start, step.stop, len(step.taps) * step.start
         size = stop - start
-        for grid, _first, rows, columns in grids_of(step, self.height, self.width):
-            stride = grid.stride
-            band = max(1, _CHUNK // columns)
-            for top in range(0, rows, band):
-                n = min(band, rows - top)
-                y0 = grid.y + stride * top
-                piece = np.empty((n, columns, own + len(step.own_taps) * size + stop), np.float32)
-                for t, (dy, dx) in enumerate(step.taps):
-                    y, x = _every(WINDOW + y0 + dy, n, stride), _every(WINDOW + grid.x + dx, columns, stride)
-                    piece[:, :, t * start : (t + 1) * start] = self.symbols[y, x, :start]
-                for t, (dy, dx) in enumerate(step.own_taps):
-                    y, x = _every(WINDOW + y0 + dy, n, stride), _every(WINDOW + grid.x + dx, columns, stride)
-                    piece[:, :, own + t * size : own + (t + 1) * size] = self.symbols[y, x, start:stop]
-                y, x = _every(1 + y0, n, stride), _every(1 + grid.x, columns, stride)
-                piece[:, :, own + len(step.own_taps) * size :] = self.energy[y, x, :stop]
-                yield piece.reshape(n * columns, -1)
+        for band in bands_of(step, self.height, self.width):
+            piece = np.empty((band.rows, band.columns, own + len(step.own_taps) * size + stop), np.float32)
+            for t, tap in enumerate(step.taps):
+                piece[:, :, t * start : (t + 1) * start] = band.at(self.symbols, tap, WINDOW)[..., :start]
+            for t, tap in enumerate(step.own_taps):
+                at = own + t * size
+                piece[:, :, at : at + size] = band.at(self.symbols, tap, WINDOW)[..., start:stop]
+            piece[:, :, own + len(step.own_taps) * size :] = band.at(self.energy, (0, 0), 1)[..., :stop]
+            yield piece.reshape(band.rows * band.columns, -1)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some rows of a grid: positions (y + stride * i, x + stride * j) for i < rows, j < columns."""
+
+    y: int
+    x: int
+    stride: int
+    rows: int
+    columns: int
+
+    def at(self, array: NDArray[_Number], tap: tuple[int, int], margin: int) -> NDArray[_Number]:
+        """A view (rows, columns, ...) of what lies at ``tap`` (dy, dx) from the positions.
+
+        ``array`` has ``margin`` cells on every side.
+        """
+        y = _every(margin + self.y + tap[0], self.rows, self.stride)
+        return array[y, _every(margin + self.x + tap[1], self.columns, self.stride)]
+
+
+def bands_of(step: Pass, height: int, width: int) -> Iterator[Band]:
+    """The positions of a pass in order, in pieces of bounded size."""
+    for grid, _first, rows, columns in grids_of(step, height, width):
+        most = max(1, _CHUNK // columns)
+        for top in range(0, rows, most):
+            yield Band(grid.y + grid.stride * top, grid.x, grid.stride, min(most, rows - top), columns)
 
 
 def _every(first: int, count: int, stride: int) -> slice:

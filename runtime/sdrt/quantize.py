@@ -9,10 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from sdrt.context import Canvas, Prediction, place, predict, replay, symbols_of, table_entries
+from sdrt.influence import Influence
 from sdrt.prior import MAX_SYMBOL, Float32, Int32, Prior
 
 _BIT_PRICE = np.float32(np.log(2) / 6)
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
+_TRUST = np.float32(0.7)  # in slopes: they are taken at a point, and a decision is a whole step
+_UNREST_BITS = np.float32(0.6)  # that a changed decision costs later symbols beyond its slope: measured, about
 
 
 def step_scale(step_index: int) -> float:
@@ -35,7 +38,7 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float | No
 
     ``rdo`` weighs bits against error: 0 rounds to the nearest, 1 is where a bit buys as much as a finer step would
     at high rates, None is what the prior was found to serve best. Decisions are made in coding order, each under the
-    contexts that the earlier ones left behind.
+    contexts that the earlier ones left behind; then once more, knowing what each does to the bits of later ones.
 
     Raises ValueError when the latents are not finite or not of the prior's channels.
     """
@@ -49,28 +52,47 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float | No
         return np.asarray(np.rint(exact), np.int32)
     wanted = np.ascontiguousarray(exact[prior.order].transpose(1, 2, 0))
     weights = prior.sensitivity[prior.order] / (_BIT_PRICE * np.float32(rdo))
-    canvas = Canvas(prior.channels, wanted.shape[0], wanted.shape[1])
     coded = np.empty(wanted.shape, np.int32)
-    for step in prior.passes:
-        prediction = predict(prior, step, canvas, step_index)
-        values = _decide(prior, prediction, symbols_of(step, wanted), weights[step.start : step.stop])
-        place(step, values, coded)
-        canvas.store(step, values)
+    influence = Influence(prior, wanted.shape[0], wanted.shape[1])
+    for again in (False, True):
+        canvas = Canvas(prior.channels, wanted.shape[0], wanted.shape[1])
+        for step in prior.passes:
+            prediction = predict(prior, step, canvas, step_index)
+            later = (symbols_of(step, coded), *influence.of(step)) if again else None
+            values = _decide(prior, prediction, symbols_of(step, wanted), weights[step.start : step.stop], later)
+            if not again:
+                influence.add(step, canvas, step_index, values)
+            place(step, values, coded)
+            canvas.store(step, values)
     symbols = np.empty(exact.shape, np.int32)
     symbols[prior.order] = coded.transpose(2, 0, 1)
     return symbols
 
 
-def _decide(prior: Prior, prediction: Prediction, exact: Float32, weights: Float32) -> Int32:
-    """The cheaper of the two integers around each value (positions, size); weights (size,) are bits a squared step."""
+def _decide(
+    prior: Prior,
+    prediction: Prediction,
+    exact: Float32,
+    weights: Float32,
+    later: tuple[Int32, Float32, Float32] | None,
+) -> Int32:
+    """The cheaper of the two integers around each value (positions, size); weights (size,) are bits a squared step.
+
+    ``later``: what was decided before, and the slope and magnitude of its influence on later symbols, of that shape.
+    """
     below = np.floor(exact)
     costs = []
     for candidate in (below, below + 1):
-        symbols = candidate.astype(np.int32).ravel()
-        entry, _low, _high = table_entries(prior, prediction, symbols)
+        symbols = candidate.astype(np.int32)
+        entry, _low, _high = table_entries(prior, prediction, symbols.ravel())
         place_of = prior.row_offsets[prediction.table] + entry
         rebuilt = candidate + (prior.centre_offsets[place_of] * prediction.sign).reshape(exact.shape)
-        costs.append(prior.costs[place_of].reshape(exact.shape) + weights * np.square(exact - rebuilt))
+        cost = prior.costs[place_of].reshape(exact.shape) + weights * np.square(exact - rebuilt)
+        if later is not None:
+            before, slope, magnitude = later
+            cost += _TRUST * (slope * candidate + magnitude * np.abs(candidate))
+            cost += _UNREST_BITS * (symbols != before)
+        costs.append(cost)
     return np.asarray(np.minimum(below + (costs[1] < costs[0]), MAX_SYMBOL), np.int32)
 
 
