@@ -9,7 +9,7 @@ all of them, so that a change of any leads to another folder and never to a stal
         built.json      the sizes; written last, so that an interrupted build is not taken for an engine
     <cache>/tensorrt/timing/ort1.31.0-trt10.13.2-sm90/    measured kernel times, shared by all graphs
 
-<cache> is $SDRT_CACHE, or ``sdrt`` in the user's cache folder. docs/TENSORRT.md tells the whole story.
+<cache> is $SDRT_CACHE, or ``sdrt`` in the user's cache folder. docs/DEVICES.md tells the whole story.
 """
 
 from __future__ import annotations
