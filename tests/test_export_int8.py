@@ -42,8 +42,8 @@ class Residual(nn.Module):
         self.up, self.last = nn.Conv2d(16, 32, 1), nn.Conv2d(8, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.first(x))
-        x = x + self.two(torch.relu(self.one(x)))
+        x = self.first(x)
+        x = x + self.two(torch.relu(self.one(torch.relu(x))))
         result: torch.Tensor = self.last(nn.functional.silu(nn.functional.pixel_shuffle(self.up(x), 2)))
         return result
 
@@ -226,3 +226,23 @@ def test_likeness_is_psnr_of_clamped_levels() -> None:
     assert compare([zeros + np.float32(1 / 127.5)], [zeros]).psnr_db == 48.13
     beyond = compare([zeros + 3], [zeros + 1])
     assert (beyond.psnr_db, beyond.max_abs, beyond.lpips) == (150.0, 0.0, None)
+
+
+def test_as_few_layers_as_hold_stay_in_float(
+    graph: onnx.ModelProto, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond those that cost nothing, the most harmful layers go one by one until it holds, as far as is allowed."""
+    order = [layer.output for layer in calibration.harmful_first()]
+
+    def chosen(most_in_int8: int) -> list[str]:
+        def holds(model: onnx.ModelProto) -> bool:
+            return sum(tensor.name.endswith(".weight.int8") for tensor in model.graph.initializer) <= most_in_int8
+
+        return int8._choose(graph, calibration, holds)[1]
+
+    monkeypatch.setattr(int8, "FREE_SHARE", 0.0)
+    monkeypatch.setattr(int8, "MOST_SHARE", 1.0)
+    assert [chosen(most) for most in (5, 4, 3, 2, 1)] == [order[:count] for count in range(5)]
+    assert chosen(0) == order[:4]
+    monkeypatch.setattr(int8, "MOST_SHARE", sum(layer.work for layer in calibration.harmful_first()[:2]) / 1e9)
+    assert chosen(1) == []

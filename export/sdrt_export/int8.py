@@ -8,6 +8,7 @@ of them until the pictures of the calibration hold. A graph is kept only if othe
 from __future__ import annotations
 
 import argparse
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,10 +43,10 @@ FREE_SHARE = 0.05
 MOST_SHARE = 0.5
 """A graph that is more than half float saves too little to be worth a second file."""
 
-MARGIN_DB = 0.5
-"""Other photographs than the calibration's may lose a little more."""
+MARGIN_DB, MARGIN = 1.5, 0.7
+"""Other photographs than the calibration's lose a little more: what they are asked to hold with."""
 
-_CROPS, _SEEN, _JUDGED = 96, 8, 8
+_CROPS, _SEEN, _JUDGED = 96, 12, 8
 _LOOK_PX = 256
 
 
@@ -118,13 +119,14 @@ def _convert(
     if not calibration.layers:
         raise ModelError(f"there is no convolution to compute in int8 for {path}")
     before = pictures(graph, seen)
+    sure = (LEAST_PSNR_DB + MARGIN_DB, MOST_LPIPS * MARGIN)
     converted, floats, share = _choose(
-        graph, calibration, lambda model: _holds(compare(pictures(model, seen), before), LEAST_PSNR_DB + MARGIN_DB)
+        graph, calibration, lambda model: _holds(compare(pictures(model, seen), before), *sure)
     )
     likeness = compare(pictures(converted, judged), pictures(graph, judged))
     data = converted.SerializeToString(deterministic=True)
     try:
-        if _holds(likeness, LEAST_PSNR_DB):
+        if _holds(likeness, LEAST_PSNR_DB, MOST_LPIPS):
             path.write_bytes(data)
         else:
             path.unlink(missing_ok=True)
@@ -147,21 +149,23 @@ def _choose(
 ) -> tuple[onnx.ModelProto, list[str], float]:
     """The quantised graph, the convolutions that stay float, and their share of the multiplications."""
     order = calibration.harmful_first()
-    total = sum(layer.work for layer in order)
-    count = share = 0
-    while count < len(order) - 1 and share + order[count].work <= FREE_SHARE * total:
-        share += order[count].work
-        count += 1
-    while True:
-        converted = quantise(graph, calibration.scales, [layer.output for layer in order[count:]])
-        if holds(converted) or count + 1 >= len(order) or share + order[count].work > MOST_SHARE * total:
-            return converted, [layer.output for layer in order[:count]], share / total
-        share += order[count].work
-        count += 1
+    work = np.array([layer.work for layer in order])
+    shares = np.append(0, np.cumsum(work) / work.sum())
+    least, most = (int((shares[: len(order)] <= share).sum()) - 1 for share in (FREE_SHARE, MOST_SHARE))
+
+    def converted(count: int) -> onnx.ModelProto:
+        return quantise(graph, calibration.scales, [layer.output for layer in order[count:]])
+
+    count = least
+    if not holds(converted(least)):
+        # More float is closer, so the least number that holds is found by halving; if none does, the most is judged.
+        counts = range(min(least + 1, most), most)
+        count = counts.start + bisect_left(counts, True, key=lambda count: holds(converted(count)))
+    return converted(count), [layer.output for layer in order[:count]], float(shares[count])
 
 
-def _holds(likeness: Likeness, least_psnr_db: float) -> bool:
-    return likeness.psnr_db >= least_psnr_db and (likeness.lpips is None or likeness.lpips <= MOST_LPIPS)
+def _holds(likeness: Likeness, least_psnr_db: float, most_lpips: float) -> bool:
+    return likeness.psnr_db >= least_psnr_db and (likeness.lpips is None or likeness.lpips <= most_lpips)
 
 
 def _original(pack: ModelPack, half: str) -> onnx.ModelProto:

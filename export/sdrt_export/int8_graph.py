@@ -42,11 +42,13 @@ def quantise(model: onnx.ModelProto, scales: Mapping[str, float], layers: Collec
     quantised.CopyFrom(model)
     graph = quantised.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    rectified = _rectified(model)
+    rectified, readers = _rectified(model), _readers(model)
     chosen = {node.output[0] for node in convolutions(model)} & set(layers)
     nodes: list[onnx.NodeProto] = []
     rounded: dict[str, str] = {}
-    """A value -> its rounded double."""
+    """A value -> the output of its DequantizeLinear."""
+    seen_as: dict[str, str] = {}
+    """Outputs of chosen convolutions -> what their readers see: the engines' fused convolution gives nothing else."""
 
     def constant(name: str, array: NDArray[np.generic]) -> str:
         graph.initializer.append(numpy_helper.from_array(array, name))
@@ -62,20 +64,25 @@ def quantise(model: onnx.ModelProto, scales: Mapping[str, float], layers: Collec
         return rounded[name]
 
     for node in graph.node:
-        is_chosen = node.op_type == "Conv" and node.output[0] in chosen
-        # Every reader sees a convolution's rounded output, as the engines' fused integer convolution gives no other.
+        source, output = node.input[0] if node.input else "", node.output[0]
         for position, name in enumerate(node.input):
-            node.input[position] = rounded.get(name, name) if name in chosen else name
-        if not is_chosen:
+            node.input[position] = seen_as.get(name, name)
+        if output not in chosen:
             nodes.append(node)
             continue
-        source, output = node.input[0], node.output[0]
-        node.input[0] = source if source in rounded.values() else round_off(source, scales[source])
+        if node.input[0] not in rounded.values():
+            node.input[0] = round_off(node.input[0], scales[source])
         node.input[1] = _round_weights(node.input[1], weights[node.input[1]], constant, nodes)
         nodes.append(node)
-        if output != graph.output[0].name:
-            # Where only a ReLU reads it, the ReLU's own steps: what it rounds is then on its grid already.
-            round_off(output, scales[rectified.get(output, output)])
+        if output == graph.output[0].name:
+            continue
+        # Where only a ReLU reads it, the ReLU's own steps: what it rounds is then on its grid already.
+        seen_as[output] = round_off(output, scales[rectified.get(output, output)])
+        if len(readers[output]) > 1:
+            # ONNX Runtime splits a DequantizeLinear with several readers, and then fuses the convolution no more: a Sum
+            # of one term reads it alone. Measured on the SD VAE's shape: 2.3 times faster.
+            nodes.append(helper.make_node("Sum", [seen_as[output]], [f"{output}.shared"], name=f"{output}.shared"))
+            seen_as[output] = f"{output}.shared"
     replace_nodes(graph, nodes)
     drop_unused(graph)
     return convert(quantised, "w16")
@@ -83,14 +90,19 @@ def quantise(model: onnx.ModelProto, scales: Mapping[str, float], layers: Collec
 
 def _rectified(model: onnx.ModelProto) -> dict[str, str]:
     """Outputs of convolutions that one ReLU reads and nothing else -> the ReLU's output."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(model)
     single = {node.output[0]: readers.get(node.output[0], []) for node in convolutions(model)}
     return {
         name: nodes[0].output[0] for name, nodes in single.items() if len(nodes) == 1 and nodes[0].op_type == "Relu"
     }
+
+
+def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def _round_weights(
