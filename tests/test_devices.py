@@ -10,7 +10,7 @@ from tests.conftest import synthetic_photo
 from tests.fake_onnxruntime import FakeRuntime
 
 from sdrt.codec import Codec
-from sdrt.devices import AUTO_ORDER, devices_to_try, graph_precision, precisions_by_device
+from sdrt.devices import AUTO_ORDER, INSTALL, PREFERRED, devices_to_try, graph_precision, precisions_by_device
 from sdrt.errors import EngineError, ModelError
 from sdrt.models import ModelPack
 from sdrt_export.pack import update_manifest
@@ -57,3 +57,14 @@ def test_the_precision_is_the_device_s_unless_asked_for(
     with pytest.raises(ModelError, match="the decoder gives the shape"):  # the fake's
         Codec(pack.folder, device="cuda").decode(file)
     assert runtime.opened[-1].path.name == "decoder.fp16.onnx"
+
+
+def test_the_page_says_what_the_code_does() -> None:
+    """docs/DEVICES.md lists every device with the graphs that it takes, in order, and the pins of TensorRT."""
+    page = (Path(__file__).parents[1] / "docs" / "DEVICES.md").read_text(encoding="utf-8")
+    rows = {cells[1].strip(" `"): cells for line in page.splitlines() if len(cells := line.split("|")) == 7}
+    for device, (first, *others) in PREFERRED.items():
+        assert rows[device][3].strip() == f"`{first}`"
+        assert rows[device][5].strip() == ", ".join(f"`{name}`" for name in others)
+    pin = INSTALL["tensorrt"].split("'")[-2]
+    assert pin in rows["tensorrt"][2]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sdrt import __version__
-from sdrt.console import complain, flush_stdout, read_input, say, tell
+from sdrt.console import complain, flush_stdout, in_words, read_input, say, tell
 from sdrt.devices import DEVICES, PRECISIONS
 from sdrt.errors import SdrtError
 
@@ -242,7 +242,7 @@ def _info(arguments: argparse.Namespace) -> int:
         else:
             tell(f"{source}:")
             for key, value in about.items():
-                tell(f"  {key:15} {value}")
+                tell(f"  {key:15} {in_words(value)}")
     return code
 
 

@@ -101,6 +101,13 @@ def standard_output() -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
 
 
+def in_words(value: object) -> object:
+    """Lists and mappings as people write them: ``w16, fp16`` and ``cpu w16, cuda fp16``; anything else as it is."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def tell(line: str) -> None:
     """Print a line of the answer on stdout. Raises OutputError: stdout closed, full disk, reader gone."""
     if sys.stdout is None:

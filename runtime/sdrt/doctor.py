@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Protocol
 
 from sdrt import __version__, models
-from sdrt.console import complain, tell
+from sdrt.console import complain, in_words, tell
 from sdrt.devices import INSTALL, precisions_by_device
 from sdrt.errors import EngineError, ModelError
 
@@ -43,7 +43,7 @@ def tell_models(*, as_json: bool) -> int:
         else:
             tell(pack.name)
             for key, value in about.items():
-                tell(f"  {key:15} {_words(value)}")
+                tell(f"  {key:15} {in_words(value)}")
     if not packs and not as_json:
         tell("no model packs; searched:")
         for path in models.search_paths():
@@ -108,15 +108,8 @@ def _examine_packs(report: Report) -> None:
         except ModelError as error:
             report(f"pack {pack.name}", str(error), good=False)
         else:
-            runs = _words(precisions_by_device(pack.precisions))
+            runs = in_words(precisions_by_device(pack.precisions))
             report(f"pack {pack.name}", f"{len(pack.files)} files as the manifest says; {runs}; in {pack.folder}")
     if not packs:
         searched = ", ".join(str(path) for path in models.search_paths())
         report("pack", f"none is here; searched {searched}", good=False)
-
-
-def _words(value: object) -> object:
-    """Lists and mappings as people write them: ``w16, fp16`` and ``cpu w16, cuda fp16``."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
