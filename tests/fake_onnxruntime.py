@@ -67,10 +67,14 @@ class FakeRuntime(ModuleType):
         first, options = providers[0]
         if first in self.broken:
             raise RuntimeError(f"{self.broken[first]}\nstack\nstack")
-        if options.get("trt_dump_ep_context_model") == "1" and not self.partial:
+        for key, value in options.items():
+            # As the real binding does (onnxruntime_pybind_state.cc).
+            if not value or (key.endswith(("_enable", "_fallback", "_model")) and value not in ("True", "False")):
+                raise RuntimeError(f"[ERROR] [TensorRT] The value for the key '{key}' should be 'True' or 'False'")
+        if options.get("trt_dump_ep_context_model") == "True" and not self.partial:
             context = Path(options["trt_ep_context_file_path"])
             context.write_bytes(b"a graph of one node")
-            (context.parent / options["trt_engine_cache_path"] / "all_sm90.engine").write_bytes(b"kernels")
+            (context.parent / "all_sm90.engine").write_bytes(b"kernels")
         source = SimpleNamespace(name="latent_sample", type="tensor(float)", shape=["n", 4, "h", "w"])
 
         def run(_outputs: None, feeds: dict[str, Any]) -> list[Any]:

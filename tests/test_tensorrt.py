@@ -49,18 +49,17 @@ def test_what_the_provider_is_told(tmp_path: Path) -> None:
         "trt_profile_min_shapes": "latent_sample:1x4x1x1",
         "trt_profile_opt_shapes": "latent_sample:1x4x64x64",
         "trt_profile_max_shapes": "latent_sample:1x4x128x128",
-        "trt_fp16_enable": "1",
-        "trt_layer_norm_fp32_fallback": "1",
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": "",
-        "trt_dump_ep_context_model": "1",
+        "trt_fp16_enable": "True",
+        "trt_layer_norm_fp32_fallback": "True",
+        "trt_engine_cache_enable": "True",
+        "trt_dump_ep_context_model": "True",
         "trt_ep_context_embed_mode": "0",
         "trt_ep_context_file_path": str(tmp_path / "context.onnx"),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(tensorrt.timing_folder(MACHINE)),
     }
     wide = tensorrt.build_options(tmp_path, MACHINE, SIDES, "sample", 3, half=False)
-    assert wide["trt_fp16_enable"] == "0"
+    assert wide["trt_fp16_enable"] == "False"
     assert wide["trt_profile_max_shapes"] == "sample:1x3x128x128"
 
 
@@ -104,7 +103,7 @@ def test_an_engine_is_built_once_and_then_loaded(
     assert [name for name, _ in ports.providers] == ["CPUExecutionProvider"]
     assert build.path == graph
     assert build.shapes == [(1, 4, 64, 64)]
-    assert tensorrt_options(runtime, 1)["trt_fp16_enable"] == "1"
+    assert tensorrt_options(runtime, 1)["trt_fp16_enable"] == "True"
     place = tensorrt.place_of(graph, MACHINE)
     assert (load.path, tensorrt_options(runtime, 2)) == (place / "context.onnx", {})
 

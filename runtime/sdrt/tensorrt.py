@@ -144,19 +144,19 @@ def build_options(
     def shape(side: int) -> str:
         return f"{name}:1x{channels}x{side}x{side}"
 
+    # The binding wants True and False for switches and throws at 1 and 0. trt_engine_cache_path is left out: with a
+    # context graph the engine goes to that graph's folder, and an absolute path or an empty one is refused.
     return {
         "trt_profile_min_shapes": shape(sides.least),
         "trt_profile_opt_shapes": shape(sides.usual),
         "trt_profile_max_shapes": shape(sides.most),
-        "trt_fp16_enable": "1" if half else "0",
-        "trt_layer_norm_fp32_fallback": "1",
-        "trt_engine_cache_enable": "1",
-        # With a context graph the provider takes this path as relative to that graph's folder, and refuses others.
-        "trt_engine_cache_path": "",
-        "trt_dump_ep_context_model": "1",
+        "trt_fp16_enable": str(half),
+        "trt_layer_norm_fp32_fallback": "True",
+        "trt_engine_cache_enable": "True",
+        "trt_dump_ep_context_model": "True",
         "trt_ep_context_embed_mode": "0",
         "trt_ep_context_file_path": str(folder / CONTEXT),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(timing_folder(machine)),
     }
 
