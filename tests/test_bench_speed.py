@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import contest, process
+from bench import contest, process, speed
 from bench.contest import Contestant, Timing
+from sdrt.engine import DeviceReport
 
 
 def test_all_run_in_turn_after_one_untimed_run() -> None:
@@ -85,3 +86,40 @@ def test_the_neighbours_paint_sixteen_fold() -> None:
     with torch.no_grad():
         assert neighbours.mbt2018_mean()(torch.zeros(1, 192, 2, 3)).shape == (1, 3, 32, 48)
         assert neighbours.cheng2020_anchor()(torch.zeros(1, 128, 2, 3)).shape == (1, 3, 32, 48)
+
+
+def test_the_headlines_are_ratios_of_medians() -> None:
+    """Each line compares what it names: ours against diffusers and TAESD, our best SD option against theirs."""
+    medians = {
+        "sdrt tiny, cpu w16: decoder network": 0.1,
+        "SD 1.5 VAE, diffusers float32": 9.0,
+        "SD 1.5 VAE, diffusers bfloat16": 5.0,
+        "SD 1.5 VAE, ONNX Runtime": 8.0,
+        "SD 1.5 VAE, OpenVINO": 3.2,
+        "TAESD's architecture, ONNX Runtime": 0.6,
+        "sdrt SD 1.5 pack, cpu w16": 7.0,
+        "sdrt SD 1.5 pack, openvino bf16": 3.0,
+    }
+    timings = [Timing(name, (median,), None) for name, median in medians.items()]
+    tiny, taesd, sd, rival = speed.headlines(timings)
+    assert "SD 1.5 VAE, diffusers float32: 90.0 times" in tiny
+    assert "TAESD's architecture, ONNX Runtime: 6.0 times" in taesd
+    assert sd.startswith("sdrt SD 1.5 pack, openvino bf16 against") and "3.0 times" in sd
+    assert "SD 1.5 VAE, OpenVINO: 0.94 of its time" in rival
+    assert speed.headlines(timings[:1]) == []
+
+
+def test_every_precision_and_device_of_ours_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All graphs on the CPU but fp16, both arithmetics of OpenVINO, and a GPU's own choice where there is one."""
+    here = [DeviceReport(name, True, "") for name in ("cpu", "cuda", "tensorrt", "openvino")]
+    monkeypatch.setattr(speed, "available_devices", lambda: here)
+    assert speed._our_ways(("w16", "fp16", "int8")) == [
+        ("cpu", "w16"),
+        ("cpu", "int8"),
+        ("cuda", "fp16"),
+        ("tensorrt", "fp16"),
+        ("openvino", "w16"),
+        ("openvino", "bf16"),
+    ]
+    monkeypatch.setattr(speed, "available_devices", lambda: here[:1])
+    assert speed._our_ways(("w16",)) == [("cpu", "w16")]

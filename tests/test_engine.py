@@ -364,3 +364,19 @@ def test_every_installed_onnxruntime_is_listed() -> None:
     names = [line.split()[0] for line in installed_onnxruntimes()]
     assert len(names) == len(set(names))
     assert set(names) <= set(engine.ORT_PACKAGES)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in Linux's /proc")
+def test_threads_are_honoured(graph: Path) -> None:
+    """A session of N threads starts N - 1 beside the caller's, and a session of one starts none."""
+    code = (
+        "import os; from pathlib import Path; import onnxruntime; from sdrt.engine import Engine\n"
+        f"path, kept = Path({str(graph)!r}), []\n"
+        "kept.append(Engine(path, device='cpu', threads=1)); before = len(os.listdir('/proc/self/task'))\n"
+        "for threads in (1, 4):\n"
+        "    kept.append(Engine(path, device='cpu', threads=threads))\n"
+        "    print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    root = Path(engine.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "3"]
