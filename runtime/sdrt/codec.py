@@ -6,6 +6,7 @@ The graph runs once; only the coding of its latents repeats while a target size 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from os import PathLike
 from pathlib import Path
@@ -81,6 +82,7 @@ class Codec:
         keep_metadata: bool = False,
         exact_alpha: bool = False,
         progress: Progress | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> bytes:
         """The bytes of an .sdl file of ``picture``: whatever ``image.load`` reads, or what it gives.
 
@@ -88,7 +90,7 @@ class Codec:
         ``target_bpp`` in bits of the whole file a pixel. A target is never exceeded; the file stays more than 2 %
         below it only where quality 100 needs no more or the picture has few pixels. ``keep_metadata`` keeps EXIF and
         XMP, which count towards the target. Alpha is kept within 8 levels between 1 and 254, 0 and 255 exactly; with
-        ``exact_alpha`` all of it is exact.
+        ``exact_alpha`` all of it is exact. ``note`` is told what reading the picture left out or changed.
 
         Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, a target
         below the smallest file, which is named), ModelError, EngineError.
@@ -101,11 +103,15 @@ class Codec:
         encoder = self._engine(pack, "encoder")
         if not isinstance(picture, image.Picture):
             picture = image.load(picture, max_pixels=self._max_pixels)
+        if note is not None:
+            for text in picture.notes:
+                note(text)
         height_px, width_px = picture.rgb.shape[:2]
         if target_bpp is not None:
             target_bytes = rate.budget_of(target_bpp, width_px, height_px)
         chunks = _chunks(picture, keep_metadata, exact_alpha)
         latents = to_latents(picture.rgb, pack, encoder, progress, tile_px=self._tile_px)
+        del picture  # the largest thing here, and coding needs room of its own
 
         def code(step_index: int, thrift: float = 1.0) -> bytes:
             # Thrift adds to the prior's own decisions: a prior that decides nothing must still be able to save.

@@ -66,18 +66,15 @@ def encode_files(arguments: argparse.Namespace) -> int:
 
     def encode(codec: Codec, job: Job) -> str:
         source = read_input(STDIO) if job.source == STDIO else job.source
-        picture = image.load(source, max_pixels=_max_pixels(arguments))
-        for note in picture.notes:
-            if not arguments.quiet:
-                say(f"{job.source}: {note}")
         data = codec.encode(
-            picture,
+            source,
             quality=arguments.quality,
             target_bytes=arguments.target_size,
             target_bpp=arguments.target_bpp,
             keep_metadata=arguments.keep_metadata,
             exact_alpha=arguments.alpha == "exact",
             progress=Progress(job.source, wanted=not arguments.quiet),
+            note=None if arguments.quiet else lambda text: say(f"{job.source}: {text}"),
         )
         write_output(job.destination, data, overwrite=arguments.force)
         about = codec.info(data)

@@ -46,12 +46,22 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float | No
         raise ValueError(f"latents of shape {latents.shape} do not fit a prior of {prior.channels} channels")
     if not np.isfinite(latents).all():
         raise ValueError("latents are not finite")
-    exact = np.clip(latents / _steps(prior, step_index), -MAX_SYMBOL, MAX_SYMBOL)
     rdo = prior.decisions if rdo is None else rdo
+    # Of large pictures every array here has tens of megabytes: each is let go as soon as it has served.
+    exact = latents / _steps(prior, step_index)
+    np.clip(exact, -MAX_SYMBOL, MAX_SYMBOL, out=exact)
     if rdo <= 0:
-        return np.asarray(np.rint(exact), np.int32)
+        return np.asarray(np.rint(exact, out=exact), np.int32)
     wanted = np.ascontiguousarray(exact[prior.order].transpose(1, 2, 0))
-    weights = prior.sensitivity[prior.order] / (_BIT_PRICE * np.float32(rdo))
+    del exact
+    coded = _decisions(wanted, prior, step_index, prior.sensitivity[prior.order] / (_BIT_PRICE * np.float32(rdo)))
+    symbols = np.empty(latents.shape, np.int32)
+    symbols[prior.order] = coded.transpose(2, 0, 1)
+    return symbols
+
+
+def _decisions(wanted: Float32, prior: Prior, step_index: int, weights: Float32) -> Int32:
+    """Symbols (h, w, C) of ``wanted`` (h, w, C), both in coding order; weights (C,) are bits a squared step."""
     coded = np.empty(wanted.shape, np.int32)
     influence = Influence(prior, wanted.shape[0], wanted.shape[1])
     for again in (False, True):
@@ -64,9 +74,8 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float | No
                 influence.add(step, canvas, step_index, values)
             place(step, values, coded)
             canvas.store(step, values)
-    symbols = np.empty(exact.shape, np.int32)
-    symbols[prior.order] = coded.transpose(2, 0, 1)
-    return symbols
+        del canvas
+    return coded
 
 
 def _decide(
