@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
 from sdrt_train import perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropSource, list_photos  # noqa: E402
+from sdrt_train.loss import LossConfig, texture_distance  # noqa: E402
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, straight_through  # noqa: E402
 from sdrt_train.pack import space_of, write  # noqa: E402
 from sdrt_train.rate import RateModel, bits_of, channel_groups  # noqa: E402
@@ -131,15 +132,17 @@ def test_training_learns_and_resumes(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").glob("*.part"))
 
 
-def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path) -> None:
-    """Trained against the critics, the decoder changes and the encoder does not, so files of the space stay readable;
+@pytest.mark.parametrize("share", [0.0, 0.2], ids=["alone", "against critics"])
+def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path, share: float) -> None:
+    """Trained alone or against the critics, the decoder changes and the encoder does not, so files of the space stay readable;
     critics resume with it, and neither another stage's folder nor nothing can be its start."""
     needs_metric_weights()
     photos = tmp_path / "photos"
     photos.mkdir()
     write_photos(photos, 20)
     joint = run(photos, tmp_path / "joint", 1.0, TrainConfig(batch=2, crop_px=64), SMALL, last_step=2)
-    config = TrainConfig(stage="decoder", batch=2, crop_px=64)
+    loss = LossConfig(vgg_crop_px=48, texture_weight=0.5, patch_critic_share=share, feature_critic_share=share)
+    config = TrainConfig(stage="decoder", batch=2, crop_px=64, loss=loss)
     with pytest.raises(ValueError, match="start-from"):
         run(photos, tmp_path / "none", 1.0, config, SMALL, last_step=1)
     with pytest.raises(ValueError, match="stage joint"):
@@ -151,6 +154,16 @@ def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path) -> None
     still = {name for name, value in before["average"].items() if torch.equal(value, after["average"][name])}
     assert {name for name in before["average"] if name.startswith("encoder")} <= still
     assert "decoder.pixels.weight" not in still
+
+
+def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:
+    """The same grains elsewhere cost nothing; grains smoothed away cost much; the distance never exceeds 2 a map."""
+    torch.manual_seed(0)
+    grains = torch.rand(1, 4, 16, 16)
+    moved, smooth = grains.roll(3, dims=3), torch.full_like(grains, float(grains.mean()))
+    assert float(texture_distance([moved], [grains])) < 1e-6
+    assert 0.05 < float(texture_distance([smooth], [grains])) <= 2
+    assert float(texture_distance([torch.zeros_like(grains)], [grains])) <= 2
 
 
 def test_decisions_cost_fewer_bits_and_stay_beside_the_value() -> None:

@@ -21,8 +21,13 @@ class LossConfig:
     vgg_weight: float = 1.0
     vgg_pictures: int = 3
     vgg_crop_px: int = 80
-    patch_critic_weight: float = 1.0  # both critics: in the decoder's stage only
-    feature_critic_weight: float = 0.08
+    texture_weight: float = 0.0  # in VGG16's window
+    patch_critic_share: float = 0.0  # of the distortion's gradient to the picture; in the decoder's stage only
+    feature_critic_share: float = 0.0
+
+    @property
+    def adversarial(self) -> bool:
+        return self.patch_critic_share > 0 or self.feature_critic_share > 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Distortion(nn.Module):
         self.config = config
         self.alex, self.vgg = Lpips("alexnet"), Lpips("vgg16")
 
-    def forward(
+    def measure(
         self, picture: Tensor, photo: Tensor, *, with_alex: bool, with_vgg: bool
     ) -> tuple[Tensor, dict[str, float], Window | None]:
         """(N, 3, H, W) in [-1, 1] twice -> distortion (N,), its parts for the log, VGG16's features."""
@@ -67,9 +72,29 @@ class Distortion(nn.Module):
             vgg = self.vgg.distance(window.painted, window.real)
             total = total + config.vgg_weight * self.spread(vgg, n)
             parts["vgg"] = vgg.mean().item()
+            if config.texture_weight > 0:
+                texture = texture_distance(window.painted, window.real)
+                total = total + config.texture_weight * self.spread(texture, n)
+                parts["texture"] = texture.mean().item()
         return total, parts, window
 
     @staticmethod
     def spread(values: Tensor, n: int) -> Tensor:
         """Values of the first few pictures as those of all n: zero for the others, the mean unchanged."""
         return n / len(values) * F.pad(values, (0, n - len(values)))
+
+
+def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:
+    """(N,) from feature maps: how far each channel's mean and deviation over the window are from the photograph's,
+    relative to both; mean over channels, sum over maps, at most 10. Says whether there is texture, not where its grains lie.
+
+    Huang & Belongie, "Arbitrary Style Transfer in Real-Time with Adaptive Instance Normalization" (ICCV 2017).
+    """
+    total = torch.zeros(painted[0].shape[0], device=painted[0].device)
+    for a, b in zip(painted, real, strict=True):
+        a_deviation, a_mean = torch.std_mean(a.float(), dim=(2, 3))
+        b_deviation, b_mean = torch.std_mean(b.float(), dim=(2, 3))
+        error = (a_mean - b_mean).square() + (a_deviation - b_deviation).square()
+        size = a_mean.square() + b_mean.square() + a_deviation.square() + b_deviation.square()
+        total = total + (error / (size + size.mean(1, keepdim=True) * 0.05)).mean(1)
+    return total

@@ -47,6 +47,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
         self.joint = config.stage == "joint"
+        self.adversarial = not self.joint and config.loss.adversarial
         self.model = Autoencoder(model_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rate = RateModel(model_config.latent_channels).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -66,7 +67,7 @@ class Trainer:
 
     def _parts(self) -> list[str]:
         parts = ["model", "rate", "average", "average_rate", "optimizer"]
-        return parts if self.joint else [*parts, "critics", "critic_optimizer"]
+        return [*parts, "critics", "critic_optimizer"] if self.adversarial else parts
 
     def state(self) -> dict[str, object]:
         return {
@@ -123,23 +124,11 @@ class Trainer:
             strength = config.decisions * maturity * torch.rand(n, device=self.device)
             chosen = self.rate.decide(latents.detach() / wide, log2_step, strength)
             picture = self.model.decoder(straight_through(latents, chosen * wide)).float()
-            distortion, parts, window = self.distortion(
-                picture,
-                batch,
-                with_alex=self.step >= 300 or not self.joint,
-                with_vgg=progress >= config.vgg_from or not self.joint,
-            )
-            if not self.joint:
-                patch_critic, feature_critic = self.critics
-                assert window is not None
-                patches = fool(patch_critic(picture, chosen, log2_step))
-                scales = feature_scales(window.real)
-                features = torch.stack([fool(x) for x in feature_critic(window.painted, scales)]).mean(0)
-                distortion = distortion + min(1.0, self.step / 300) * (
-                    config.loss.patch_critic_weight * patches
-                    + config.loss.feature_critic_weight * Distortion.spread(features, n)
-                )
-                parts.update(patches=patches.mean().item(), features=features.mean().item())
+            seen = picture.detach().requires_grad_(True) if self.adversarial else picture
+            with_alex = self.step >= 300 or not self.joint
+            with_vgg = progress >= config.vgg_from or not self.joint
+            distortion, parts, window = self.distortion.measure(seen, batch, with_alex=with_alex, with_vgg=with_vgg)
+        rate = self.schedule(progress)
         if self.joint:
             symbols = latents / wide
             bpp = self.rate(symbols + torch.rand_like(symbols) - 0.5, log2_step) / (height * width)
@@ -147,18 +136,38 @@ class Trainer:
             parts["bpp"] = bpp.mean().item()
         else:
             loss = distortion.mean()
-        self._update(self.optimizer, self.parameters, loss, config.learning_rate * self.schedule(progress))
-        if window is not None and not self.joint:
-            parts["critics"] = self._train_critics((batch, picture.detach()), chosen, log2_step, window, progress)
+        parts["loss"] = loss.item()
+        if self.adversarial:
+            assert window is not None
+            pull = self._pull(loss, seen, chosen, log2_step, window)
+            self._update(self.optimizer, self.parameters, picture, config.learning_rate * rate, pull)
+            parts["critics"] = self._train_critics((batch, picture.detach()), chosen, log2_step, window, rate)
+        else:
+            self._update(self.optimizer, self.parameters, loss, config.learning_rate * rate)
         self.step += 1
         with torch.no_grad():
             decay = min(config.ema, (self.step + 1) / (self.step + 10))
             for average, current in ((self.average, self.model), (self.average_rate, self.rate)):
                 torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
-        return {"loss": loss.item(), **parts}
+        return parts
+
+    def _pull(self, distortion: Tensor, picture: Tensor, symbols: Tensor, log2_step: Tensor, window: Window) -> Tensor:
+        """The gradient to the picture: of the distortion, and of each critic at a fixed
+        share of its length, for a critic that learns faster than the decoder would soon outweigh everything."""
+        shares = (self.config.loss.patch_critic_share, self.config.loss.feature_critic_share)
+        patch_critic, feature_critic = self.critics
+        with torch.autocast(self.device.type, torch.bfloat16):
+            patches = fool(patch_critic(picture, symbols, log2_step))
+            features = torch.stack([fool(x) for x in feature_critic(window.painted, feature_scales(window.real))])
+        (pull,) = torch.autograd.grad(distortion, picture, retain_graph=True)
+        length = pull.norm()
+        for paid, share in zip((patches.sum(), features.sum()), shares, strict=True):
+            (own,) = torch.autograd.grad(paid, picture, retain_graph=True)
+            pull = pull + own * (min(1.0, self.step / 300) * share * length / (own.norm() + 1e-12))
+        return pull
 
     def _train_critics(
-        self, pictures: tuple[Tensor, Tensor], symbols: Tensor, log2_step: Tensor, window: Window, progress: float
+        self, pictures: tuple[Tensor, Tensor], symbols: Tensor, log2_step: Tensor, window: Window, rate: float
     ) -> float:
         """One update of the critics from (photographs, painted); returns their mean loss."""
         photos, painted_pictures = pictures
@@ -170,16 +179,23 @@ class Trainer:
             painted = feature_critic([f.detach() for f in window.painted], scales)
             real = feature_critic(window.real, scales)
             loss = loss + torch.stack([hinge(r, p) for r, p in zip(real, painted, strict=True)]).mean()
-        rate = self.config.critic_learning_rate * self.schedule(progress)
+        rate *= self.config.critic_learning_rate
         self._update(self.critic_optimizer, list(self.critics.parameters()), loss, rate)
         return loss.item() / 2
 
     @staticmethod
-    def _update(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, rate: float) -> None:
+    def _update(
+        optimizer: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
+        loss: Tensor,
+        rate: float,
+        pull: Tensor | None = None,
+    ) -> None:
+        """One step at the learning rate ``rate``; ``pull`` is the gradient to ``loss`` where that is no scalar."""
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss, pull)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
