@@ -134,8 +134,8 @@ def test_training_learns_and_resumes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.2], ids=["alone", "against critics"])
 def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path, share: float) -> None:
-    """Trained alone or against the critics, the decoder changes and the encoder does not, so files of the space stay readable;
-    critics resume with it, and neither another stage's folder nor nothing can be its start."""
+    """Trained alone or against critics, the decoder changes and the encoder does not, so files of the space stay
+    readable; critics resume with it, and neither another stage's folder nor nothing can be its start."""
     needs_metric_weights()
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -86,7 +86,8 @@ class Distortion(nn.Module):
 
 def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:
     """(N,) from feature maps: how far each channel's mean and deviation over the window are from the photograph's,
-    relative to both; mean over channels, sum over maps, at most 10. Says whether there is texture, not where its grains lie.
+    relative to both; mean over channels, sum over maps, at most 2 a map. It tells whether there is texture, not where
+    its grains lie.
 
     Huang & Belongie, "Arbitrary Style Transfer in Real-Time with Adaptive Instance Normalization" (ICCV 2017).
     """

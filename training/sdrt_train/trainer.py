@@ -52,7 +52,7 @@ class Trainer:
         self.rate = RateModel(model_config.latent_channels).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.average_rate = copy.deepcopy(self.rate).requires_grad_(False)
-        self.distortion = Distortion(config.loss).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.distortion: Distortion = Distortion(config.loss).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dists = Dists().to(device)
         learning = [self.model, self.rate] if self.joint else [self.model.decoder]
         self.parameters = [parameter for module in learning for parameter in module.parameters()]
