@@ -41,7 +41,7 @@ YARDSTICK = "matrix product, float32"
 TAESD = "TAESD's architecture"
 SD = "SD 1.5 VAE"
 OURS_SD = "sdrt SD 1.5 pack"
-LIMIT_S = 20
+LIMIT_S = 15
 """For each contestant, after three rounds: with the SD VAE's half dozen this keeps a slow machine under 12 minutes."""
 
 Arithmetic = Callable[[Path, Sequence[int]], float | None]
@@ -67,11 +67,12 @@ def our_contestants(photo: Image.Image, threads: int, arithmetic: Arithmetic) ->
 
 
 def _our_ways(here: Sequence[str]) -> list[tuple[str, str]]:
-    """(device, precision): all graphs on the CPU, both arithmetics of OpenVINO, and on GPUs what is taken unasked."""
+    """(device, precision): all graphs on the CPU, OpenVINO's arithmetics, and on GPUs what is taken unasked."""
     ways = [("cpu", precision) for precision in here if precision != "fp16"]
     for report in available_devices():
         if report.available and report.device == "openvino":
             ways += [("openvino", graph_precision("openvino", None, here)), ("openvino", "bf16")]
+            ways += [("openvino", "int8")] if "int8" in here else []
         elif report.available and report.device in GPU:
             ways.append((report.device, graph_precision(report.device, None, here)))
     return ways

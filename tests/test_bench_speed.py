@@ -110,7 +110,7 @@ def test_the_headlines_are_ratios_of_medians() -> None:
 
 
 def test_every_precision_and_device_of_ours_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All graphs on the CPU but fp16, both arithmetics of OpenVINO, and a GPU's own choice where there is one."""
+    """All graphs on the CPU but fp16, OpenVINO's arithmetics, and a GPU's own choice where there is one."""
     here = [DeviceReport(name, True, "") for name in ("cpu", "cuda", "tensorrt", "openvino")]
     monkeypatch.setattr(speed, "available_devices", lambda: here)
     assert speed._our_ways(("w16", "fp16", "int8")) == [
@@ -120,6 +120,7 @@ def test_every_precision_and_device_of_ours_has_a_row(monkeypatch: pytest.Monkey
         ("tensorrt", "fp16"),
         ("openvino", "w16"),
         ("openvino", "bf16"),
+        ("openvino", "int8"),
     ]
     monkeypatch.setattr(speed, "available_devices", lambda: here[:1])
     assert speed._our_ways(("w16",)) == [("cpu", "w16")]
