@@ -119,7 +119,7 @@ def later_bits(symbols: NDArray[np.int32]) -> float:
 
 
 def test_knowing_later_bits_lowers_the_joint_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Error plus priced bits falls further, on each of three pictures, when decisions know what they do to later ones."""
+    """Error plus priced bits falls further, on each of three pictures, when decisions know that."""
     prior, step_index = generic_prior(6), 540
 
     def joint(latents: Float32) -> float:
