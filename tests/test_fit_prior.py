@@ -16,11 +16,13 @@ from sdrt.errors import ImageError
 from sdrt.models import ModelPack, load_pack
 from sdrt.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, build_prior, load_prior, write_prior
 from sdrt_export.prior import (
+    MOST_ITERATIONS,
     base_steps,
     crops,
     fit_prior,
     generic_arrays,
     generic_prior,
+    iterations_for,
     list_images,
     main,
 )
@@ -156,8 +158,17 @@ def test_crops_fit_the_cells_and_skip_what_is_broken(tmp_path: Path) -> None:
         list_images(tmp_path / "absent")
 
 
-def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack) -> None:
-    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings into the pack."""
+def test_minutes_become_iterations() -> None:
+    """No time gives the fewest iterations, endless time the most."""
+    pytest.importorskip("torch")
+    training = [textured(0, channels=2, side=12)]
+    assert iterations_for(0, training, 8) == 50
+    assert iterations_for(1e9, training, 8) == MOST_ITERATIONS
+
+
+@pytest.mark.parametrize("decisions", [None, 0.75])
+def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions: float | None) -> None:
+    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also a wanted strength."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     pack = tmp_path / "pack"
@@ -170,9 +181,12 @@ def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack) -> None:
         gradient = np.add.outer(np.arange(96) * (i + 1), np.arange(128)) % 256
         Image.fromarray(np.repeat(gradient[..., None], 3, 2).astype(np.uint8)).save(photos / f"{i}.png")
     arguments = [str(pack), "--images", str(photos), "--photos", "8", "--iterations", "20", "--hidden", "8"]
-    assert main([*arguments, "--threads", "1"]) == 0
+    arguments += ["--threads", "1"] if decisions is None else ["--threads", "1", "--decisions", str(decisions)]
+    assert main(arguments) == 0
     fitted = load_pack(pack)
     prior = load_prior(fitted.prior_path)
     assert fitted.prior_identity != testpack.prior_identity
     assert prior.channels == fitted.space.channels
     assert fitted.manifest["prior"]["iterations"] == 20
+    assert fitted.manifest["prior"]["decisions"] == prior.decisions
+    assert decisions is None or prior.decisions == decisions

@@ -245,9 +245,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--minutes", type=float, help="choose the iterations so that training takes about this long")
     parser.add_argument("--hidden", type=int, default=64, help="hidden units of each pass (64)")
     parser.add_argument("--uniform-steps", action="store_true", help="the same step for all channels")
+    parser.add_argument(
+        "--decisions", type=float, help="strength of the encoder's decisions, 0 to 100 (what saves most at equal PSNR)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, help="threads of the engine (all) and of torch (1: small products)")
     options = parser.parse_args(argv)
+    if options.decisions is not None and not 0 <= options.decisions <= 100:
+        parser.error(f"--decisions is {options.decisions:g}, it must be from 0 to 100")
     import torch
 
     torch.set_num_threads(options.threads or 1)
@@ -277,7 +282,8 @@ def main(argv: list[str]) -> int:
         iterations=iterations,
         seed=options.seed,
     )
-    keep, strength, ratio = choose_decisions(pack, decoder, build_prior(arrays), held_examples[:_DECISION_PHOTOS])
+    tried = held_examples[:_DECISION_PHOTOS]
+    keep, strength, ratio = choose_decisions(pack, decoder, build_prior(arrays), tried, options.decisions)
     arrays["decisions"] = np.array(strength, "<f4")
     if not keep:
         arrays["centres"] = np.zeros_like(arrays["centres"])

@@ -67,25 +67,33 @@ def rate_ratio(curve: list[tuple[float, float]], anchor: list[tuple[float, float
 
 
 def choose_decisions(
-    pack: ModelPack, decoder: Engine, prior: Prior, examples: Sequence[Example]
+    pack: ModelPack, decoder: Engine, prior: Prior, examples: Sequence[Example], wanted: float | None = None
 ) -> tuple[bool, float, float]:
     """(keep the centres, strength of decisions, bits for those of plain rounding at equal PSNR).
 
-    What saves less than a hundredth is left out.
+    What saves less than a hundredth is left out. ``wanted``: this strength, whatever it saves, and the better centres.
     """
     coarse, fine = max(pack.quality_range), min(pack.quality_range)
     indices = [round(fine + share * (coarse - fine)) for share in _SHARES]
     plain = without_centres(prior)
     anchor = rate_curve(pack, decoder, plain, examples, indices=indices, rdo=0.0)
+
+    def ratio(keep: bool, strength: float) -> float:
+        curve = rate_curve(pack, decoder, prior if keep else plain, examples, indices=indices, rdo=strength)
+        return rate_ratio(curve, anchor)
+
+    if wanted is not None:
+        with_centres, without = ratio(True, wanted), ratio(False, wanted)
+        keep = with_centres < without * _WORTH_IT
+        return keep, wanted, with_centres if keep else without
     best = (False, 0.0, 1.0)
 
     def try_out(keep: bool, strengths: Sequence[float]) -> None:
         nonlocal best
         for strength in strengths:
-            candidate = prior if keep else plain
-            ratio = rate_ratio(rate_curve(pack, decoder, candidate, examples, indices=indices, rdo=strength), anchor)
-            if ratio < best[2] * _WORTH_IT:
-                best = (keep, strength, ratio)
+            found = ratio(keep, strength)
+            if found < best[2] * _WORTH_IT:
+                best = (keep, strength, found)
 
     # Heavy decoders take seconds a picture: the first strength tells whether centres are worth keeping.
     try_out(True, (0.0, STRENGTHS[0]))
