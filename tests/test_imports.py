@@ -34,7 +34,8 @@ def run_python(code: str, *, stream: str = "stdout") -> str:
 
 def loaded_after(code: str) -> set[str]:
     """Top-level modules in sys.modules after ``code``."""
-    return set(run_python(f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})").split())
+    names = "{name.partition('.')[0] for name in sys.modules}"
+    return set(run_python(f"{code}\nimport sys; print(*{names}, file=sys.stderr)", stream="stderr").split())
 
 
 def imports_of(path: Path) -> set[str]:

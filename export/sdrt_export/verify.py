@@ -14,6 +14,7 @@ from torch import nn
 from sdrt.engine import Engine
 from sdrt.models import ModelPack, graph_file_name, verify_file
 from sdrt.sample import as_sample, from_sample
+from sdrt.transform import gpu_sides
 from sdrt_export import overflow
 from sdrt_export.graph import trace
 from sdrt_export.likeness import compare
@@ -152,7 +153,10 @@ def _verify(
     # Unoptimised, the CPU rounds at the seams of fp16 as a GPU would; its optimiser takes the roundings out.
     optimise = precision != "fp16"
     paths = {name.split(".")[0]: verify_file(pack, name) for name in names}
-    engines = {half: Engine(path, device=device, optimise=optimise) for half, path in paths.items()}
+    engines = {
+        half: Engine(path, device=device, optimise=optimise, sides=gpu_sides(pack, half))
+        for half, path in paths.items()
+    }
     decoder = engines["decoder"]
     relative: float | None = None
     pictures: list[Floats] = []

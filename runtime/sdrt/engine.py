@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt import session_openvino, session_ort, tensorrt
-from sdrt.devices import GPU, INSTALL, devices_to_try
+from sdrt.devices import GPU, INSTALL, PRECISIONS, devices_to_try
 from sdrt.errors import EngineError
+from sdrt.models import DEFAULT_PRECISION
 from sdrt.session_ort import PROVIDERS, Floats, Runner
 from sdrt.tensorrt import Sides
 
@@ -87,7 +88,7 @@ class Engine:
             raise EngineError(f"threads must be at least 1, got {threads}")
         settings = _Settings(precision, threads, optimise, sides)
         if len(candidates) == 1:
-            self.device, self.path, opened = candidates[0], _resolve(graph, candidates[0]), None
+            self.device, self.path = candidates[0], _resolve(graph, candidates[0])
             opened = _open(self.path, self.device, settings)
         else:
             self.device, self.path, opened = _open_best(graph, candidates, settings)
@@ -108,7 +109,7 @@ class Engine:
 def precision_of(path: Path) -> str:
     """The precision that a graph's file name says: ``decoder.fp16.onnx`` is fp16, ``decoder.onnx`` is w16."""
     parts = path.name.split(".")
-    return parts[-2] if len(parts) > 2 else "w16"
+    return parts[-2] if len(parts) > 2 and parts[-2] in PRECISIONS else DEFAULT_PRECISION
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,6 @@ def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
 
     def run(array: Floats) -> NDArray[np.float32]:
         tensorrt.check_sides(sides, array.shape, path.name)
-        return runner(array)
+        return np.concatenate([runner(array[item : item + 1]) for item in range(len(array))])
 
     return _Opened(run, reason, longest_side=sides.most)

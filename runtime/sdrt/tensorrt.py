@@ -162,10 +162,10 @@ def build_options(
 
 
 def check_sides(sides: Sides, shape: Sequence[int], where: str) -> None:
-    """Raises EngineError for an input (1, C, H, W) that the engine was not built for: the provider only crashes."""
-    if shape[0] != 1 or not all(sides.least <= side <= sides.most for side in shape[2:]):
+    """Raises EngineError for an input (N, C, H, W) that the engine was not built for: the provider only crashes."""
+    if not all(sides.least <= side <= sides.most for side in shape[2:]):
         raise EngineError(
-            f"{where}: the TensorRT engine takes one picture with sides from {sides.least} to {sides.most}, got "
+            f"{where}: the TensorRT engine takes sides from {sides.least} to {sides.most}, got "
             f"{tuple(shape)}: {COMMAND} --sides LEAST USUAL MOST builds others"
         )
 
