@@ -26,7 +26,7 @@ from sdrt_export.precision import convert
 from sdrt_export.session import open_session
 
 OPSET = 18
-"""The newest that all of ONNX Runtime 1.20, OpenVINO 2024 and TensorRT 10 take whole; nothing here needs more."""
+"""The newest that all of ONNX Runtime 1.21, OpenVINO 2024 and TensorRT 10 take whole; nothing here needs more."""
 
 Half = Literal["encoder", "decoder"]
 
