@@ -77,7 +77,7 @@ def save(
     kind, options = SAVE_OPTIONS[(wanted or ".png").lower()]
     if picture.alpha is not None and kind in _WITHOUT_ALPHA:
         raise OutputError(f"{kind} holds no transparency: write .png or .webp")
-    name = str(path or getattr(stream, "name", "the stream")).strip("<>")
+    name = str(getattr(stream, "name", "the stream")).strip("<>") if path is None else str(path)
     if kind in _STRIP_WRITERS:
         strips = _begun(picture if isinstance(picture, Strips) else scatter(picture))
         write: Callable[[BinaryIO], object] = partial(_STRIP_WRITERS[kind], strips)
