@@ -21,7 +21,7 @@ from sdrt.models import ModelPack, load_pack
 from sdrt_export import int8
 from sdrt_export.__main__ import main
 from sdrt_export.graph import trace
-from sdrt_export.int8_graph import LEVELS, convolutions, quantise, seams
+from sdrt_export.int8_graph import LEVELS, WEIGHT_LEVELS, convolutions, quantise, seams
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import compare
 from sdrt_export.precision import convert, widen
@@ -80,7 +80,7 @@ def test_the_form_is_the_one_that_every_engine_takes(graph: onnx.ModelProto, who
     kernels = [name for name in original if f"{name}.int8" in stored]
     assert len(kernels) == len(convolutions(graph)) == 5
     for name in kernels:
-        steps = np.abs(original[name]).max((1, 2, 3), keepdims=True) / LEVELS
+        steps = np.abs(original[name]).max((1, 2, 3), keepdims=True) / WEIGHT_LEVELS
         assert stored[f"{name}.int8"].dtype == np.int8
         assert stored[f"{name}.steps"].shape == (original[name].shape[0],)
         np.testing.assert_allclose(stored[f"{name}.int8"] * steps, original[name], atol=steps.max() * 0.501)
@@ -155,6 +155,14 @@ def test_a_scale_covers_what_is_common_and_clips_what_is_rare() -> None:
     outlier = calibrate(one, [np.append(common[:-1], np.float32(1.05)).reshape(1, 1, 80, 100)]).scales["sample"]
     assert abs(plain * LEVELS - 1) < 0.03
     assert outlier * LEVELS < 1.03
+
+
+def test_sums_of_products_fit_processors_without_vnni(whole: onnx.ModelProto) -> None:
+    """Two products of a weight and an activation of 0..255 stay within 16 bits, and the range is used to the full."""
+    weights = [tensor for tensor in whole.graph.initializer if tensor.name.endswith(".weight.int8")]
+    largest = max(int(np.abs(numpy_helper.to_array(tensor).astype(np.int32)).max()) for tensor in weights)
+    assert (len(weights), largest) == (5, WEIGHT_LEVELS)
+    assert 2 * 255 * largest <= np.iinfo(np.int16).max
 
 
 @pytest.fixture

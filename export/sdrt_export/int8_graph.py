@@ -17,7 +17,10 @@ from onnx import helper, numpy_helper
 from sdrt_export.precision import convert, drop_unused, replace_nodes
 
 LEVELS = 127
-"""-127..127: one value of int8 stays unused, so that zero is in the middle and negating a weight is exact."""
+"""Of activations: -127..127, so that zero is in the middle."""
+WEIGHT_LEVELS = 64
+"""-64..64: x86 without VNNI adds two products of 8-bit numbers in 16 bits, and 2 * 255 * 64 is what fits there. With
+more, pictures break on those processors and on no other."""
 
 
 def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -116,8 +119,10 @@ def _round_weights(
     if any(output in node.output for node in nodes):
         return output
     largest = np.abs(weights).max(axis=(1, 2, 3))
-    steps = (np.where(largest > 0, largest, 1) / LEVELS).astype(np.float32)
-    integers = np.clip(np.rint(weights / steps[:, None, None, None]), -LEVELS, LEVELS).astype(np.int8)
-    inputs = [constant(f"{name}.int8", integers), constant(f"{name}.steps", steps)]
+    steps = (np.where(largest > 0, largest, 1) / WEIGHT_LEVELS).astype(np.float32)
+    integers = np.clip(np.rint(weights / steps[:, None, None, None]), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8)
+    # Zero points of zero may go unsaid, but ONNX Runtime's option x64quantprecision trips over that.
+    zeros = constant(f"{name}.zeros", np.zeros(len(steps), np.int8))
+    inputs = [constant(f"{name}.int8", integers), constant(f"{name}.steps", steps), zeros]
     nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=0))
     return output

@@ -130,9 +130,6 @@ def _session_options(ort: ModuleType, device: str, threads: int | None, optimise
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     # Idle threads that spin burn a core between pictures for a gain of a few microseconds a node.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # x86 without VNNI multiplies 8-bit numbers in 16-bit sums that overflow: pictures break. This is exact there, at a
-    # little less speed, and changes nothing elsewhere.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
