@@ -50,7 +50,7 @@ def export_modules(
     latent_distribution: bool = False,
     precisions: Iterable[str] = ("w16",),
 ) -> Exported:
-    """Writes encoder and decoder as ONNX files in each precision.
+    """Writes encoder and decoder as ONNX files in each precision, and removes int8 graphs, which older ones gave.
 
     ``encoder``: sample (N, 3, H, W) in [-1, 1] -> latents (N, C, H/f, W/f), or, with ``latent_distribution``, mean and
     log-variance (N, 2C, H/f, W/f). ``decoder``: latent_sample (N, C, h, w) -> sample (N, 3, hf, wf), nominally in
@@ -79,6 +79,8 @@ def export_modules(
             name = graph_file_name(half, precision)
             files[name] = folder / name
             _save(convert(model, precision), files[name])
+        # It was made from an older graph of this half.
+        (folder / graph_file_name(half, "int8")).unlink(missing_ok=True)
     reach, spread = depends["encoder"], depends["decoder"]
     halo = None if reach is None or spread is None else {"encoder_px": reach, "decoder_latents": spread}
     graphs = {"opset": OPSET, "precisions": list(precisions), "exporter": f"torch {torch.__version__}"}
