@@ -168,7 +168,7 @@ def test_minutes_become_iterations() -> None:
 
 @pytest.mark.parametrize("decisions", [None, 0.75])
 def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions: float | None) -> None:
-    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also a wanted strength."""
+    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     pack = tmp_path / "pack"
@@ -181,7 +181,7 @@ def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions:
         gradient = np.add.outer(np.arange(96) * (i + 1), np.arange(128)) % 256
         Image.fromarray(np.repeat(gradient[..., None], 3, 2).astype(np.uint8)).save(photos / f"{i}.png")
     arguments = [str(pack), "--images", str(photos), "--photos", "8", "--iterations", "20", "--hidden", "8"]
-    arguments += ["--threads", "1"] if decisions is None else ["--threads", "1", "--decisions", str(decisions)]
+    arguments += ["--threads", "1"] if decisions is None else ["--decisions", str(decisions), "--no-centres"]
     assert main(arguments) == 0
     fitted = load_pack(pack)
     prior = load_prior(fitted.prior_path)
@@ -189,4 +189,6 @@ def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions:
     assert prior.channels == fitted.space.channels
     assert fitted.manifest["prior"]["iterations"] == 20
     assert fitted.manifest["prior"]["decisions"] == prior.decisions
-    assert decisions is None or prior.decisions == decisions
+    if decisions is not None:
+        assert prior.decisions == decisions
+        assert not any(table.any() for table in prior.centres)

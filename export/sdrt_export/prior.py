@@ -248,6 +248,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--decisions", type=float, help="strength of the encoder's decisions, 0 to 100 (what saves most at equal PSNR)"
     )
+    parser.add_argument("--no-centres", action="store_true", help="rebuild symbols at mid-points: sharper, more error")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, help="threads of the engine (all) and of torch (1: small products)")
     options = parser.parse_args(argv)
@@ -282,8 +283,11 @@ def main(argv: list[str]) -> int:
         iterations=iterations,
         seed=options.seed,
     )
+    if options.no_centres:
+        arrays["centres"] = np.zeros_like(arrays["centres"])
     tried = held_examples[:_DECISION_PHOTOS]
     keep, strength, ratio = choose_decisions(pack, decoder, build_prior(arrays), tried, options.decisions)
+    keep = keep and not options.no_centres
     arrays["decisions"] = np.array(strength, "<f4")
     if not keep:
         arrays["centres"] = np.zeros_like(arrays["centres"])
