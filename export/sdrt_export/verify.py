@@ -41,7 +41,7 @@ TOLERANCES = {
     "fp32": Tolerance(latents_relative=0.002, picture_max_abs=0.5, picture_psnr_db=75.0),
     "w16": Tolerance(latents_relative=0.03, picture_max_abs=4.0, picture_psnr_db=55.0),
     "fp16": Tolerance(latents_relative=0.08, picture_max_abs=10.0, picture_psnr_db=45.0),
-    "int8": Tolerance(latents_relative=1.0, picture_max_abs=100.0, picture_psnr_db=28.0),
+    "int8": Tolerance(latents_relative=2.0, picture_max_abs=160.0, picture_psnr_db=20.0),
     "bf16": Tolerance(latents_relative=0.2, picture_max_abs=16.0, picture_psnr_db=42.0),
 }
 """By the arithmetic in use. int8 is judged where it is made, on photographs (``sdrt_export.int8``); here it must only
