@@ -32,7 +32,7 @@ from sdrt import entropy, image
 from sdrt.engine import Engine
 from sdrt.models import ModelPack, load_pack
 from sdrt.prior import Prior, load_prior
-from sdrt.quantize import dequantize, quantize, step_scale
+from sdrt.quantize import STRENGTH_FOR_PSNR, dequantize, quantize, step_scale
 from sdrt.transform import to_latents, to_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,16 +123,17 @@ def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
 
 
 def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: Meter) -> tuple[float, float]:
-    """Bits that decisions and centres save against plain rounding and mid-points, at equal PSNR and at equal LPIPS."""
+    """Bits that ``--tune psnr`` saves against plain rounding and mid-points, at equal PSNR and at equal LPIPS."""
     decoder = Engine(subject.pack.decoder_path(), device="cpu")
     chosen = photos[:: max(1, len(photos) // count)][:count]
+    strength = max(subject.prior.decisions, STRENGTH_FOR_PSNR)
     curves: dict[str, list[tuple[float, float, float]]] = {"plain": [], "decided": []}
     for step_index in RDO_INDICES:
         for name, points in curves.items():
             bits, scores = 0.0, np.zeros(2)
             for photo in chosen:
                 latents = subject.latents[photo.stem]
-                symbols = quantize(latents, subject.prior, step_index, rdo=None if name == "decided" else 0)
+                symbols = quantize(latents, subject.prior, step_index, rdo=strength if name == "decided" else 0)
                 bits += 8 * len(entropy.encode(symbols, subject.prior, step_index))
                 if name == "plain":
                     steps = subject.prior.steps[:, None, None] * np.float32(step_scale(step_index))
@@ -149,7 +150,8 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
         savings.append(-(bd_rate(decided, plain) or 0.0) / 100)
     low, high = (curves["plain"][i][1] for i in (-1, 0))
     print(
-        f"  decisions and centres: {savings[0]:.1%} fewer bits at equal PSNR, {savings[1]:.1%} at equal LPIPS (Alex)",
+        f"  decisions (--tune psnr) and centres: {savings[0]:.1%} fewer bits at equal PSNR, "
+        f"{savings[1]:.1%} at equal LPIPS (Alex)",
         end="",
     )
     print(f" ({low:.1f} to {high:.1f} dB, {len(chosen)} pictures; goal {GOAL_RDO:.0%} at equal PSNR)", flush=True)

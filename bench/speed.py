@@ -67,11 +67,12 @@ def our_contestants(photo: Image.Image, threads: int, arithmetic: Arithmetic) ->
 
 
 def _our_ways(here: Sequence[str]) -> list[tuple[str, str]]:
-    """(device, precision): all graphs on the CPU, OpenVINO's arithmetics, and on GPUs what is taken unasked."""
-    ways = [("cpu", precision) for precision in here if precision != "fp16"]
+    """(device, precision): all graphs on the CPU, its own choice first; OpenVINO's arithmetics; GPUs' choices."""
+    unasked = graph_precision("cpu", None, here)
+    ways = [("cpu", name) for name in sorted(here, key=lambda name: name != unasked) if name != "fp16"]
     for report in available_devices():
         if report.available and report.device == "openvino":
-            ways += [("openvino", graph_precision("openvino", None, here)), ("openvino", "bf16")]
+            ways += [("openvino", graph_precision("openvino", "bf16", here)), ("openvino", "bf16")]
             ways += [("openvino", "int8")] if "int8" in here else []
         elif report.available and report.device in GPU:
             ways.append((report.device, graph_precision(report.device, None, here)))

@@ -114,8 +114,8 @@ def test_every_precision_and_device_of_ours_has_a_row(monkeypatch: pytest.Monkey
     here = [DeviceReport(name, True, "") for name in ("cpu", "cuda", "tensorrt", "openvino")]
     monkeypatch.setattr(speed, "available_devices", lambda: here)
     assert speed._our_ways(("w16", "fp16", "int8")) == [
-        ("cpu", "w16"),
         ("cpu", "int8"),
+        ("cpu", "w16"),
         ("cuda", "fp16"),
         ("tensorrt", "fp16"),
         ("openvino", "w16"),

@@ -142,6 +142,20 @@ def test_one_wish_at_a_time(testpack: ModelPack, photo: Pixels) -> None:
         sdrt.encode(photo, model="testpack", quality=101)
 
 
+def test_tuning_for_psnr_saves_bytes_at_the_same_step(testpack: ModelPack, photo: Pixels) -> None:
+    """``tune="psnr"`` takes stronger decisions than a pack that takes none: fewer bytes at one quality, the same reader;
+    what is no tune is refused with those there are."""
+    codec = Codec("testpack")
+    plain, tuned = codec.encode(photo, quality=60), codec.encode(photo, quality=60, tune="psnr")
+    if load_prior(testpack.prior_path).decisions < quantize.STRENGTH_FOR_PSNR:
+        assert len(tuned) < len(plain)
+    else:
+        assert tuned == plain
+    assert Codec().decode(tuned).size == (photo.shape[1], photo.shape[0])
+    with pytest.raises(UnsupportedError, match="tune is 'ssim', it must be one of eyes, psnr"):
+        codec.encode(photo, tune="ssim")
+
+
 def test_alpha_is_kept_exactly(testpack: ModelPack, photo: Pixels) -> None:
     """Transparency comes back bit for bit, in crops too, and counts towards the target."""
     alpha = np.zeros(photo.shape[:2], np.uint8)

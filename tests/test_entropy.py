@@ -91,10 +91,7 @@ def test_golden_words() -> None:
     np.testing.assert_array_equal(decode(bytes.fromhex(GOLDEN), (2, 4, 5), generic_prior(2), 480), symbols)
 
 
-GOLDEN = (
-    "0019893d4f820ed77c94f758a36dc556a1f9746cddc0b73d1"
-    "83bad892ec3b7df73255b22d1de25499a9d0cce5f1db4ad59"
-)
+GOLDEN = "0019893d4f820ed77c94f758a36dc556a1f9746cddc0b73d183bad892ec3b7df73255b22d1de25499a9d0cce5f1db4ad59"
 
 
 def test_frequencies_reach_the_coder_exactly() -> None:

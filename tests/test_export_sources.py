@@ -365,9 +365,7 @@ def test_an_autoencoder_kl_of_another_scale_is_not_of_the_space(tmp_path: Path) 
         open_source(str(tmp_path), Wish(space="sdxl"))
 
 
-def test_offline_one_line_says_what_to_get_and_where_to_put_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_one_line_says_what_to_get_and_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without network: the files, the page they are on, and the folder in which the same command then finds them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

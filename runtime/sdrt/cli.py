@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument("pack", metavar="NAME|FOLDER")
     pack.add_argument("--out", required=True, metavar="FOLDER|FILE.zip", help="must not exist yet")
     pack.add_argument("--decoder-only", action="store_true", help="without the encoder: it decodes only")
-    pack.add_argument("--precision", help="w16, fp16, int8, ... as far as the pack has it (default: its first)")
+    pack.add_argument("--precision", help="w16, fp16, int8, ... as far as the pack has it (default: what a CPU runs)")
     pack.set_defaults(run=_pack)
 
     doctor = commands.add_parser(
@@ -109,6 +109,12 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         choices=("near", "exact"),
         default="near",
         help="near (default): partly transparent pixels within 8 of 255 levels; fully transparent and opaque are exact",
+    )
+    encode.add_argument(
+        "--tune",
+        choices=("eyes", "psnr"),
+        default="eyes",
+        help="psnr: fewer bytes at equal squared error, less sharp to the eye",
     )
     _add_engine(encode, "name or folder of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)
@@ -140,7 +146,9 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
         "--device", choices=DEVICES, default="auto", help="auto takes the best that works; any other is used or refused"
     )
     parser.add_argument(
-        "--precision", choices=PRECISIONS, help="default: fp16 on GPUs, w16 on CPUs, bf16 in openvino where it can"
+        "--precision",
+        choices=PRECISIONS,
+        help="default: fp16 on GPUs; on CPUs int8 where the pack has it, else w16 (bf16 in openvino where it can)",
     )
     parser.add_argument("--threads", type=_count, metavar="N", help="threads of the inference engine")
     parser.add_argument(
@@ -148,9 +156,7 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     )
     parser.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")
     words = parser.add_mutually_exclusive_group()
-    words.add_argument(
-        "-v", "--verbose", action="store_true", help="a line for each file: size, rate, device, time"
-    )
+    words.add_argument("-v", "--verbose", action="store_true", help="a line for each file: size, rate, device, time")
     words.add_argument("--quiet", action="store_true", help="errors only: no notes, no progress")
 
 

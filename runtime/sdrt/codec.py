@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DEFAULT_MODEL = "tiny"
+TUNES = ("eyes", "psnr")
 
 Data = bytes | bytearray | memoryview | str | PathLike[str]
 """The contents of an .sdl file, or its path."""
@@ -81,6 +82,7 @@ class Codec:
         target_bpp: float | None = None,
         keep_metadata: bool = False,
         exact_alpha: bool = False,
+        tune: str = "eyes",
         progress: Progress | None = None,
         note: Callable[[str], None] | None = None,
     ) -> bytes:
@@ -90,16 +92,21 @@ class Codec:
         ``target_bpp`` in bits of the whole file a pixel. A target is never exceeded; the file stays more than 2 %
         below it only where quality 100 needs no more or the picture has few pixels. ``keep_metadata`` keeps EXIF and
         XMP, which count towards the target. Alpha is kept within 8 levels between 1 and 254, 0 and 255 exactly; with
-        ``exact_alpha`` all of it is exact. ``note`` is told what reading the picture left out or changed.
+        ``exact_alpha`` all of it is exact. ``tune`` is "eyes" (what the pack's decoder serves best) or "psnr" (fewer
+        bits at equal squared error, at the cost of sharpness). ``note`` is told what reading the picture left out or
+        changed.
 
-        Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, a target
-        below the smallest file, which is named), ModelError, EngineError.
+        Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, an
+        unknown tune, a target below the smallest file, which is named), ModelError, EngineError.
         """
         if sum(wish is not None for wish in (quality, target_bytes, target_bpp)) > 1:
             raise UnsupportedError("give one of quality, target_bytes and target_bpp, not several")
+        if tune not in TUNES:
+            raise UnsupportedError(f"tune is {tune!r}, it must be one of {', '.join(TUNES)}")
         pack = self._pack(DEFAULT_MODEL if self._model is None else self._model)
         step_index = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
         prior = self._prior(pack)
+        strength = prior.decisions if tune == "eyes" else max(prior.decisions, quantize.STRENGTH_FOR_PSNR)
         encoder = self._engine(pack, "encoder")
         if not isinstance(picture, image.Picture):
             picture = image.load(picture, max_pixels=self._max_pixels)
@@ -114,8 +121,8 @@ class Codec:
         del picture  # the largest thing here, and coding needs room of its own
 
         def code(step_index: int, thrift: float = 1.0) -> bytes:
-            # Thrift adds to the prior's own decisions: a prior that decides nothing must still be able to save.
-            symbols = quantize.quantize(latents, prior, step_index, rdo=prior.decisions + thrift - 1)
+            # Thrift adds to the decisions: where none are taken it must still be able to save.
+            symbols = quantize.quantize(latents, prior, step_index, rdo=strength + thrift - 1)
             return sdl.pack(
                 sdl.SdlFile(
                     width_px=width_px,
@@ -257,6 +264,7 @@ def encode(
     threads: int | None = None,
     keep_metadata: bool = False,
     exact_alpha: bool = False,
+    tune: str = "eyes",
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     tile_px: int | None = None,
 ) -> bytes:
@@ -269,6 +277,7 @@ def encode(
         target_bpp=target_bpp,
         keep_metadata=keep_metadata,
         exact_alpha=exact_alpha,
+        tune=tune,
     )
 
 

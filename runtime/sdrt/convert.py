@@ -73,6 +73,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
             target_bpp=arguments.target_bpp,
             keep_metadata=arguments.keep_metadata,
             exact_alpha=arguments.alpha == "exact",
+            tune=arguments.tune,
             progress=Progress(job.source, wanted=not arguments.quiet),
             note=None if arguments.quiet else lambda text: say(f"{job.source}: {text}"),
         )

@@ -21,13 +21,14 @@ INSTALL = {
 PRECISIONS = ("w16", "fp32", "fp16", "int8", "bf16")
 """What may be asked for. bf16 is no graph: it is an arithmetic of OpenVINO's, on CPUs that have it."""
 PREFERRED = {
-    "cpu": ("w16", "fp32"),
-    "openvino": ("w16", "fp32"),
+    "cpu": ("int8", "w16", "fp32"),
+    "openvino": ("int8", "w16", "fp32"),
     "cuda": ("fp16", "w16", "fp32"),
     "tensorrt": ("fp16", "w16", "fp32"),
 }
-"""Which graph each device takes where nobody asked. Never int8: it costs picture quality, so it is for people to ask.
-CPUs compute in float32 whatever the graph's width, so that the smallest file of full quality is theirs."""
+"""Which graph each device takes where nobody asked. int8 first on CPUs: a pack has it only where its pictures were
+measured to hold, and it takes half the time or less. Otherwise CPUs compute in float32 whatever the graph's width, so
+that the smallest file of full quality is theirs."""
 
 
 def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
@@ -59,4 +60,5 @@ def graph_precision(device: str, wanted: str | None, here: Sequence[str]) -> str
     """
     if wanted is not None and wanted != "bf16":
         return wanted
-    return next((name for name in PREFERRED[device] if name in here), here[0] if here else PREFERRED[device][0])
+    preferred = [name for name in PREFERRED[device] if name != "int8" or wanted != "bf16"]
+    return next((name for name in preferred if name in here), here[0] if here else preferred[0])

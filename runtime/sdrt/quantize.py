@@ -18,6 +18,10 @@ _TRUST = np.float32(0.7)  # in slopes: they are taken at a point, and a decision
 _UNREST_BITS = np.float32(0.6)  # that a changed decision costs later symbols beyond its slope: measured, about
 
 
+STRENGTH_FOR_PSNR = 1.0
+"""Decisions of this strength save most bits at equal PSNR; eyes and LPIPS want weaker ones, the prior's own."""
+
+
 def step_scale(step_index: int) -> float:
     """``2 ** ((step_index - 512) / 64)``: 64 indices are a factor of two, larger is coarser.
 

@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdrt.devices import graph_precision
 from sdrt.errors import OutputError
 from sdrt.models import MANIFEST, ModelPack, verify_file
 from sdrt.output import atomic_file
@@ -32,14 +33,14 @@ class Shipment:
 
 
 def ship(pack: ModelPack, destination: Path, *, precision: str | None = None, decoder_only: bool = False) -> Shipment:
-    """Writes ``pack`` in one ``precision`` (None: its first) to a folder, or to a zip where the name ends in .zip.
+    """Writes ``pack`` in one ``precision`` (None: what a CPU runs) to a folder, or to a zip if the name ends in .zip.
 
     The zip holds one folder of the zip's name: unpacked where packs are looked for, it is found.
 
     Raises ModelError if the pack lacks a file or one is altered, OutputError if the destination exists already or
     cannot be written.
     """
-    precision = precision or pack.precisions[0]
+    precision = precision or graph_precision("cpu", None, pack.precisions)
     graphs = [] if decoder_only else [pack.encoder_path(precision)]
     paths = [*graphs, pack.decoder_path(precision), pack.prior_path]
     paths = [verify_file(pack, path.name) for path in paths]
