@@ -61,6 +61,7 @@ export: $(VENV)/.everything
 	$(BIN)/python -m sdrt_export graph $(SOURCE) --out models/$(NAME)
 	$(BIN)/python -m sdrt_export prior models/$(NAME) --images $(IMAGES)
 	$(BIN)/python -m sdrt_export verify models/$(NAME)
+	-$(BIN)/python -m sdrt_export int8 models/$(NAME) --images $(IMAGES)  # refused where pictures do not hold
 
 train: $(VENV)/.everything
 	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN)/joint --hours $(HOURS)
@@ -69,7 +70,8 @@ train: $(VENV)/.everything
 
 pack: $(VENV)/.everything
 	$(BIN)/python -m sdrt_train.pack $(RUN)/decoder/checkpoint.pt --out models/tiny
-	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS)
+	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --no-centres --decisions 0
+	$(BIN)/python -m sdrt_export int8 models/tiny --images bench/photos
 
 golden: $(VENV)/.everything
 	$(BIN)/python -m tests.make_golden
