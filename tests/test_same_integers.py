@@ -43,16 +43,19 @@ def digest(symbols: NDArray[np.int32]) -> str:
     return hashlib.sha256(symbols.astype("<i4").tobytes()).hexdigest()
 
 
-def test_integers_are_the_same_and_pixels_nearly(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["w16", "int8"])
+def test_integers_are_the_same_and_pixels_nearly(precision: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file under 1 and 2 threads and without graph optimisation: one array of integers, pixels one level apart.
 
-    With onnxruntime out of reach the integers are the same as well: they need numpy and the coder only.
+    With onnxruntime out of reach the integers are the same as well: they need numpy and the coder only. In int8 the
+    threads agree exactly; without optimisation its steps are played in floats, where a tie may fall to the other side
+    and move others after it, so that the picture differs as it does from float32: by less than half a level in the mean.
     """
     integers: dict[str, str] = {}
     pixels: dict[str, NDArray[np.int16]] = {}
     for name, (threads, optimise) in SETTINGS.items():
         monkeypatch.setattr(codec_module, "Engine", functools.partial(Engine, optimise=optimise))
-        codec = Codec(device="cpu", threads=threads)
+        codec = Codec(device="cpu", precision=precision, threads=threads)
         pixels[name] = np.asarray(codec.decode(file)).astype(np.int16)
         integers[name] = digest(codec.symbols(file))
     done = subprocess.run(
@@ -64,6 +67,9 @@ def test_integers_are_the_same_and_pixels_nearly(file: Path, monkeypatch: pytest
     )
     integers["no onnxruntime"] = done.stdout.strip()
     assert len(set(integers.values())) == 1, integers
-    for name, picture in pixels.items():
-        assert np.abs(picture - pixels["one thread"]).max() <= 1, name
+    apart = {name: np.abs(picture - pixels["one thread"]) for name, picture in pixels.items()}
+    if precision == "w16":
+        assert max(difference.max() for difference in apart.values()) <= 1
+    else:
+        assert apart["two threads"].max() == 0 and apart["no optimisation"].mean() < 0.5
     assert np.ptp(pixels["one thread"]) > 100, "a picture, not a grey field"

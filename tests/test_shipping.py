@@ -35,11 +35,11 @@ def ship(pack: ModelPack, out: Path, *arguments: str) -> int:
 def test_a_shipped_pack_holds_one_precision_and_no_notes(
     pack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both halves or the decoder alone, the prior, a manifest that keeps all meaning; the size said is the size."""
+    """Both halves or the decoder alone, as a CPU takes it unasked, the prior, a manifest that keeps all meaning; the size said is the size."""
     for arguments, files in (
-        ((), ["decoder.onnx", "encoder.onnx", "prior.npz"]),
-        (("--decoder-only",), ["decoder.onnx", "prior.npz"]),
-        (("--decoder-only", "--precision", "int8"), ["decoder.int8.onnx", "prior.npz"]),
+        ((), ["decoder.int8.onnx", "encoder.int8.onnx", "prior.npz"]),
+        (("--decoder-only",), ["decoder.int8.onnx", "prior.npz"]),
+        (("--decoder-only", "--precision", "w16"), ["decoder.onnx", "prior.npz"]),
     ):
         out = tmp_path / "-".join(("out", *arguments))
         assert ship(pack, out, *arguments) == 0
@@ -52,7 +52,7 @@ def test_a_shipped_pack_holds_one_precision_and_no_notes(
 
 
 def test_what_is_shipped_decodes_what_the_pack_encoded(pack: ModelPack, photo: Any, tmp_path: Path) -> None:
-    """The decoder alone, in a precision that no device prefers, paints the same pixels and refuses to encode."""
+    """The decoder alone, in the precision that GPUs do not ask for, paints the same pixels and refuses to encode."""
     data = Codec(pack.folder, device="cpu", threads=1).encode(photo)
     expected = Codec(pack.folder, device="cpu", threads=1).decode_picture(data).rgb
     assert ship(pack, tmp_path / "small", "--decoder-only", "--precision", "int8") == 0
@@ -93,9 +93,9 @@ def test_nothing_is_overwritten_and_refusals_are_one_line(
     ):
         assert ship(pack, tmp_path / out, *arguments) == code
         assert capsys.readouterr().err.count("\n") == 1
-    data = bytearray((pack.folder / "decoder.onnx").read_bytes())
+    data = bytearray((pack.folder / "decoder.int8.onnx").read_bytes())
     data[-1] ^= 1
-    (pack.folder / "decoder.onnx").write_bytes(bytes(data))
+    (pack.folder / "decoder.int8.onnx").write_bytes(bytes(data))
     assert ship(pack, tmp_path / "new") == 7
     assert "altered" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
