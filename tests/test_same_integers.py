@@ -49,7 +49,8 @@ def test_integers_are_the_same_and_pixels_nearly(precision: str, file: Path, mon
 
     With onnxruntime out of reach the integers are the same as well: they need numpy and the coder only. In int8 the
     threads agree exactly; without optimisation its steps are played in floats, where a tie may fall to the other side
-    and move others after it, so that the picture differs as it does from float32: by less than half a level in the mean.
+    and move others after it, so that the picture differs as it does from float32: in the mean by less than half a
+    level.
     """
     integers: dict[str, str] = {}
     pixels: dict[str, NDArray[np.int16]] = {}

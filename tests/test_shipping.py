@@ -35,7 +35,8 @@ def ship(pack: ModelPack, out: Path, *arguments: str) -> int:
 def test_a_shipped_pack_holds_one_precision_and_no_notes(
     pack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both halves or the decoder alone, as a CPU takes it unasked, the prior, a manifest that keeps all meaning; the size said is the size."""
+    """Both halves or the decoder alone, as a CPU takes them unasked, the prior, a manifest that keeps all meaning; the
+    size said is the size."""
     for arguments, files in (
         ((), ["decoder.int8.onnx", "encoder.int8.onnx", "prior.npz"]),
         (("--decoder-only",), ["decoder.int8.onnx", "prior.npz"]),
