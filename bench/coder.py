@@ -203,7 +203,7 @@ def time_coder(pack_name: str, out: Path) -> None:
             at.append(time.process_time())
             entropy.decode(payload, symbols.shape, prior, step_index)
             at.append(time.process_time())
-            quantize(latents, prior, step_index)
+            quantize(latents, prior, step_index, rdo=max(prior.decisions, STRENGTH_FOR_PSNR))
             at.append(time.process_time())
             for name, seconds in zip(spans, np.diff(at), strict=True):
                 spans[name].append(float(seconds))
