@@ -121,8 +121,10 @@ class Codec:
         del picture  # the largest thing here, and coding needs room of its own
 
         def code(step_index: int, thrift: float = 1.0) -> bytes:
+            # Coarser than quality 0 whole regions go missing, and decisions choose better ones than rounding does.
+            base = strength if step_index <= pack.quality_range[0] else max(strength, quantize.STRENGTH_FOR_PSNR)
             # Thrift adds to the decisions: where none are taken it must still be able to save.
-            symbols = quantize.quantize(latents, prior, step_index, rdo=strength + thrift - 1)
+            symbols = quantize.quantize(latents, prior, step_index, rdo=base + thrift - 1)
             return sdl.pack(
                 sdl.SdlFile(
                     width_px=width_px,
