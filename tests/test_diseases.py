@@ -320,6 +320,8 @@ def test_an_interruption_leaves_nothing(
         [sys.executable, "-m", "sdrt", "encode", str(fifo), "-o", str(tmp_path / "out.sdl"), "--model", "testpack"],
         env=environment,
         stderr=subprocess.PIPE,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that: the tests may be such a job.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     with fifo.open("wb"):  # returns when the other side has opened it: the work has begun
         time.sleep(0.2)
