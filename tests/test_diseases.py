@@ -316,12 +316,25 @@ def test_an_interruption_leaves_nothing(
     fifo = tmp_path / "slow.png"
     os.mkfifo(fifo)
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "runtime"), "SDRT_MODELS": str(TESTS / "data")}
+    # A shell starts background jobs with SIGINT ignored, and children inherit that: the tests may be such a job.
+    code_of_main = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from sdrt.cli import main; sys.exit(main())"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "sdrt", "encode", str(fifo), "-o", str(tmp_path / "out.sdl"), "--model", "testpack"],
+        [
+            sys.executable,
+            "-c",
+            code_of_main,
+            "encode",
+            str(fifo),
+            "-o",
+            str(tmp_path / "out.sdl"),
+            "--model",
+            "testpack",
+        ],
         env=environment,
         stderr=subprocess.PIPE,
-        # A shell starts background jobs with SIGINT ignored, and children inherit that: the tests may be such a job.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     with fifo.open("wb"):  # returns when the other side has opened it: the work has begun
         time.sleep(0.2)
