@@ -106,7 +106,6 @@ class Codec:
         pack = self._pack(DEFAULT_MODEL if self._model is None else self._model)
         step_index = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
         prior = self._prior(pack)
-        strength = prior.decisions if tune == "eyes" else max(prior.decisions, quantize.STRENGTH_FOR_PSNR)
         encoder = self._engine(pack, "encoder")
         if not isinstance(picture, image.Picture):
             picture = image.load(picture, max_pixels=self._max_pixels)
@@ -122,9 +121,10 @@ class Codec:
 
         def code(step_index: int, thrift: float = 1.0) -> bytes:
             # Coarser than quality 0 whole regions go missing, and decisions choose better ones than rounding does.
-            base = strength if step_index <= pack.quality_range[0] else max(strength, quantize.STRENGTH_FOR_PSNR)
+            thrifty = tune == "psnr" or step_index > pack.quality_range[0]
+            strength = max(prior.decisions, quantize.STRENGTH_FOR_PSNR) if thrifty else prior.decisions
             # Thrift adds to the decisions: where none are taken it must still be able to save.
-            symbols = quantize.quantize(latents, prior, step_index, rdo=base + thrift - 1)
+            symbols = quantize.quantize(latents, prior, step_index, rdo=strength + thrift - 1)
             return sdl.pack(
                 sdl.SdlFile(
                     width_px=width_px,

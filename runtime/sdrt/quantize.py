@@ -12,7 +12,7 @@ from sdrt.context import Canvas, Prediction, place, predict, replay, symbols_of,
 from sdrt.influence import Influence
 from sdrt.prior import MAX_SYMBOL, Float32, Int32, Prior
 
-_BIT_PRICE = np.float32(np.log(2) / 6)
+BIT_PRICE = np.float32(np.log(2) / 6)
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 _TRUST = np.float32(0.7)  # in slopes: they are taken at a point, and a decision is a whole step
 _UNREST_BITS = np.float32(0.6)  # that a changed decision costs later symbols beyond its slope: measured, about
@@ -58,7 +58,7 @@ def quantize(latents: Float32, prior: Prior, step_index: int, *, rdo: float | No
         return np.asarray(np.rint(exact, out=exact), np.int32)
     wanted = np.ascontiguousarray(exact[prior.order].transpose(1, 2, 0))
     del exact
-    coded = _decisions(wanted, prior, step_index, prior.sensitivity[prior.order] / (_BIT_PRICE * np.float32(rdo)))
+    coded = _decisions(wanted, prior, step_index, prior.sensitivity[prior.order] / (BIT_PRICE * np.float32(rdo)))
     symbols = np.empty(latents.shape, np.int32)
     symbols[prior.order] = coded.transpose(2, 0, 1)
     return symbols

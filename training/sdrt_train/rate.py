@@ -8,14 +8,11 @@ Models" (ICIP 2020) and He et al., "ELIC" (CVPR 2022) are the sources of the ord
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BIT_PRICE = math.log(2) / 6
-"""Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
+from sdrt.quantize import BIT_PRICE
 
 
 def channel_groups(channels: int) -> list[int]:
@@ -77,7 +74,7 @@ class RateModel(nn.Module):
         below = torch.floor(exact)
         with torch.autocast(exact.device.type, enabled=False):
             mean, scale = self.predict(torch.round(exact), log2_step)
-        price = BIT_PRICE * strength[:, None, None, None]
+        price = float(BIT_PRICE) * strength[:, None, None, None]
         low, high = (price * bits_of(k, mean, scale) + (exact - k).square() for k in (below, below + 1))
         return below + (high < low)
 
