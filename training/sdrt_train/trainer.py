@@ -203,14 +203,16 @@ class Trainer:
     def validate(self, pictures: Tensor) -> list[dict[str, float]]:
         """Rate and distortion of the averaged weights at three steps; decisions of half the strength, no noise."""
         rows = []
+        batches = [picture.to(self.device) for picture in torch.split(pictures, 4)]
+        with torch.autocast(self.device.type, torch.bfloat16):
+            latents = [self.average.encoder(batch).float() for batch in batches]
         for log2_step in (-1.0, 0.0, 1.0, 2.0):
             totals = {"bpp": 0.0, "psnr": 0.0, "alex": 0.0, "vgg": 0.0, "dists": 0.0}
-            for picture in torch.split(pictures, 4):
-                batch = picture.to(self.device)
+            for batch, encoded in zip(batches, latents, strict=True):
                 step = 2.0**log2_step
                 log2_steps = torch.full((len(batch),), log2_step, device=self.device)
                 with torch.autocast(self.device.type, torch.bfloat16):
-                    exact = self.average.encoder(batch).float() / step
+                    exact = encoded / step
                     strength = torch.full_like(log2_steps, self.config.decisions / 2)
                     symbols = self.average_rate.decide(exact, log2_steps, strength)
                     decoded = self.average.decoder(symbols * step).float().clamp(-1, 1)
