@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from sdrt.sdl import ALPHA, EXIF, XMP, Chunk, SdlFile, pack
+from sdrt.sdl import ALPHA, EXIF, SCALE, XMP, Chunk, SdlFile, pack
 
 SPACE = bytes.fromhex("a1b2c3d4")
 PRIOR = bytes.fromhex("0f1e2d3c")
@@ -23,6 +23,7 @@ GOOD = {
         b"payload",
         (Chunk(ALPHA, b"\x00\x80"), Chunk(EXIF, b"II*\x00"), Chunk(XMP, b"x" * 200)),
     ),
+    "resampled": SdlFile(1023, 17, SPACE, PRIOR, 700, b"payload", (Chunk(SCALE, b"\x02"),)),
     "unknown-ancillary": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(b"newS", b""),)),
 }
 """Name -> contents of a file that every version of sdrt reads."""
@@ -82,6 +83,9 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
         "chunk-length-too-long": ("CorruptError", with_chunks(b"\x01ALPH\xff\xff\xff\xff\x01hello")),
         "chunk-bit-flipped": ("CorruptError", chunky.replace(b"II*", b"II+")),
         "chunk-metadata-too-large": ("LimitError", with_chunks(b"\x01exif\x81\x80\x40hello")),
+        "scale-none": ("CorruptError", with_chunks(b"\x01SCAL\x01\x00hello")),
+        "scale-too-large": ("CorruptError", with_chunks(b"\x01SCAL\x01\x04hello")),
+        "scale-two-bytes": ("CorruptError", with_chunks(b"\x01SCAL\x02\x01\x01hello")),
         "chunk-critical-unknown": ("UnsupportedError", with_chunks(b"\x01NEWS\x01ahello")),
     }
 

@@ -12,7 +12,7 @@ from tests.make_container_golden import PRIOR, SPACE, bad_files
 
 from sdrt import sdl
 from sdrt.limits import DEFAULT_MAX_PIXELS
-from sdrt.sdl import ALPHA, EXIF, KNOWN_CRITICAL, XMP, Chunk, SdlFile, pack, unpack
+from sdrt.sdl import ALPHA, EXIF, KNOWN_CRITICAL, SCALE, XMP, Chunk, SdlFile, pack, unpack
 
 DOC = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
 DOCSTRING = inspect.getdoc(sdl) or ""
@@ -107,8 +107,9 @@ def test_checks_come_in_the_stated_order() -> None:
 def test_known_chunks_are_listed() -> None:
     """The page's chunk table lists the kinds that the code knows."""
     table = DOC.split("## Chunks")[1].split("### The alpha plane")[0]
-    assert set(re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)) == {kind.decode() for kind in (ALPHA, EXIF, XMP)}
-    assert frozenset({ALPHA}) == KNOWN_CRITICAL
+    known = {kind.decode() for kind in (ALPHA, SCALE, EXIF, XMP)}
+    assert set(re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)) == known
+    assert frozenset({ALPHA, SCALE}) == KNOWN_CRITICAL
 
 
 def test_check_value_of_the_checksum() -> None:

@@ -23,6 +23,8 @@ class Info:
     bits_per_pixel: float
     """Of the whole file."""
     step_index: int
+    resampling: int
+    """The picture is coded at this fraction of its sides: 1, 2, 4 or 8."""
     quality: float | None
     """0..100 on the scale of the model; below 0 for a file that a small target size made coarser than quality 0."""
     model: str | None
@@ -74,6 +76,7 @@ def info(
         payload_bytes=len(file.payload),
         bits_per_pixel=8 * len(data) / (file.width_px * file.height_px),
         step_index=file.step_index,
+        resampling=file.resampling,
         quality=None if pack is None else quality_of(file.step_index, pack.quality_range),
         model=None if pack is None else pack.name,
         space_identity=file.space_identity.hex(),

@@ -13,6 +13,7 @@ from sdrt import __version__
 from sdrt.console import complain, flush_stdout, in_words, read_input, say, tell
 from sdrt.devices import DEVICES, PRECISIONS
 from sdrt.errors import SdrtError
+from sdrt.sdl import RESAMPLINGS
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -115,6 +116,12 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         choices=("eyes", "psnr"),
         default="eyes",
         help="psnr: fewer bytes at equal squared error, less sharp to the eye",
+    )
+    encode.add_argument(
+        "--resampling",
+        type=int,
+        choices=RESAMPLINGS,
+        help="code the picture at this fraction of its sides (default: 1, or what a small target needs)",
     )
     _add_engine(encode, "name or folder of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)

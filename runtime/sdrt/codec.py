@@ -1,12 +1,15 @@
 """Where the parts meet: a picture becomes the bytes of an .sdl file, and the bytes become a picture.
 
 Encoding: picture -> encoder graph, tile by tile -> latents ``(raw - shift) * scale`` -> integers -> payload -> file.
-The graph runs once; only the coding of its latents repeats while a target size is sought. Decoding is the way back.
+The graph runs once; only the coding of its latents repeats while a target size is sought. Where a target is too small
+for all pixels, a smaller picture is encoded instead. Decoding is the way back.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 from os import PathLike
 from pathlib import Path
@@ -17,18 +20,19 @@ from numpy.typing import NDArray
 
 from sdrt import entropy, image, models, quantize, rate, sdl
 from sdrt.about import Info, info, read_source
+from sdrt.coding import TUNES, Coding, chunks_of
 from sdrt.devices import graph_precision
 from sdrt.engine import Engine
 from sdrt.errors import ModelError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.prior import Prior, load_prior
+from sdrt.resample import enlarge, reduce, window_of
 from sdrt.transform import Crop, Progress, gpu_sides, pixel_strips, to_latents
 
 if TYPE_CHECKING:
     from PIL import Image
 
 DEFAULT_MODEL = "tiny"
-TUNES = ("eyes", "psnr")
 
 Data = bytes | bytearray | memoryview | str | PathLike[str]
 """The contents of an .sdl file, or its path."""
@@ -83,6 +87,7 @@ class Codec:
         keep_metadata: bool = False,
         exact_alpha: bool = False,
         tune: str = "eyes",
+        resampling: int | None = None,
         progress: Progress | None = None,
         note: Callable[[str], None] | None = None,
     ) -> bytes:
@@ -93,16 +98,19 @@ class Codec:
         below it only where quality 100 needs no more or the picture has few pixels. ``keep_metadata`` keeps EXIF and
         XMP, which count towards the target. Alpha is kept within 8 levels between 1 and 254, 0 and 255 exactly; with
         ``exact_alpha`` all of it is exact. ``tune`` is "eyes" (what the pack's decoder serves best) or "psnr" (fewer
-        bits at equal squared error, at the cost of sharpness). ``note`` is told what reading the picture left out or
-        changed.
+        bits at equal squared error, at the cost of sharpness). ``resampling`` 2, 4 or 8 encodes the picture at that
+        fraction of its sides, and it is enlarged when it is decoded; None does so where a target needs less than
+        quality 0. ``note`` is told what reading the picture left out or changed.
 
         Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, an
-        unknown tune, a target below the smallest file, which is named), ModelError, EngineError.
+        unknown tune or resampling, a target below the smallest file, which is named), ModelError, EngineError.
         """
         if sum(wish is not None for wish in (quality, target_bytes, target_bpp)) > 1:
             raise UnsupportedError("give one of quality, target_bytes and target_bpp, not several")
         if tune not in TUNES:
             raise UnsupportedError(f"tune is {tune!r}, it must be one of {', '.join(TUNES)}")
+        if resampling not in (None, *sdl.RESAMPLINGS):
+            raise UnsupportedError(f"resampling is {resampling}, it must be one of {sdl.RESAMPLINGS}")
         pack = self._pack(DEFAULT_MODEL if self._model is None else self._model)
         step_index = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
         prior = self._prior(pack)
@@ -112,34 +120,29 @@ class Codec:
         if note is not None:
             for text in picture.notes:
                 note(text)
-        height_px, width_px = picture.rgb.shape[:2]
+        rgb = picture.rgb
+        height_px, width_px = rgb.shape[:2]
         if target_bpp is not None:
             target_bytes = rate.budget_of(target_bpp, width_px, height_px)
-        chunks = _chunks(picture, keep_metadata, exact_alpha)
-        latents = to_latents(picture.rgb, pack, encoder, progress, tile_px=self._tile_px)
-        del picture  # the largest thing here, and coding needs room of its own
-
-        def code(step_index: int, thrift: float = 1.0) -> bytes:
-            # Coarser than quality 0 whole regions go missing, and decisions choose better ones than rounding does.
-            thrifty = tune == "psnr" or step_index > pack.quality_range[0]
-            strength = max(prior.decisions, quantize.STRENGTH_FOR_PSNR) if thrifty else prior.decisions
-            # Thrift adds to the decisions: where none are taken it must still be able to save.
-            symbols = quantize.quantize(latents, prior, step_index, rdo=strength + thrift - 1)
-            return sdl.pack(
-                sdl.SdlFile(
-                    width_px=width_px,
-                    height_px=height_px,
-                    space_identity=pack.space.identity,
-                    prior_identity=pack.prior_identity,
-                    step_index=step_index,
-                    payload=entropy.encode(symbols, prior, step_index),
-                    chunks=chunks,
-                )
-            )
-
+        chunks = chunks_of(picture, keep_metadata=keep_metadata, exact_alpha=exact_alpha)
+        del picture
+        coding = Coding(pack, prior, width_px, height_px, chunks, tune)
+        coarse, fine = pack.quality_range
+        factors = [resampling or 1]
+        if resampling is None and target_bytes is not None:
+            factors += [f for f in sdl.RESAMPLINGS[1:] if max(height_px, width_px) > pack.space.downscale * f // 2]
+        for factor in factors[:-1]:
+            assert target_bytes is not None, "only a target makes several factors"
+            latents = to_latents(reduce(rgb, factor), pack, encoder, progress, tile_px=self._tile_px)
+            code = partial(coding.file, latents, factor)
+            with contextlib.suppress(rate.TargetError):
+                return rate.finest_within(code, target_bytes, guess=step_index, finest=fine, coarsest=coarse)
+        latents = to_latents(reduce(rgb, factors[-1]), pack, encoder, progress, tile_px=self._tile_px)
+        del rgb  # the largest thing here, and coding needs room of its own
+        code = partial(coding.file, latents, factors[-1])
         if target_bytes is None:
             return code(step_index)
-        return rate.finest_within(code, target_bytes, guess=step_index, finest=pack.quality_range[1])
+        return rate.finest_within(code, target_bytes, guess=step_index, finest=fine)
 
     def decode(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> Image.Image:
         """The picture of an .sdl file as a Pillow image of mode RGB, or RGBA where it has alpha.
@@ -171,10 +174,12 @@ class Codec:
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else image.decode_alpha(coded_alpha, file.height_px, file.width_px)
         latents = quantize.dequantize(symbols, prior, file.step_index)
+        window = window_of(crop, file.resampling, *file.coded_px)
+        rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px)
         return image.Strips(
             width_px=width_px,
             height_px=height_px,
-            rows=pixel_strips(latents, pack, decoder, crop, progress, tile_px=self._tile_px),
+            rows=enlarge(rows, window, file.resampling, crop),
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
             exif=file.chunk(sdl.EXIF),
             xmp=file.chunk(sdl.XMP),
@@ -192,7 +197,8 @@ class Codec:
     def _symbols(self, file: sdl.SdlFile, pack: models.ModelPack) -> tuple[NDArray[np.int32], Prior]:
         prior = self._prior(self._prior_pack(file, pack))
         cell = pack.space.downscale
-        shape = (pack.space.channels, ceil(file.height_px / cell), ceil(file.width_px / cell))
+        width_px, height_px = file.coded_px
+        shape = (pack.space.channels, ceil(height_px / cell), ceil(width_px / cell))
         return entropy.decode(file.payload, shape, prior, file.step_index), prior
 
     def _pack(self, model: str | PathLike[str]) -> models.ModelPack:
@@ -267,6 +273,7 @@ def encode(
     keep_metadata: bool = False,
     exact_alpha: bool = False,
     tune: str = "eyes",
+    resampling: int | None = None,
     max_pixels: int | None = DEFAULT_MAX_PIXELS,
     tile_px: int | None = None,
 ) -> bytes:
@@ -280,6 +287,7 @@ def encode(
         keep_metadata=keep_metadata,
         exact_alpha=exact_alpha,
         tune=tune,
+        resampling=resampling,
     )
 
 
@@ -309,15 +317,3 @@ def _checked_crop(crop: Crop | None, file: sdl.SdlFile) -> Crop:
             f"{file.width_px}x{file.height_px} pixels"
         )
     return x, y, width_px, height_px
-
-
-def _chunks(picture: image.Picture, keep_metadata: bool, exact_alpha: bool) -> tuple[sdl.Chunk, ...]:
-    chunks: list[sdl.Chunk] = []
-    if picture.alpha is not None:
-        max_error = 0 if exact_alpha else image.DEFAULT_MAX_ERROR
-        chunks.append(sdl.Chunk(sdl.ALPHA, image.encode_alpha(picture.alpha, max_error=max_error)))
-    if keep_metadata and picture.exif is not None:
-        chunks.append(sdl.Chunk(sdl.EXIF, picture.exif))
-    if keep_metadata and picture.xmp is not None:
-        chunks.append(sdl.Chunk(sdl.XMP, picture.xmp))
-    return tuple(chunks)

@@ -74,12 +74,14 @@ def encode_files(arguments: argparse.Namespace) -> int:
             keep_metadata=arguments.keep_metadata,
             exact_alpha=arguments.alpha == "exact",
             tune=arguments.tune,
+            resampling=arguments.resampling,
             progress=Progress(job.source, wanted=not arguments.quiet),
             note=None if arguments.quiet else lambda text: say(f"{job.source}: {text}"),
         )
         write_output(job.destination, data, overwrite=arguments.force)
         about = codec.info(data)
         quality = "" if about.quality is None else f", quality {about.quality:g}"
+        quality += "" if about.resampling == 1 else f", resampling {about.resampling}"
         return f"{len(data)} bytes, {about.bits_per_pixel:.3f} bpp{quality}"
 
     return _run(arguments, ".sdl", encode)

@@ -15,6 +15,12 @@ from math import log2
 from sdrt.errors import UnsupportedError
 
 MAX_STEP_INDEX = 1023
+
+
+class TargetError(UnsupportedError):
+    """No file is as small as was asked."""
+
+
 FULL = 0.995
 """A file that uses this share of its budget is as good as any: the search ends."""
 FILLED = 0.98
@@ -50,7 +56,8 @@ def finest_within(
     It is called about 5 times, 17 at most; ``guess`` is tried first. Sizes are expected to fall with the index and with
     thrift; where they do not quite, the result fits the budget all the same.
 
-    Raises UnsupportedError, which names the smallest possible size, when ``coarsest`` with most thrift does not fit.
+    Raises TargetError, which names the smallest size, when ``coarsest`` does not fit; most thrift is tried before only
+    where there is no coarser index at all.
     """
     fits, too_large = coarsest + 1, finest - 1  # the open bracket: indices not yet tried lie strictly between
     sizes: dict[int, int] = {}
@@ -77,7 +84,7 @@ def finest_within(
         # Half of what is left at the latest after every third coding: a crooked curve must not make the search crawl.
         index = (fits + too_large) // 2 if len(sizes) % 4 == 3 else _next(list(sizes.items()), budget_bytes)
         index = min(max(index, too_large + 1), fits - 1)
-    if fits - 1 >= finest:
+    if fits - 1 >= finest and (best or coarsest == MAX_STEP_INDEX):
         low, high = 1.0, _MOST_THRIFT
         for _ in range(_THRIFT_TRIES):
             if len(best) >= FILLED * budget_bytes:
@@ -85,7 +92,7 @@ def finest_within(
             middle = (low * high) ** 0.5
             low, high = (low, middle) if fit(fits - 1, middle) else (middle, high)
     if not best:
-        raise UnsupportedError(
+        raise TargetError(
             f"{budget_bytes} bytes cannot be reached: the smallest file of this picture has {smallest} bytes"
         )
     return best

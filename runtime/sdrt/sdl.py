@@ -56,10 +56,14 @@ MAX_CRITICAL_BYTES = 2**28 - 1
 MAX_ANCILLARY_BYTES = 2**20
 MAX_FILE_BYTES = 2**30
 
+RESAMPLINGS = (1, 2, 4, 8)
+"""By how much the coded picture's sides may be smaller than the picture's."""
+
 ALPHA = b"ALPH"
+SCALE = b"SCAL"
 EXIF = b"exif"
 XMP = b"xmpp"
-KNOWN_CRITICAL = frozenset({ALPHA})
+KNOWN_CRITICAL = frozenset({ALPHA, SCALE})
 
 _CHUNKS_PRESENT = 1 << 10
 _RESERVED = 0b11111 << 11
@@ -104,6 +108,30 @@ class SdlFile:
         """The data of the chunk of this kind, or None when there is none."""
         return next((chunk.data for chunk in self.chunks if chunk.kind == kind), None)
 
+    @property
+    def resampling(self) -> int:
+        """The integers are those of the picture at this fraction of its sides: one of RESAMPLINGS.
+
+        Raises CorruptError where the chunk that says so says anything else; ``unpack`` has looked.
+        """
+        scale = self.chunk(SCALE)
+        if scale is None:
+            return 1
+        if len(scale) != 1 or not 1 <= scale[0] < len(RESAMPLINGS):
+            raise CorruptError(f"chunk {SCALE.decode('ascii')} must be one byte from 1 to {len(RESAMPLINGS) - 1}")
+        return RESAMPLINGS[scale[0]]
+
+    @property
+    def coded_px(self) -> tuple[int, int]:
+        """Width and height of the picture that the integers are of."""
+        factor = self.resampling
+        return -(-self.width_px // factor), -(-self.height_px // factor)
+
+
+def resampling_chunks(resampling: int) -> tuple[Chunk, ...]:
+    """What a file holds so that ``SdlFile.resampling`` is ``resampling``."""
+    return () if resampling == 1 else (Chunk(SCALE, bytes([RESAMPLINGS.index(resampling)])),)
+
 
 def pack(file: SdlFile) -> bytes:
     """The bytes of ``file``; the same contents always give the same bytes (chunks are put in order).
@@ -134,7 +162,8 @@ def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFi
     (UnsupportedError if newer, CorruptError if 0); shortest length and checksum (CorruptError); reserved bits
     (CorruptError); width and height (CorruptError); ``max_pixels`` (LimitError; None: no limit); the chunks, one after
     another: form, order and length (CorruptError), size of an ancillary one (LimitError), an unknown critical one
-    (UnsupportedError). Every single flipped bit and every truncation is refused.
+    (UnsupportedError); what the chunk SCAL says (CorruptError). Every single flipped bit and every truncation is
+    refused.
     """
     if data[: len(MAGIC)] != MAGIC:
         raise NotSdlError("not an .sdl file: it does not start with the bytes SDL")
@@ -161,7 +190,7 @@ def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFi
     space_identity = reader.take(_IDENTITY_BYTES, "identity of the latent space")
     prior_identity = reader.take(_IDENTITY_BYTES, "identity of the prior")
     chunks = _unpack_chunks(reader) if word & _CHUNKS_PRESENT else ()
-    return SdlFile(
+    file = SdlFile(
         width_px=width_px,
         height_px=height_px,
         space_identity=space_identity,
@@ -170,6 +199,8 @@ def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFi
         payload=reader.rest(),
         chunks=chunks,
     )
+    _ = file.resampling  # refuses what it cannot mean
+    return file
 
 
 def _pack_chunks(chunks: tuple[Chunk, ...]) -> bytes:

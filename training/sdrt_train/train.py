@@ -1,7 +1,8 @@
 """Train the default pack's autoencoder: ``python -m sdrt_train.train PHOTOS --run training/runs/NAME --hours 2``.
 
 The learning rate follows a cosine over *time spent*, so a run on a busy machine still lands softly when its hours are
-up; a second call resumes. ``--stage decoder --start-from CHECKPOINT`` goes on from another run against the critics.
+up; a second call resumes. ``--stage decoder --start-from CHECKPOINT`` trains the decoder alone, on from another run;
+under ``torchrun --nproc-per-node N -m sdrt_train.train`` N processes share each batch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sdrt_train.data import CropSource, list_photos, load_photo, load_photos, to
 from sdrt_train.loss import LossConfig
 from sdrt_train.model import ModelConfig
 from sdrt_train.trainer import STAGES, TrainConfig, Trainer
+from sdrt_train.workers import Workers
 
 
 def validation_set(paths: list[Path], count: int = 24, size_px: int = 256) -> Tensor:
@@ -66,10 +68,11 @@ def run(
 
     Raises ValueError where the folder holds too little to train or validate on, or a stage has nothing to start from.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    workers = Workers.join()
+    device = workers.device()
     run_folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run_folder / "checkpoint.pt"
-    trainer = Trainer(config, model_config, device)
+    trainer = Trainer(config, model_config, device, workers)
     if checkpoint.exists():
         trainer.load(checkpoint)
         print(f"resumed at step {trainer.step}, {trainer.seconds / 3600:.2f} h spent", flush=True)
@@ -77,12 +80,14 @@ def run(
         trainer.start_from(start_from)
     elif not trainer.joint:
         raise ValueError("the decoder's stage starts from another run: --start-from CHECKPOINT")
-    (run_folder / "settings.json").write_text(
-        json.dumps({"train": asdict(config), "model": asdict(model_config), "hours": hours}, indent=2)
-    )
+    if workers.first:
+        (run_folder / "settings.json").write_text(
+            json.dumps({"train": asdict(config), "model": asdict(model_config), "hours": hours}, indent=2)
+        )
     training, held = list_photos(photos)
     validation = validation_set(held)
-    source = CropSource(load_photos(training, config.crop_px), config.batch, config.crop_px, config.seed + trainer.step)
+    seed = config.seed + trainer.step + 1_000_000 * workers.rank
+    source = CropSource(load_photos(training, config.crop_px), workers.share_of(config.batch), config.crop_px, seed)
     print(f"{len(training)} photographs, {len(validation)} validation crops, {device.type}", flush=True)
     budget = hours * 3600
     sums: dict[str, float] = {}
@@ -90,16 +95,20 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    while trainer.seconds < budget and (last_step is None or trainer.step < last_step) and not stop.is_set():
+    while trainer.seconds < budget and (last_step is None or trainer.step < last_step):
+        if workers.any(stop.is_set()):
+            break
         started = time.monotonic()
         values = trainer.train_step(source.next(), trainer.seconds / budget)
         # A pause (SIGSTOP, a suspended laptop) is not training time.
-        trainer.seconds += min(time.monotonic() - started, 10.0)
+        trainer.seconds = workers.of_first(trainer.seconds + min(time.monotonic() - started, 10.0))
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
         count += 1
         if not math.isfinite(values["loss"]):
             raise RuntimeError(f"the loss is {values['loss']} at step {trainer.step}; the checkpoint is from before")
+        if not workers.first:
+            continue
         if trainer.step % 100 == 0:
             means = {name: total / count for name, total in sums.items()}
             print(
@@ -108,7 +117,7 @@ def run(
                 flush=True,
             )
             sums, count = {}, 0
-        if trainer.step % 1000 == 0:
+        if trainer.step % 2000 == 0:
             for measured in trainer.validate(validation):
                 row = {"step": trainer.step, "hours": round(trainer.seconds / 3600, 4), **measured}
                 _append_log(run_folder / "validation.csv", row)
@@ -116,7 +125,9 @@ def run(
         if time.monotonic() - last_save > 300:
             trainer.save(checkpoint)
             last_save = time.monotonic()
-    trainer.save(checkpoint)
+    if workers.first:
+        trainer.save(checkpoint)
+    workers.leave()
     return checkpoint
 
 

@@ -1,7 +1,7 @@
 """The trainer: everything that a checkpoint holds, one step of the optimiser, and the measure of progress.
 
-The loss of a picture coded with step s is ``distortion / s + s * bpp``: one model serves a factor of 16 in step,
-with equal weight on each octave. In the decoder's stage rate and latents stand still, and pictures weigh alike.
+The loss of a picture coded with step s is ``(distortion / s + s * bpp) * sqrt(s)``: one model serves a factor of 16 in
+step. In the decoder's stage rate and latents stand still, and pictures weigh alike.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sdrt_train.loss import Distortion, LossConfig, Window
 from sdrt_train.model import Autoencoder, ModelConfig, straight_through
 from sdrt_train.perceptual import Dists
 from sdrt_train.rate import RateModel
+from sdrt_train.workers import Workers
 
 LOG2_STEPS = (-1.5, 2.5)  # 0.152 bits a pixel lie a little left of the middle
 STAGES = ("joint", "decoder")
@@ -28,8 +29,8 @@ STAGES = ("joint", "decoder")
 class TrainConfig:
     """Settings of one run; written into the checkpoint, the log and the pack's manifest."""
 
-    stage: str = "joint"  # "joint": encoder, rate model, decoder. "decoder": only that, against the critics
-    batch: int = 8
+    stage: str = "joint"  # "joint": encoder, rate model, decoder. "decoder": only that
+    batch: int = 8  # of all workers together
     crop_px: int = 192
     learning_rate: float = 5e-4
     critic_learning_rate: float = 2e-4
@@ -43,16 +44,19 @@ class TrainConfig:
 class Trainer:
     """Everything that a checkpoint holds, and one step of the optimiser."""
 
-    def __init__(self, config: TrainConfig, model_config: ModelConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, model_config: ModelConfig, device: torch.device, workers: Workers | None = None
+    ) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.device = config, device
+        self.config, self.device, self.workers = config, device, workers or Workers()
         self.joint = config.stage == "joint"
         self.adversarial = not self.joint and config.loss.adversarial
         self.model = Autoencoder(model_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rate = RateModel(model_config.latent_channels).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.average_rate = copy.deepcopy(self.rate).requires_grad_(False)
-        self.distortion: Distortion = Distortion(config.loss).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        distortion = Distortion(config.loss, self.workers.share_of(config.loss.vgg_pictures))
+        self.distortion: Distortion = distortion.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dists = Dists().to(device)
         learning = [self.model, self.rate] if self.joint else [self.model.decoder]
         self.parameters = [parameter for module in learning for parameter in module.parameters()]
@@ -64,6 +68,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.seconds_before = 0.0
+        torch.manual_seed(config.seed + 1000 * self.workers.rank)
 
     def _parts(self) -> list[str]:
         parts = ["model", "rate", "average", "average_rate", "optimizer"]
@@ -120,19 +125,18 @@ class Trainer:
             with torch.set_grad_enabled(self.joint):
                 latents = self.model.encoder(batch).float()
             # A young encoder's latents are small: taken early, decisions would make zeros of them all.
-            maturity = min(1.0, self.step / 1000) if self.joint else 1.0
-            strength = config.decisions * maturity * torch.rand(n, device=self.device)
+            age = math.inf if self.seconds_before else self.step
+            strength = config.decisions * min(1.0, age / 1000) * torch.rand(n, device=self.device)
             chosen = self.rate.decide(latents.detach() / wide, log2_step, strength)
             picture = self.model.decoder(straight_through(latents, chosen * wide)).float()
             seen = picture.detach().requires_grad_(True) if self.adversarial else picture
-            with_alex = self.step >= 300 or not self.joint
-            with_vgg = progress >= config.vgg_from or not self.joint
+            with_alex, with_vgg = age >= 300, bool(self.seconds_before) or progress >= config.vgg_from
             distortion, parts, window = self.distortion.measure(seen, batch, with_alex=with_alex, with_vgg=with_vgg)
         rate = self.schedule(progress)
         if self.joint:
             symbols = latents / wide
             bpp = self.rate(symbols + torch.rand_like(symbols) - 0.5, log2_step) / (height * width)
-            loss = (distortion / step + step * bpp).mean()
+            loss = (distortion / step.sqrt() + step * step.sqrt() * bpp).mean()
             parts["bpp"] = bpp.mean().item()
         else:
             loss = distortion.mean()
@@ -183,8 +187,8 @@ class Trainer:
         self._update(self.critic_optimizer, list(self.critics.parameters()), loss, rate)
         return loss.item() / 2
 
-    @staticmethod
     def _update(
+        self,
         optimizer: torch.optim.Optimizer,
         parameters: list[nn.Parameter],
         loss: Tensor,
@@ -196,6 +200,7 @@ class Trainer:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss, pull)
+        self.workers.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
