@@ -30,7 +30,8 @@ from bench.metrics import Meter, Rgb, psnr
 from bench.summary import bd_rate
 from sdrt import entropy, image
 from sdrt.engine import Engine
-from sdrt.models import ModelPack, load_pack
+from sdrt.manifest import ModelPack
+from sdrt.models import load_pack
 from sdrt.prior import Prior, load_prior
 from sdrt.quantize import STRENGTH_FOR_PSNR, dequantize, quantize, step_scale
 from sdrt.transform import to_latents, to_pixels

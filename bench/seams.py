@@ -21,6 +21,7 @@ from PIL import Image
 
 from sdrt import image, models, tile, transform
 from sdrt.engine import Engine
+from sdrt.manifest import ModelPack
 
 SEGMENT_PX = 32
 FLAT = 1.0
@@ -45,7 +46,7 @@ def flat_steps(whole: Levels, tiled: Levels, spans: Sequence[tile.Span], cell: i
     return found[flat & inside], found[flat & ~inside]
 
 
-def compare(picture: Path, pack: models.ModelPack, tile_px: int, folder: Path | None) -> str:
+def compare(picture: Path, pack: ModelPack, tile_px: int, folder: Path | None) -> str:
     """One row of the table; the pictures go to ``folder``."""
     encoder, decoder = (Engine(path, device="cpu") for path in (pack.encoder_path(), pack.decoder_path()))
     rgb = image.load(picture).rgb

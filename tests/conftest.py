@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sdrt.models import ModelPack, load_pack
+from sdrt.manifest import ModelPack
+from sdrt.models import load_pack
 
 Pixels = NDArray[np.uint8]
 TESTS = Path(__file__).parent

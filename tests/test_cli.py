@@ -17,7 +17,7 @@ from PIL import Image
 
 import sdrt
 from sdrt import cli, engine, models
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 
 Pixels = NDArray[np.uint8]
 ROOT = Path(__file__).parents[1]

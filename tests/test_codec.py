@@ -22,7 +22,7 @@ from sdrt import image, models, quantize, rate, transform
 from sdrt.codec import Codec
 from sdrt.engine import Engine, GraphOf
 from sdrt.errors import LimitError, ModelError, UnsupportedError
-from sdrt.models import LatentSpace, ModelPack
+from sdrt.manifest import LatentSpace, ModelPack
 from sdrt.prior import load_prior
 
 Pixels = NDArray[np.uint8]

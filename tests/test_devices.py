@@ -12,7 +12,7 @@ from tests.fake_onnxruntime import FakeRuntime
 from sdrt.codec import Codec
 from sdrt.devices import AUTO_ORDER, INSTALL, PREFERRED, devices_to_try, graph_precision, precisions_by_device
 from sdrt.errors import EngineError, ModelError
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 from sdrt_export.pack import update_manifest
 
 

@@ -22,7 +22,7 @@ from tests.make_container_golden import bad_files
 
 from sdrt import cli, errors, sdl
 from sdrt.codec import Codec
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 
 Pixels = NDArray[np.uint8]
 TESTS = Path(__file__).parent

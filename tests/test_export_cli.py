@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrt.models import graph_file_name, load_pack, verify_file
+from sdrt.manifest import graph_file_name
+from sdrt.models import load_pack, verify_file
 from sdrt_export import int8
 from sdrt_export import pack as packs
 from sdrt_export.__main__ import main

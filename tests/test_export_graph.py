@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdrt.engine import Engine
 from sdrt.errors import ModelError
-from sdrt.models import LatentSpace, graph_file_name
+from sdrt.manifest import LatentSpace, graph_file_name
 from sdrt_export import overflow
 from sdrt_export.autoencoders import describe_space, halves
 from sdrt_export.graph import export_modules, trace

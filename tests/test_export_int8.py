@@ -17,7 +17,8 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 from torch import nn
 
-from sdrt.models import ModelPack, load_pack
+from sdrt.manifest import ModelPack
+from sdrt.models import load_pack
 from sdrt_export import int8
 from sdrt_export.__main__ import main
 from sdrt_export.graph import trace

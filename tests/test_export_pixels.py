@@ -15,7 +15,8 @@ from torch import nn
 from sdrt import transform
 from sdrt.codec import Codec
 from sdrt.engine import Engine
-from sdrt.models import ModelPack, load_pack
+from sdrt.manifest import ModelPack
+from sdrt.models import load_pack
 from sdrt.sample import as_sample, from_sample
 from sdrt_export.__main__ import main
 from sdrt_export.graph import trace

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sdrt.engine import Engine
 from sdrt.errors import ModelError
-from sdrt.models import LatentSpace
+from sdrt.manifest import LatentSpace
 from sdrt_export import hub, spaces
 from sdrt_export.checkpoint import describe, read_checkpoint, to_diffusers
 from sdrt_export.graph import export_modules

@@ -13,7 +13,8 @@ from PIL import Image
 from sdrt.context import inverse_step, replay
 from sdrt.entropy import bits, decode, encode
 from sdrt.errors import ImageError
-from sdrt.models import ModelPack, load_pack
+from sdrt.manifest import ModelPack
+from sdrt.models import load_pack
 from sdrt.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, build_prior, load_prior, write_prior
 from sdrt_export.prior import (
     MOST_ITERATIONS,

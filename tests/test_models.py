@@ -11,17 +11,8 @@ from typing import Any
 import pytest
 
 from sdrt.errors import ModelError
-from sdrt.models import (
-    MANIFEST_LIMIT_BYTES,
-    LatentSpace,
-    ModelPack,
-    find_pack,
-    list_packs,
-    load_pack,
-    scan_packs,
-    search_paths,
-    verify_file,
-)
+from sdrt.manifest import MANIFEST_LIMIT_BYTES, LatentSpace, ModelPack
+from sdrt.models import find_pack, list_packs, load_pack, scan_packs, search_paths, verify_file
 from sdrt_export.pack import update_manifest, write_pack
 
 SPACE = LatentSpace("sd1", 4, 8, 0.18215, 0.0)

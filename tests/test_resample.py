@@ -11,7 +11,7 @@ from tests.conftest import synthetic_photo
 from sdrt import sdl
 from sdrt.codec import Codec
 from sdrt.errors import UnsupportedError
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 from sdrt.resample import Pixels, enlarge, reduce, window_of
 
 

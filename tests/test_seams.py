@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sdrt import tile, transform
 from sdrt.codec import Codec
 from sdrt.engine import Engine
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 from sdrt.prior import write_prior
 from sdrt_export.autoencoders import describe_space, halves
 from sdrt_export.graph import export_modules

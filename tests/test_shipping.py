@@ -14,7 +14,8 @@ import pytest
 from sdrt.cli import main
 from sdrt.codec import Codec
 from sdrt.errors import ModelError
-from sdrt.models import ModelPack, find_pack, load_pack
+from sdrt.manifest import ModelPack
+from sdrt.models import find_pack, load_pack
 from sdrt.shipping import NOTES
 from sdrt_export.pack import update_manifest
 

@@ -17,7 +17,7 @@ from sdrt import engine, tensorrt
 from sdrt.codec import Codec
 from sdrt.engine import Engine, build_tensorrt
 from sdrt.errors import EngineError
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 from sdrt.tensorrt import Machine, Sides
 from sdrt.transform import gpu_sides
 from sdrt_export.__main__ import main

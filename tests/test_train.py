@@ -157,7 +157,8 @@ def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path, share: 
 
 
 def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:
-    """The same grains elsewhere cost nothing; grains smoothed away cost much, the more the deeper the map; the distance never exceeds 2 a map of weight 1."""
+    """The same grains elsewhere cost nothing; grains smoothed away cost much, the more the deeper the map; a map costs
+    2 at most."""
     torch.manual_seed(0)
     grains = torch.rand(1, 4, 16, 16)
     moved, smooth = grains.roll(3, dims=3), torch.full_like(grains, float(grains.mean()))

@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sdrt.models import LatentSpace, ModelPack, load_pack
+from sdrt.manifest import LatentSpace, ModelPack
+from sdrt.models import load_pack
 from sdrt.prior import write_prior
 from sdrt_export.pack import write_pack
 from sdrt_export.prior import generic_arrays

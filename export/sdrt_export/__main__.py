@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdrt.errors import ModelError, SdrtError
-from sdrt.models import MANIFEST, PRIOR, load_pack
+from sdrt.manifest import MANIFEST, PRIOR
+from sdrt.models import load_pack
 from sdrt_export import tensorrt
 from sdrt_export.pack import read_manifest, update_manifest, write_pack
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdrt.errors import ModelError, OutputError
-from sdrt.models import LatentSpace, graph_file_name
+from sdrt.manifest import LatentSpace, graph_file_name
 from sdrt_export.halo import dependence
 from sdrt_export.precision import convert
 from sdrt_export.session import open_session

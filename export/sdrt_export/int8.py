@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from sdrt.errors import ImageError, ModelError, OutputError
 from sdrt.image import sample_region
-from sdrt.models import PRIOR, ModelPack, graph_file_name, load_pack, verify_file
+from sdrt.manifest import PRIOR, ModelPack, graph_file_name
+from sdrt.models import load_pack, verify_file
 from sdrt.prior import load_prior
 from sdrt.quantize import dequantize, quantize
 from sdrt_export.int8_graph import quantise

@@ -1,4 +1,4 @@
-"""Writes a model pack: files, their hashes, and the manifest that ``sdrt.models`` reads. No torch here."""
+"""Writes a model pack: files, their hashes, and the manifest that ``sdrt.manifest`` reads. No torch here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sdrt.errors import ModelError, OutputError
-from sdrt.models import FORMAT, MANIFEST, PRIOR, LatentSpace, ModelPack, load_pack, parse_manifest
+from sdrt.manifest import FORMAT, MANIFEST, PRIOR, LatentSpace, ModelPack, parse_manifest
+from sdrt.models import load_pack
 
 JsonObject = Mapping[str, Any]
 

@@ -14,7 +14,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sdrt.errors import ModelError, OutputError
-from sdrt.models import ModelPack, verify_file
+from sdrt.manifest import ModelPack
+from sdrt.models import verify_file
 from sdrt_export.pack import update_manifest
 from sdrt_export.precision import drop_unused, replace_nodes
 

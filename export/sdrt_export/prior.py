@@ -19,7 +19,8 @@ from PIL import Image
 from sdrt import image
 from sdrt.engine import Engine
 from sdrt.errors import ImageError, SdrtError
-from sdrt.models import ModelPack, load_pack
+from sdrt.manifest import ModelPack
+from sdrt.models import load_pack
 from sdrt.prior import GLOBAL_BITS, HIDDEN_BITS, MEAN_BITS, Prior, build_prior, write_prior
 from sdrt.sample import as_sample
 from sdrt.transform import to_latents

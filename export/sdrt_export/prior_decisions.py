@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sdrt.engine import Engine
 from sdrt.entropy import bits
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 from sdrt.prior import Prior
 from sdrt.quantize import dequantize, quantize
 from sdrt.transform import to_pixels

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from sdrt.errors import ModelError
-from sdrt.models import LatentSpace
+from sdrt.manifest import LatentSpace
 from sdrt_export import autoencoders, checkpoint, taef
 from sdrt_export.hub import CONFIG, LOCAL, WEIGHTS_FILES, download
 from sdrt_export.pack import describe_file

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdrt.errors import ModelError
-from sdrt.models import LatentSpace
+from sdrt.manifest import LatentSpace
 
 SPACES = {
     space.id: space

@@ -8,7 +8,8 @@ from pathlib import Path
 from sdrt.devices import PRECISIONS, graph_precision
 from sdrt.engine import build_tensorrt
 from sdrt.errors import EngineError
-from sdrt.models import ModelPack, load_pack, verify_file
+from sdrt.manifest import ModelPack
+from sdrt.models import load_pack, verify_file
 from sdrt.tensorrt import Sides
 from sdrt.transform import gpu_sides
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sdrt.engine import Engine
-from sdrt.models import ModelPack, graph_file_name, verify_file
+from sdrt.manifest import ModelPack, graph_file_name
+from sdrt.models import verify_file
 from sdrt.sample import as_sample, from_sample
 from sdrt.transform import gpu_sides
 from sdrt_export import overflow

@@ -25,6 +25,7 @@ from sdrt.devices import graph_precision
 from sdrt.engine import Engine
 from sdrt.errors import ModelError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.manifest import PRIOR, ModelPack
 from sdrt.prior import Prior, load_prior
 from sdrt.resample import enlarge, reduce, window_of
 from sdrt.transform import Crop, Progress, gpu_sides, pixel_strips, to_latents
@@ -69,7 +70,7 @@ class Codec:
             raise UnsupportedError(f"tile_px is {tile_px}, it must be at least 1")
         self._max_pixels = max_pixels
         self._tile_px = tile_px
-        self._packs: dict[object, models.ModelPack] = {}
+        self._packs: dict[object, ModelPack] = {}
         self._priors: dict[bytes, Prior] = {}
         self._engines: dict[str, Engine] = {}
         self.used_device: str | None = None
@@ -194,25 +195,25 @@ class Codec:
         """What the file says about itself. Needs no inference engine. Raises as ``sdl.unpack``."""
         return info(data, max_pixels=self._max_pixels)
 
-    def _symbols(self, file: sdl.SdlFile, pack: models.ModelPack) -> tuple[NDArray[np.int32], Prior]:
+    def _symbols(self, file: sdl.SdlFile, pack: ModelPack) -> tuple[NDArray[np.int32], Prior]:
         prior = self._prior(self._prior_pack(file, pack))
         cell = pack.space.downscale
         width_px, height_px = file.coded_px
         shape = (pack.space.channels, ceil(height_px / cell), ceil(width_px / cell))
         return entropy.decode(file.payload, shape, prior, file.step_index), prior
 
-    def _pack(self, model: str | PathLike[str]) -> models.ModelPack:
+    def _pack(self, model: str | PathLike[str]) -> ModelPack:
         if model not in self._packs:
             self._packs[model] = models.load_pack(model if isinstance(model, str) else Path(model))
         return self._packs[model]
 
-    def _pack_of(self, space_identity: bytes, prior_identity: bytes) -> models.ModelPack:
+    def _pack_of(self, space_identity: bytes, prior_identity: bytes) -> ModelPack:
         key = (space_identity, prior_identity)
         if key not in self._packs:
             self._packs[key] = models.find_pack(space_identity, prior_identity)
         return self._packs[key]
 
-    def _painting_pack(self, file: sdl.SdlFile) -> models.ModelPack:
+    def _painting_pack(self, file: sdl.SdlFile) -> ModelPack:
         """The pack whose decoder paints: the one asked for, if it speaks the file's space, else the file's own."""
         if self._model is None:
             return self._pack_of(file.space_identity, file.prior_identity)
@@ -224,13 +225,13 @@ class Codec:
             )
         return pack
 
-    def _prior_pack(self, file: sdl.SdlFile, painter: models.ModelPack) -> models.ModelPack:
+    def _prior_pack(self, file: sdl.SdlFile, painter: ModelPack) -> ModelPack:
         """The pack that has the prior of ``file``: the painter itself, or another one of the same space."""
-        if models.PRIOR in painter.files and painter.prior_identity == file.prior_identity:
+        if PRIOR in painter.files and painter.prior_identity == file.prior_identity:
             return painter
         return self._pack_of(file.space_identity, file.prior_identity)
 
-    def _prior(self, pack: models.ModelPack) -> Prior:
+    def _prior(self, pack: ModelPack) -> Prior:
         if pack.prior_identity not in self._priors:
             prior = load_prior(models.verify_file(pack, pack.prior_path.name))
             if prior.channels != pack.space.channels:
@@ -240,7 +241,7 @@ class Codec:
             self._priors[pack.prior_identity] = prior
         return self._priors[pack.prior_identity]
 
-    def _engine(self, pack: models.ModelPack, half: str) -> Engine:
+    def _engine(self, pack: ModelPack, half: str) -> Engine:
         def graph(device: str) -> Path:
             precision = graph_precision(device, self._precision, pack.graph_precisions(half))
             path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)

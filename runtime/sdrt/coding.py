@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt import entropy, image, quantize, sdl
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 from sdrt.prior import Prior
 
 TUNES = ("eyes", "psnr")

@@ -11,6 +11,7 @@ from sdrt import __version__, models
 from sdrt.console import complain, in_words, tell
 from sdrt.devices import INSTALL, precisions_by_device
 from sdrt.errors import EngineError, ModelError
+from sdrt.manifest import PRIOR
 
 TROUBLE = 1
 
@@ -34,7 +35,7 @@ def tell_models(*, as_json: bool) -> int:
             "runs": precisions_by_device(pack.precisions),
             "bytes": sum((pack.folder / name).stat().st_size for name in pack.files),
             "space_identity": pack.space.identity.hex(),
-            "prior_identity": pack.prior_identity.hex() if models.PRIOR in pack.files else None,
+            "prior_identity": pack.prior_identity.hex() if PRIOR in pack.files else None,
             "encodes": any(name.startswith("encoder.") for name in pack.files),
             "folder": str(pack.folder),
         }

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sdrt import session_openvino, session_ort, tensorrt
 from sdrt.devices import GPU, INSTALL, PRECISIONS, devices_to_try
 from sdrt.errors import EngineError
-from sdrt.models import DEFAULT_PRECISION
+from sdrt.manifest import DEFAULT_PRECISION
 from sdrt.session_ort import PROVIDERS, Floats, Runner
 from sdrt.tensorrt import Sides
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sdrt.devices import graph_precision
 from sdrt.errors import OutputError
-from sdrt.models import MANIFEST, ModelPack, verify_file
+from sdrt.manifest import MANIFEST, ModelPack
+from sdrt.models import verify_file
 from sdrt.output import atomic_file
 
 NOTES = ("training", "prior", "graphs", "verified", "int8")

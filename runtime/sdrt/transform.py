@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sdrt import image, tile
 from sdrt.engine import Engine
 from sdrt.errors import ModelError
-from sdrt.models import ModelPack
+from sdrt.manifest import ModelPack
 from sdrt.picture import Strips, gather
 from sdrt.tensorrt import Sides
 

@@ -62,11 +62,6 @@ class FeatureCritic(nn.Module):
         return [head(f / s) for head, f, s in zip(self.heads, features, scales, strict=False)]
 
 
-def feature_scales(features: Sequence[Tensor]) -> list[Tensor]:
-    """Root mean square of each map over everything, without gradient."""
-    return [f.detach().float().square().mean().sqrt() + 1e-6 for f in features]
-
-
 def fool(logits: Tensor) -> Tensor:
     """What the decoder pays, (N,): lower where the critic takes its pictures for photographs."""
     return -logits.float().mean((1, 2, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,11 @@ class Window:
 
     painted: list[Tensor]
     real: list[Tensor]
+
+    @cached_property
+    def scales(self) -> list[Tensor]:
+        """Root mean square of each of the photograph's maps."""
+        return [f.detach().float().square().mean().sqrt() + 1e-6 for f in self.real]
 
 
 class Distortion(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sdrt.errors import ModelError, SdrtError
-from sdrt.models import LatentSpace, ModelPack
+from sdrt.manifest import LatentSpace, ModelPack
 from sdrt_export.graph import export_modules
 from sdrt_export.pack import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack

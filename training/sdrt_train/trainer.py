@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sdrt_train.adversary import FeatureCritic, PatchCritic, feature_scales, fool, hinge
+from sdrt_train.adversary import FeatureCritic, PatchCritic, fool, hinge
 from sdrt_train.loss import Distortion, LossConfig, Window
 from sdrt_train.model import Autoencoder, ModelConfig, straight_through
 from sdrt_train.perceptual import Dists
@@ -61,10 +61,11 @@ class Trainer:
         learning = [self.model, self.rate] if self.joint else [self.model.decoder]
         self.parameters = [parameter for module in learning for parameter in module.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
-        self.critics = nn.ModuleList([PatchCritic(model_config.latent_channels), FeatureCritic()]).to(device)
-        self.critic_optimizer = torch.optim.Adam(
-            self.critics.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.9)
-        )
+        if self.adversarial:
+            self.critics = nn.ModuleList([PatchCritic(model_config.latent_channels), FeatureCritic()]).to(device)
+            self.critic_optimizer = torch.optim.Adam(
+                self.critics.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.9)
+            )
         self.step = 0
         self.seconds = 0.0
         self.seconds_before = 0.0
@@ -120,7 +121,6 @@ class Trainer:
         log2_step = fine + (coarse - fine) / 2 * (torch.rand(n) + torch.rand(n)).to(self.device)
         step = torch.exp2(log2_step)
         wide = step[:, None, None, None]
-        self.critics.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16):
             with torch.set_grad_enabled(self.joint):
                 latents = self.model.encoder(batch).float()
@@ -142,7 +142,7 @@ class Trainer:
             loss = distortion.mean()
         parts["loss"] = loss.item()
         if self.adversarial:
-            assert window is not None
+            assert window is not None, "critics need VGG16"
             pull = self._pull(loss, seen, chosen, log2_step, window)
             self._update(self.optimizer, self.parameters, picture, config.learning_rate * rate, pull)
             parts["critics"] = self._train_critics((batch, picture.detach()), chosen, log2_step, window, rate)
@@ -159,10 +159,10 @@ class Trainer:
         """The gradient to the picture: of the distortion, and of each critic at a fixed
         share of its length, for a critic that learns faster than the decoder would soon outweigh everything."""
         shares = (self.config.loss.patch_critic_share, self.config.loss.feature_critic_share)
-        patch_critic, feature_critic = self.critics
+        patch_critic, feature_critic = self.critics.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16):
             patches = fool(patch_critic(picture, symbols, log2_step))
-            features = torch.stack([fool(x) for x in feature_critic(window.painted, feature_scales(window.real))])
+            features = torch.stack([fool(x) for x in feature_critic(window.painted, window.scales)])
         (pull,) = torch.autograd.grad(distortion, picture, retain_graph=True)
         length = pull.norm()
         for paid, share in zip((patches.sum(), features.sum()), shares, strict=True):
@@ -175,13 +175,11 @@ class Trainer:
     ) -> float:
         """One update of the critics from (photographs, painted); returns their mean loss."""
         photos, painted_pictures = pictures
-        patch_critic, feature_critic = self.critics
-        self.critics.requires_grad_(True)
+        patch_critic, feature_critic = self.critics.requires_grad_(True)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = hinge(patch_critic(photos, symbols, log2_step), patch_critic(painted_pictures, symbols, log2_step))
-            scales = feature_scales(window.real)
-            painted = feature_critic([f.detach() for f in window.painted], scales)
-            real = feature_critic(window.real, scales)
+            painted = feature_critic([f.detach() for f in window.painted], window.scales)
+            real = feature_critic(window.real, window.scales)
             loss = loss + torch.stack([hinge(r, p) for r, p in zip(real, painted, strict=True)]).mean()
         rate *= self.config.critic_learning_rate
         self._update(self.critic_optimizer, list(self.critics.parameters()), loss, rate)
@@ -206,7 +204,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, pictures: Tensor) -> list[dict[str, float]]:
-        """Rate and distortion of the averaged weights at three steps; decisions of half the strength, no noise."""
+        """Rate and distortion of the averaged weights at four steps; decisions of half the strength, no noise."""
         rows = []
         batches = [picture.to(self.device) for picture in torch.split(pictures, 4)]
         with torch.autocast(self.device.type, torch.bfloat16):
