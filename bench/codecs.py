@@ -129,15 +129,20 @@ class PillowCodec:
 class SdrtCodec:
     """One of our packs through the public API: ``target_bytes`` in, a real file out, decoded from that file.
 
-    Nothing is cached: our files change with every change of the code.
+    ``resampling``: as in ``Codec.encode``. Nothing is cached: our files change with every change of the code.
     """
 
     suffix = ".sdl"
 
-    def __init__(self, model: str | None, folder: Path, *, threads: int | None = None) -> None:
-        self.name = "sdrt" if model is None else f"sdrt-{Path(model).name}"
-        self.title = "sdrt" if model is None else f"sdrt {Path(model).name}"
+    def __init__(
+        self, model: str | None, folder: Path, *, threads: int | None = None, resampling: int | None = None
+    ) -> None:
+        words = ["sdrt"]
+        words += [] if model is None else [Path(model).name]
+        words += [] if resampling is None else [f"1:{resampling}"]
+        self.name, self.title = "-".join(words), " ".join(words)
         self._model = model
+        self._resampling = resampling
         self._threads = threads
         self._folder = folder / self.name
         self._codec: sdrt.Codec | None = None
@@ -154,10 +159,10 @@ class SdrtCodec:
 
         setting = f"target {budget_bytes}"
         try:
-            data = self._loaded().encode(Image.fromarray(rgb), target_bytes=budget_bytes)
+            data = self._loaded().encode(Image.fromarray(rgb), target_bytes=budget_bytes, resampling=self._resampling)
         except sdrt.UnsupportedError:  # the budget is below the smallest file
             setting = "quality 0"
-            data = self._loaded().encode(Image.fromarray(rgb), quality=0)
+            data = self._loaded().encode(Image.fromarray(rgb), quality=0, resampling=self._resampling)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{fingerprint(rgb)}-{budget_bytes}{self.suffix}"
         path.write_bytes(data)

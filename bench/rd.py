@@ -135,6 +135,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--metrics", default=",".join(METRICS), help=f"of {','.join(METRICS)}")
     parser.add_argument("--codecs", default="", help="e.g. sdrt,webp,avif (default: all that this machine has)")
     parser.add_argument("--model", action="append", help="pack name or folder, may be repeated")
+    parser.add_argument("--resampling", help="ours at these fractions of the sides, e.g. 1,2,4, each as its own codec")
     parser.add_argument("--limit", type=int, help="only the first so many images")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "rd", help="folder for the report")
     parser.add_argument("--cache", type=Path, default=ROOT / "out" / "cache", help="anchors' files and all scores")
@@ -143,11 +144,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def choose_codecs(
-    wanted: str, models: Sequence[str | None], out: Path, cache: Path, threads: int | None
-) -> list[BenchCodec]:
-    """The codecs by name; "sdrt" stands for every pack in ``models``. Raises SystemExit on a name that is not there."""
-    ours: list[BenchCodec] = [SdrtCodec(m, out / "files", threads=threads) for m in models]
+def choose_codecs(wanted: str, ours: Sequence[BenchCodec], cache: Path) -> list[BenchCodec]:
+    """The codecs by name; "sdrt" stands for all of ``ours``. Raises SystemExit on a name that is not there."""
     others = anchors(cache)
     chosen: list[BenchCodec] = []
     for name in wanted.split(",") if wanted else ["sdrt", *others]:
@@ -168,7 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     budgets_bpp = sorted(float(b) for b in options.bpp.split(","))
     images = photos(options.folder)[: options.limit]
     options.out.mkdir(parents=True, exist_ok=True)
-    codecs = choose_codecs(options.codecs, options.model or [None], options.out, options.cache, options.threads)
+    ours = [
+        SdrtCodec(model, options.out / "files", threads=options.threads, resampling=resampling)
+        for model in options.model or [None]
+        for resampling in ([int(r) for r in options.resampling.split(",")] if options.resampling else [None])
+    ]
+    codecs = choose_codecs(options.codecs, ours, options.cache)
     scores = Scores(options.cache / "scores.jsonl", Meter(options.threads))
 
     rows = measure_folder(images, codecs, budgets_bpp, names, scores)
