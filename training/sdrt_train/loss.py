@@ -1,4 +1,4 @@
-"""Distortion of a painted picture: squared error, LPIPS with AlexNet, LPIPS with VGG16 through a window."""
+"""Distortion of a painted picture: squared error, LPIPS with AlexNet, LPIPS and texture with VGG16 in a window."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class LossConfig:
 
     mse_weight: float = 60.0
     alex_weight: float = 1.5
-    vgg_weight: float = 1.0
-    vgg_pictures: int = 3  # of all workers together
-    vgg_crop_px: int = 80
-    texture_weight: float = 0.0  # in VGG16's window
+    vgg_weight: float = 1.5
+    vgg_pictures: int = 4  # of all workers together
+    vgg_crop_px: int = 112
+    texture_weight: float = 1.5  # in VGG16's window
     patch_critic_share: float = 0.0  # of the distortion's gradient to the picture; in the decoder's stage only
     feature_critic_share: float = 0.0
 
