@@ -66,10 +66,11 @@ export: $(VENV)/.everything
 train: $(VENV)/.everything
 	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN)/joint --hours $(HOURS)
 	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN)/decoder --hours $(DECODER_HOURS) \
-		--stage decoder --start-from $(RUN)/joint/checkpoint.pt --learning-rate 2e-4
+		--stage decoder --start-from $(RUN)/joint/checkpoint.pt --learning-rate 1.5e-4 \
+		--mse-weight 55 --alex-weight 1 --texture-weight 3 --vgg-pictures 2 --vgg-crop-px 160
 
 pack: $(VENV)/.everything
-	$(BIN)/python -m sdrt_train.pack $(RUN)/decoder/checkpoint.pt --out models/tiny
+	$(BIN)/python -m sdrt_train.pack $(RUN)/joint/checkpoint.pt $(RUN)/decoder/checkpoint.pt --out models/tiny
 	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --no-centres --decisions 0
 	$(BIN)/python -m sdrt_export int8 models/tiny --images bench/photos
 

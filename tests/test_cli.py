@@ -299,7 +299,7 @@ def test_version_and_help() -> None:
         with pytest.raises(SystemExit) as leaving:
             cli.main(arguments)
         assert leaving.value.code == 0
-    assert sdrt.__version__ == "0.2.0"
+    assert sdrt.__version__ == "0.3.0"
 
 
 def test_python_dash_m(testpack: ModelPack) -> None:

@@ -20,7 +20,7 @@ from sdrt_train import perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropSource, list_photos  # noqa: E402
 from sdrt_train.loss import LossConfig, texture_distance  # noqa: E402
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, straight_through  # noqa: E402
-from sdrt_train.pack import space_of, write  # noqa: E402
+from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
 from sdrt_train.rate import RateModel, bits_of, channel_groups  # noqa: E402
 from sdrt_train.shards import deal  # noqa: E402
 from sdrt_train.train import run  # noqa: E402
@@ -189,15 +189,19 @@ def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
     needs_metric_weights()
     trainer = Trainer(TrainConfig(), SMALL, torch.device("cpu"))
     trainer.save(tmp_path / "checkpoint.pt")
-    pack = write(tmp_path / "checkpoint.pt", tmp_path / "small", "none")
+    pack = write([tmp_path / "checkpoint.pt"], tmp_path / "small", "none")
     assert load_pack(tmp_path / "small").space == pack.space == space_of(trainer.average)
     assert pack.halo is not None and pack.manifest["verified"]["parity"][0]["passed"]
     with torch.no_grad():
         trainer.average.encoder.out.bias += 1
+    trainer.save(tmp_path / "moved.pt")
+    mean, training = read_checkpoints([tmp_path / "checkpoint.pt", tmp_path / "moved.pt"])
+    torch.testing.assert_close(mean.encoder.out.bias, trainer.average.encoder.out.bias - 0.5)
+    assert training["mean_of"] == 2
     assert space_of(trainer.average).identity != pack.space.identity
     (tmp_path / "other.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
-        write(tmp_path / "other.pt", tmp_path / "other", "none")
+        write([tmp_path / "other.pt"], tmp_path / "other", "none")
 
 
 def test_metric_weights_are_read_without_running_code() -> None:

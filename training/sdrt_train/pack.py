@@ -1,6 +1,6 @@
-"""Checkpoint -> model pack: ``python -m sdrt_train.pack training/runs/NAME/checkpoint.pt --out models/tiny``.
+"""Checkpoints -> model pack: ``python -m sdrt_train.pack training/runs/NAME/checkpoint.pt --out models/tiny``.
 
-Exports the averaged weights through the export stage's one exporter and writes the run's settings into the
+Exports the averaged weights, of several checkpoints their mean (Wortsman et al., "Model Soups", ICML 2022), through the export stage's one exporter and writes the run's settings into the
 manifest. The prior is fitted afterwards: ``python -m sdrt_export prior models/tiny --images FOLDER``.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,24 @@ def space_of(model: Autoencoder) -> LatentSpace:
     return LatentSpace(f"sdrt-tiny-{digest.hexdigest()[:8]}", model.config.latent_channels, DOWNSCALE, 1.0, 0.0)
 
 
-def write(checkpoint: Path, folder: Path, photos: str) -> ModelPack:
-    """Writes graphs and manifest of a checkpoint. Raises ModelError or OutputError."""
-    model, training = read_checkpoint(checkpoint)
+def read_checkpoints(paths: Sequence[Path]) -> tuple[Autoencoder, dict[str, object]]:
+    """The mean of the checkpoints' models, and what the manifest says of the last one's training.
+
+    Checkpoints must come from one another: weights that grew up apart have no mean. Raises ModelError as
+    ``read_checkpoint`` does, and for models of different shapes.
+    """
+    read = [read_checkpoint(path) for path in paths]
+    model, training = read[-1]
+    states = [other.state_dict() for other, _ in read]
+    if any(other.config != model.config for other, _ in read):
+        raise ModelError("the checkpoints are of different models")
+    model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[-1]})
+    return model, training if len(read) == 1 else {**training, "mean_of": len(read)}
+
+
+def write(checkpoints: Sequence[Path], folder: Path, photos: str) -> ModelPack:
+    """Writes graphs and manifest of checkpoints. Raises ModelError or OutputError."""
+    model, training = read_checkpoints(checkpoints)
     space = space_of(model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prior.npz").unlink(missing_ok=True)  # a prior of other latents is worse than none
@@ -94,12 +110,12 @@ def _verified(pack: ModelPack, model: Autoencoder) -> ModelPack:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sdrt_train.pack", description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="of several, the mean of their weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pack; its last part is the pack's name")
     parser.add_argument("--photographs", default="see training/README.md", help="what it was trained on, in words")
     arguments = parser.parse_args()
     try:
-        pack = write(arguments.checkpoint, arguments.out, arguments.photographs)
+        pack = write(arguments.checkpoints, arguments.out, arguments.photographs)
     except SdrtError as error:
         print(f"sdrt_train: {error}", file=sys.stderr)
         return error.exit_code
