@@ -23,6 +23,7 @@ PICTURES: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
     "161x97-high": ((97, 161), {"quality": 100}),
     "161x97-alpha": ((97, 161), {"quality": 20}),
     "512x16-coarsest": ((16, 512), {"target_bytes": 90}),
+    "161x97-half": ((97, 161), {"resampling": 2}),
 }
 
 
