@@ -33,7 +33,7 @@ from sdrt.engine import Engine
 from sdrt.manifest import ModelPack
 from sdrt.models import load_pack
 from sdrt.prior import Prior, load_prior
-from sdrt.quantize import STRENGTH_FOR_PSNR, dequantize, quantize, step_scale
+from sdrt.quantize import dequantize, quantize, step_scale, strength_for_psnr
 from sdrt.transform import to_latents, to_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,7 +127,7 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
     """Bits that ``--tune psnr`` saves against plain rounding and mid-points, at equal PSNR and at equal LPIPS."""
     decoder = Engine(subject.pack.decoder_path(), device="cpu")
     chosen = photos[:: max(1, len(photos) // count)][:count]
-    strength = max(subject.prior.decisions, STRENGTH_FOR_PSNR)
+    strength = strength_for_psnr(subject.prior)
     curves: dict[str, list[tuple[float, float, float]]] = {"plain": [], "decided": []}
     for step_index in RDO_INDICES:
         for name, points in curves.items():
@@ -204,7 +204,7 @@ def time_coder(pack_name: str, out: Path) -> None:
             at.append(time.process_time())
             entropy.decode(payload, symbols.shape, prior, step_index)
             at.append(time.process_time())
-            quantize(latents, prior, step_index, rdo=max(prior.decisions, STRENGTH_FOR_PSNR))
+            quantize(latents, prior, step_index, rdo=strength_for_psnr(prior))
             at.append(time.process_time())
             for name, seconds in zip(spans, np.diff(at), strict=True):
                 spans[name].append(float(seconds))

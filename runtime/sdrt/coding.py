@@ -32,7 +32,7 @@ class Coding:
         """
         # Coarser than quality 0 whole regions go missing, and decisions choose better ones than rounding does.
         thrifty = self.tune == "psnr" or step_index > self.pack.quality_range[0]
-        strength = max(self.prior.decisions, quantize.STRENGTH_FOR_PSNR) if thrifty else self.prior.decisions
+        strength = quantize.strength_for_psnr(self.prior) if thrifty else self.prior.decisions
         # Thrift adds to the decisions: where none are taken it must still be able to save.
         symbols = quantize.quantize(latents, self.prior, step_index, rdo=strength + thrift - 1)
         return sdl.pack(

@@ -18,8 +18,12 @@ _TRUST = np.float32(0.7)  # in slopes: they are taken at a point, and a decision
 _UNREST_BITS = np.float32(0.6)  # that a changed decision costs later symbols beyond its slope: measured, about
 
 
-STRENGTH_FOR_PSNR = 1.0
-"""Decisions of this strength save most bits at equal PSNR; eyes and LPIPS want weaker ones, the prior's own."""
+_STRENGTH_FOR_PSNR = 1.0
+
+
+def strength_for_psnr(prior: Prior) -> float:
+    """The strength of decisions that saves most bits at equal PSNR; eyes want a weaker one, the prior's own."""
+    return max(prior.decisions, _STRENGTH_FOR_PSNR)
 
 
 def step_scale(step_index: int) -> float:

@@ -8,6 +8,7 @@ before, and cropped after. Factors are powers of two: strips and crops then see 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +25,11 @@ _BLOCK_ROWS = 32
 """Small rows that are enlarged at once: floats take twelve times the room of pixels."""
 
 
-def reduced_side(side_px: int, factor: int) -> int:
-    """The side of the small picture: rounded up."""
-    return -(-side_px // factor)
-
-
 def reduce(rgb: Pixels, factor: int) -> Pixels:
     """uint8 (H, W, 3) -> (ceil(H / factor), ceil(W / factor), 3) by a Lanczos filter; ``rgb`` itself for factor 1."""
     if factor == 1:
         return rgb
-    height_px, width_px = (reduced_side(side, factor) for side in rgb.shape[:2])
+    height_px, width_px = (ceil(side / factor) for side in rgb.shape[:2])
     missing = height_px * factor - rgb.shape[0], width_px * factor - rgb.shape[1]
     if any(missing):
         rgb = np.pad(rgb, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
@@ -46,8 +42,8 @@ def window_of(crop: Window, factor: int, width_px: int, height_px: int) -> Windo
         return crop
     x, y, wide, high = crop
     left, top = max(x // factor - _REACH_PX, 0), max(y // factor - _REACH_PX, 0)
-    right = min(reduced_side(x + wide, factor) + _REACH_PX, width_px)
-    bottom = min(reduced_side(y + high, factor) + _REACH_PX, height_px)
+    right = min(ceil((x + wide) / factor) + _REACH_PX, width_px)
+    bottom = min(ceil((y + high) / factor) + _REACH_PX, height_px)
     return left, top, right - left, bottom - top
 
 
@@ -62,9 +58,9 @@ def enlarge(rows: Iterator[Pixels], window: Window, factor: int, crop: Window) -
         return
     x, y, wide, high = crop
     left, top, _, small_rows = window
-    first, stop = y // factor, reduced_side(y + high, factor)  # the small rows that are to be enlarged
-    columns = slice(x - x // factor * factor, x - x // factor * factor + wide)
-    sides = _missing(x // factor, reduced_side(x + wide, factor), left, left + window[2])
+    first, stop = y // factor, ceil((y + high) / factor)  # the small rows that are to be enlarged
+    columns = slice(x % factor, x % factor + wide)
+    sides = _missing(x // factor, ceil((x + wide) / factor), left, left + window[2])
     held = np.empty((0, window[2], 3), np.uint8)
     for strip in rows:
         held = np.concatenate([held, strip])

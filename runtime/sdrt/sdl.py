@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from math import ceil
 
 from sdrt.errors import CorruptError, LimitError, NotSdlError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
@@ -125,7 +126,7 @@ class SdlFile:
     def coded_px(self) -> tuple[int, int]:
         """Width and height of the picture that the integers are of."""
         factor = self.resampling
-        return -(-self.width_px // factor), -(-self.height_px // factor)
+        return ceil(self.width_px / factor), ceil(self.height_px / factor)
 
 
 def resampling_chunks(resampling: int) -> tuple[Chunk, ...]:

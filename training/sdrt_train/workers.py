@@ -57,12 +57,12 @@ class Workers:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any worker."""
-        return bool(self._reduced(torch.tensor(float(flag)), dist.ReduceOp.MAX if self.count > 1 else None))
+        return bool(self._reduced(torch.tensor(float(flag)), dist.ReduceOp.MAX))
 
     def of_first(self, value: float) -> float:
         """The first worker's ``value``, in every worker."""
         mine = torch.tensor(value if self.first else 0.0, dtype=torch.float64)
-        return float(self._reduced(mine, dist.ReduceOp.SUM if self.count > 1 else None))
+        return float(self._reduced(mine, dist.ReduceOp.SUM))
 
     def _reduced(self, value: Tensor, operation: object) -> Tensor:
         if self.count > 1:
