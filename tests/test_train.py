@@ -147,7 +147,7 @@ def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path, share: 
         run(photos, tmp_path / "none", 1.0, config, SMALL, last_step=1)
     with pytest.raises(ValueError, match="stage joint"):
         run(photos, tmp_path / "joint", 1.0, config, SMALL, last_step=3)
-    path = run(photos, tmp_path / "decoder", 1.0, config, SMALL, start_from=joint, last_step=2)
+    path = run(photos, tmp_path / "decoder", 1.0, config, SMALL, start_from=[joint], last_step=2)
     run(photos, tmp_path / "decoder", 1.0, config, SMALL, last_step=3)
     before, after = torch.load(joint, weights_only=True), torch.load(path, weights_only=True)
     assert after["step"] == 3 and after["seconds_before"] == before["seconds"]

@@ -26,9 +26,10 @@ from sdrt.engine import Engine
 from sdrt.errors import ModelError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.manifest import PRIOR, ModelPack
+from sdrt.picture import Crop
 from sdrt.prior import Prior, load_prior
 from sdrt.resample import enlarge, reduce, window_of
-from sdrt.transform import Crop, Progress, gpu_sides, pixel_strips, to_latents
+from sdrt.transform import Progress, gpu_sides, pixel_strips, to_latents
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
+Crop = tuple[int, int, int, int]
+"""x, y, width, height in pixels of the whole picture."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from math import log2
 
 from sdrt.errors import UnsupportedError
-
-MAX_STEP_INDEX = 1023
+from sdrt.sdl import MAX_STEP_INDEX
 
 
 class TargetError(UnsupportedError):

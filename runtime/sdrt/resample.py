@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdrt.picture import Pixels
-
-Window = tuple[int, int, int, int]
-"""x, y, width, height in pixels."""
+from sdrt.picture import Crop, Pixels
 
 _REACH_PX = 2
 """Small pixels around its own that a cubic filter looks at when it enlarges."""
@@ -36,7 +33,7 @@ def reduce(rgb: Pixels, factor: int) -> Pixels:
     return np.asarray(Image.fromarray(rgb).resize((width_px, height_px), Image.Resampling.LANCZOS))
 
 
-def window_of(crop: Window, factor: int, width_px: int, height_px: int) -> Window:
+def window_of(crop: Crop, factor: int, width_px: int, height_px: int) -> Crop:
     """The part of the small picture (``width_px`` x ``height_px``) that ``crop`` of the large one is enlarged from."""
     if factor == 1:
         return crop
@@ -47,7 +44,7 @@ def window_of(crop: Window, factor: int, width_px: int, height_px: int) -> Windo
     return left, top, right - left, bottom - top
 
 
-def enlarge(rows: Iterator[Pixels], window: Window, factor: int, crop: Window) -> Iterator[Pixels]:
+def enlarge(rows: Iterator[Pixels], window: Crop, factor: int, crop: Crop) -> Iterator[Pixels]:
     """Strips uint8 (n, width, 3) of ``window``, as ``window_of`` gives it, -> strips of ``crop``, top to bottom.
 
     The filter is Catmull & Rom's (cubic, a = -1/2); around the small picture its edge is repeated. Every strip and

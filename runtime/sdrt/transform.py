@@ -20,7 +20,7 @@ from sdrt import image, tile
 from sdrt.engine import Engine
 from sdrt.errors import ModelError
 from sdrt.manifest import ModelPack
-from sdrt.picture import Strips, gather
+from sdrt.picture import Crop, Strips, gather
 from sdrt.tensorrt import Sides
 
 FRAME_PX = 1536 * 1536
@@ -40,8 +40,6 @@ memory is that of one tile, and no new shape makes the device choose or compile 
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and their total."""
-Crop = tuple[int, int, int, int]
-"""x, y, width, height in pixels of the whole picture."""
 
 
 def to_latents(

@@ -6,8 +6,10 @@ them, they quantise well, and a tile with enough halo equals the whole picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -117,6 +119,12 @@ class Autoencoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+
+
+def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of models that grew from one another (Wortsman et al., "Model Soups", ICML 2022);
+    weights that grew up apart have none."""
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[-1]}
 
 
 def straight_through(latents: Tensor, quantised: Tensor) -> Tensor:

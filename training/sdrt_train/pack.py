@@ -1,7 +1,6 @@
 """Checkpoints -> model pack: ``python -m sdrt_train.pack training/runs/NAME/checkpoint.pt --out models/tiny``.
 
-Exports the averaged weights, of several checkpoints their mean (Wortsman et al., "Model Soups", ICML 2022), through
-the export stage's one exporter and writes the run's settings into the manifest. The prior is fitted afterwards:
+Exports the averaged weights, of several checkpoints their mean, through the export stage's one exporter and writes the run's settings into the manifest. The prior is fitted afterwards:
 ``python -m sdrt_export prior models/tiny --images FOLDER``.
 """
 
@@ -21,7 +20,7 @@ from sdrt.manifest import LatentSpace, ModelPack
 from sdrt_export.graph import export_modules
 from sdrt_export.pack import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
-from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig
+from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, mean_weights
 from sdrt_train.trainer import LOG2_STEPS
 
 STEPS_PER_OCTAVE = 64
@@ -65,15 +64,13 @@ def space_of(model: Autoencoder) -> LatentSpace:
 def read_checkpoints(paths: Sequence[Path]) -> tuple[Autoencoder, dict[str, object]]:
     """The mean of the checkpoints' models, and what the manifest says of the last one's training.
 
-    Checkpoints must come from one another: weights that grew up apart have no mean. Raises ModelError as
-    ``read_checkpoint`` does, and for models of different shapes.
+    Raises ModelError as ``read_checkpoint`` does, and for models of different shapes.
     """
     read = [read_checkpoint(path) for path in paths]
     model, training = read[-1]
-    states = [other.state_dict() for other, _ in read]
     if any(other.config != model.config for other, _ in read):
         raise ModelError("the checkpoints are of different models")
-    model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[-1]})
+    model.load_state_dict(mean_weights([other.state_dict() for other, _ in read]))
     return model, training if len(read) == 1 else {**training, "mean_of": len(read)}
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -58,12 +59,12 @@ def run(
     config: TrainConfig,
     model_config: ModelConfig,
     *,
-    start_from: Path | None = None,
+    start_from: Sequence[Path] = (),
     last_step: int | None = None,
 ) -> Path:
     """Train until ``hours`` of training time are spent in all, or until ``last_step``; returns the checkpoint's path.
 
-    ``start_from`` is another run's checkpoint; the decoder's stage needs one, unless it resumes.
+    ``start_from`` are checkpoints of other runs; the decoder's stage needs one, unless it resumes.
     SIGINT and SIGTERM end the run after the step in hand, with its checkpoint written.
 
     Raises ValueError where the folder holds too little to train or validate on, or a stage has nothing to start from.
@@ -76,7 +77,7 @@ def run(
     if checkpoint.exists():
         trainer.load(checkpoint)
         print(f"resumed at step {trainer.step}, {trainer.seconds / 3600:.2f} h spent", flush=True)
-    elif start_from is not None:
+    elif start_from:
         trainer.start_from(start_from)
     elif not trainer.joint:
         raise ValueError("the decoder's stage starts from another run: --start-from CHECKPOINT")
@@ -137,7 +138,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoint, log and settings")
     parser.add_argument("--hours", type=float, default=2.0, help="training time in all, resumed runs included")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--start-from", type=Path, help="checkpoint of another run, for its averaged weights")
+    parser.add_argument("--start-from", type=Path, nargs="+", default=(), help="checkpoints of other runs, for their mean")
     for default in (TrainConfig(), LossConfig()):
         for name, value in asdict(default).items():
             if not isinstance(value, dict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from sdrt_train.adversary import FeatureCritic, PatchCritic, fool, hinge
 from sdrt_train.loss import Distortion, LossConfig, Window
-from sdrt_train.model import Autoencoder, ModelConfig, straight_through
+from sdrt_train.model import Autoencoder, ModelConfig, mean_weights, straight_through
 from sdrt_train.perceptual import Dists
 from sdrt_train.rate import RateModel
 from sdrt_train.workers import Workers
@@ -98,14 +99,14 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds, self.seconds_before = state["step"], state["seconds"], state["seconds_before"]
 
-    def start_from(self, path: Path) -> None:
-        """Takes the averaged weights of another run for its own first ones."""
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        for name in ("model", "average"):
-            getattr(self, name).load_state_dict(state["average"])
-        for name in ("rate", "average_rate"):
-            getattr(self, name).load_state_dict(state["average_rate"])
-        self.seconds_before = state["seconds"] + state.get("seconds_before", 0.0)
+    def start_from(self, paths: Sequence[Path]) -> None:
+        """Takes the averaged weights of other runs, of several their mean, for its own first ones."""
+        states = [torch.load(path, weights_only=True, map_location=self.device) for path in paths]
+        for name, average in (("model", "average"), ("rate", "average_rate")):
+            mean = mean_weights([state[average] for state in states])
+            getattr(self, name).load_state_dict(mean)
+            getattr(self, average).load_state_dict(mean)
+        self.seconds_before = states[-1]["seconds"] + states[-1].get("seconds_before", 0.0)
 
     def schedule(self, progress: float) -> float:
         """What the rates are multiplied by: a warm-up of 200 steps, then a cosine down to a fiftieth."""
