@@ -139,7 +139,7 @@ class SdrtCodec:
     ) -> None:
         words = ["sdrt"]
         words += [] if model is None else [Path(model).name]
-        words += [] if resampling is None else [f"1:{resampling}"]
+        words += [] if resampling is None else [f"resampling={resampling}"]
         self.name, self.title = "-".join(words), " ".join(words)
         self._model = model
         self._resampling = resampling

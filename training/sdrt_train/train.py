@@ -138,7 +138,9 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoint, log and settings")
     parser.add_argument("--hours", type=float, default=2.0, help="training time in all, resumed runs included")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--start-from", type=Path, nargs="+", default=(), help="checkpoints of other runs, for their mean")
+    parser.add_argument(
+        "--start-from", type=Path, nargs="+", default=(), help="checkpoints of other runs, for their mean"
+    )
     for default in (TrainConfig(), LossConfig()):
         for name, value in asdict(default).items():
             if not isinstance(value, dict):
