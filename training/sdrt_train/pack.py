@@ -1,7 +1,8 @@
 """Checkpoints -> model pack: ``python -m sdrt_train.pack training/runs/NAME/checkpoint.pt --out models/tiny``.
 
-Exports the averaged weights, of several checkpoints their mean, through the export stage's one exporter and writes the run's settings into the manifest. The prior is fitted afterwards:
-``python -m sdrt_export prior models/tiny --images FOLDER``.
+Exports the averaged weights, of several checkpoints their mean, through the export stage's one exporter and writes the
+run's settings into the manifest. The prior is fitted afterwards: ``python -m sdrt_export prior models/tiny --images
+FOLDER``.
 """
 
 from __future__ import annotations
