@@ -133,15 +133,17 @@ class Codec:
         factors = [resampling or 1]
         if resampling is None and target_bytes is not None:
             factors += [f for f in sdl.RESAMPLINGS[1:] if max(height_px, width_px) > pack.space.downscale * f // 2]
+
+        def coder(pixels: NDArray[np.uint8], factor: int) -> Callable[..., bytes]:
+            latents = to_latents(reduce(pixels, factor), pack, encoder, progress, tile_px=self._tile_px)
+            return partial(coding.file, latents, factor)
+
         for factor in factors[:-1]:
             assert target_bytes is not None, "only a target makes several factors"
-            latents = to_latents(reduce(rgb, factor), pack, encoder, progress, tile_px=self._tile_px)
-            code = partial(coding.file, latents, factor)
             with contextlib.suppress(rate.TargetError):
-                return rate.finest_within(code, target_bytes, guess=step_index, finest=fine, coarsest=coarse)
-        latents = to_latents(reduce(rgb, factors[-1]), pack, encoder, progress, tile_px=self._tile_px)
+                return rate.finest_within(coder(rgb, factor), target_bytes, guess=step_index, finest=fine, coarsest=coarse)
+        code = coder(rgb, factors[-1])
         del rgb  # the largest thing here, and coding needs room of its own
-        code = partial(coding.file, latents, factors[-1])
         if target_bytes is None:
             return code(step_index)
         return rate.finest_within(code, target_bytes, guess=step_index, finest=fine)
