@@ -140,8 +140,9 @@ class Codec:
 
         for factor in factors[:-1]:
             assert target_bytes is not None, "only a target makes several factors"
+            code = coder(rgb, factor)
             with contextlib.suppress(rate.TargetError):
-                return rate.finest_within(coder(rgb, factor), target_bytes, guess=step_index, finest=fine, coarsest=coarse)
+                return rate.finest_within(code, target_bytes, guess=step_index, finest=fine, coarsest=coarse)
         code = coder(rgb, factors[-1])
         del rgb  # the largest thing here, and coding needs room of its own
         if target_bytes is None:
