@@ -299,7 +299,12 @@ def test_version_and_help() -> None:
         with pytest.raises(SystemExit) as leaving:
             cli.main(arguments)
         assert leaving.value.code == 0
-    assert sdrt.__version__ == "0.3.0"
+
+
+def test_the_version_is_the_changelog_s_first() -> None:
+    """Whoever raises the version says what changed, and the other way round."""
+    headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## ")]
+    assert headings[0].split()[1] == sdrt.__version__
 
 
 def test_python_dash_m(testpack: ModelPack) -> None:

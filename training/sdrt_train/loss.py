@@ -24,7 +24,7 @@ class LossConfig:
     vgg_weight: float = 1.5
     vgg_pictures: int = 4  # of all workers together
     vgg_crop_px: int = 112
-    texture_weight: float = 1.5  # in VGG16's window
+    texture_weight: float = 2.2  # in VGG16's window
     patch_critic_share: float = 0.0  # of the distortion's gradient to the picture; in the decoder's stage only
     feature_critic_share: float = 0.0
 
