@@ -27,7 +27,14 @@ from sdrt_export.prior import (
     list_images,
     main,
 )
-from sdrt_export.prior_tables import class_layout, count_tables, shape_centres, shape_probabilities, to_frequencies
+from sdrt_export.prior_tables import (
+    SPREAD,
+    class_layout,
+    count_tables,
+    shape_centres,
+    shape_probabilities,
+    to_frequencies,
+)
 
 Float32 = NDArray[np.float32]
 
@@ -80,12 +87,47 @@ def test_the_float_twin_equals_the_integers() -> None:
         assert np.abs(classes - prediction.table // FRACTIONS).max() <= 1
 
 
+@pytest.mark.parametrize("spread", [0.6, 4.0, 30.0])
+def test_a_scale_means_the_same_to_the_twin_and_to_the_tables(spread: float) -> None:
+    """Bits that training counts are those that parametric tables spend, for small symbols and for large ones."""
+    torch = pytest.importorskip("torch")
+    from sdrt_export.prior_network import FitConfig, Network
+    from sdrt_export.prior_training import integer_arrays
+
+    torch.manual_seed(0)
+    network = Network(3, FitConfig(hidden=4, sparse_hidden=4))
+    with torch.no_grad():
+        network.share.copy_(torch.logit(torch.tensor(0.85)) * torch.tensor([1.0, 0.0]))
+        for net in network.nets:
+            size, window = net.plan.size, net.plan.window
+            net.direct[:] = 0
+            net.direct[net.plan.small, size:] = 1.25 * spread
+            assert window + 2 * net.plan.stop == net.plan.small
+    prior = build_prior({**generic_arrays(3), **integer_arrays(network)})
+    random = np.random.default_rng(0)
+    symbols = np.rint(random.logistic(0, SPREAD * spread, (3, 40, 40))).astype(np.int32)
+    coded = torch.from_numpy(np.ascontiguousarray(symbols[prior.order].transpose(1, 2, 0)))[None].float()
+    with torch.no_grad():
+        counted = float(network.bits(coded, torch.tensor([1.0]), True))
+    assert bits(symbols, prior, 512) == pytest.approx(counted, rel=0.02)
+
+
+def test_later_groups_are_as_large_as_what_they_see() -> None:
+    """Groups double, so that channels that are alike do not go together; the last takes what is left."""
+    pytest.importorskip("torch")
+    from sdrt_export.prior_network import channel_groups
+
+    assert channel_groups(32) == [1, 1, 2, 4, 8, 16]
+    assert channel_groups(12) == [1, 1, 2, 4, 4]
+    assert channel_groups(4) == [1, 1, 1, 1]
+
+
 def test_plans_cover_every_symbol_once() -> None:
     """For any number of channels the planned passes code each symbol once, in at most 64 passes."""
     pytest.importorskip("torch")
     from sdrt_export.prior_network import plan_passes
 
-    for channels in (1, 2, 3, 4, 5, 8, 12, 16, 31, 32, 128):
+    for channels in (1, 2, 3, 4, 5, 8, 12, 16, 31, 32, 128, 256):
         covered = np.zeros((channels, 8, 8), np.int64)
         plans = plan_passes(channels)
         for plan in plans:
@@ -115,12 +157,12 @@ def test_a_fitted_prior_beats_a_generic_one_and_repeats() -> None:
 def test_tables_are_distributions() -> None:
     """Shapes sum to one over entries and escape, frequencies to 65536, and centres stay in their cells."""
     for scale, radius, low_bits in zip(*class_layout()[1:], strict=True):
-        shape = shape_probabilities(0.55 * scale, int(radius), int(low_bits))
+        shape = shape_probabilities(SPREAD * scale, int(radius), int(low_bits))
         np.testing.assert_allclose(shape.sum(1), 1, atol=1e-6)
         frequencies = to_frequencies(shape)
         assert (frequencies > 0).all()
         assert (frequencies.sum(1) == 65536).all()
-        assert np.abs(shape_centres(0.55 * scale, int(radius), int(low_bits))).max() <= 0.5
+        assert np.abs(shape_centres(SPREAD * scale, int(radius), int(low_bits))).max() <= 0.5
 
 
 def test_counted_tables_follow_the_data() -> None:

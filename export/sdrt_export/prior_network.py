@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from sdrt.prior import (
     WINDOW,
     Grid,
 )
+from sdrt_export.prior_tables import SPREAD, TAIL
 
 Arrays = dict[str, NDArray[np.generic]]
 Taps = tuple[tuple[int, int], ...]
@@ -85,11 +87,17 @@ class PassPlan:
 
 
 def channel_groups(channels: int) -> list[int]:
-    """Sizes 1/4, 1/4, 1/2 of the channels, or single channels where they are few."""
+    """Sizes of the groups: each as many channels as all before it; single channels where there are four or fewer.
+
+    Channels of a group do not see each other at their own position, and those with most to say come first and are
+    alike most: so these go one by one.
+    """
     if channels <= 4:
         return [1] * channels
-    quarter = channels // 4
-    return [quarter, quarter, channels - 2 * quarter]
+    sizes: list[int] = []
+    while sum(sizes) < channels:
+        sizes.append(min(max(1, sum(sizes)), channels - sum(sizes)))
+    return sizes
 
 
 def plan_passes(channels: int) -> list[PassPlan]:
@@ -98,8 +106,7 @@ def plan_passes(channels: int) -> list[PassPlan]:
     for size in channel_groups(channels):
         known: tuple[Grid, ...] = ()
         for grids in _PHASES:
-            near = _WIDE if grids[0].stride == 4 else TAPS
-            own_taps = tuple((dy, dx) for dy, dx in near if any(_sees(g, dy, dx, known) for g in grids))
+            own_taps = tuple((dy, dx) for dy, dx in _WIDE if any(_sees(g, dy, dx, known) for g in grids))
             plans.append(PassPlan(start, start + size, grids, known, own_taps))
             known += grids
         start += size
@@ -254,12 +261,14 @@ class Network(nn.Module):
         ]
         self.passes = nn.ModuleList(self.nets)
         self.share = nn.Parameter(torch.tensor([1.0, 0.0]))
-        self.width = nn.Parameter(torch.tensor([-0.7, 0.1]))
+        self.tail = nn.Parameter(torch.tensor(math.log(TAIL)))
 
     def bits(self, symbols: Tensor, inverse: Tensor, quantised: bool) -> Tensor:
         """Bits (N,) of pictures (N, h, w, C) at inverse steps (N,)."""
         total = torch.zeros(len(symbols))
-        share, width = torch.softmax(self.share, 0), torch.exp(self.width)
+        share = torch.softmax(self.share, 0)
+        # The first width is the unit of scales: were it free, scales would wander away from the tables' classes.
+        width = SPREAD * torch.stack([torch.ones(()), torch.exp(self.tail)])
         for net in self.nets:
             inputs, targets = net.rows(symbols, inverse)
             mean, scale = net.forward(inputs, quantised)

@@ -18,7 +18,11 @@ _SMALLEST_SCALE = 10 / 256
 _LARGEST_TABLE_SCALE = 8.0
 _WIDTHS = 2.0 ** np.linspace(-2.0, 1.0, 13)  # of the shape, against the class's scale
 _SHAPE_WEIGHT = 100.0  # symbols that the shape is worth against counts
-_NARROW, _TAIL = 0.85, 2.2
+SPREAD = 0.55
+"""Of the logistic that a scale of 1 stands for: classes and their tables are laid out for it."""
+TAIL = 2.2
+"""How many times as wide the second logistic is."""
+_NARROW = 0.85
 
 
 def class_layout() -> tuple[NDArray[np.int64], Float64, NDArray[np.int64], NDArray[np.int64]]:
@@ -41,7 +45,7 @@ def _edges(radius: int, low_bits: int) -> Float64:
 
 def _cdf(edges: Float64, spread: float) -> Float64:
     """A logistic with a second, wider one for the tail."""
-    narrow, wide = (1 / (1 + np.exp(-np.clip(edges / (spread * k), -60, 60))) for k in (1.0, _TAIL))
+    narrow, wide = (1 / (1 + np.exp(-np.clip(edges / (spread * k), -60, 60))) for k in (1.0, TAIL))
     return np.asarray(_NARROW * narrow + (1 - _NARROW) * wide)
 
 
@@ -75,7 +79,7 @@ def to_frequencies(probabilities: Float64) -> NDArray[np.int64]:
 def shape_arrays() -> Arrays:
     """The table arrays of a prior whose tables nobody counted."""
     thresholds, scales, radius, low_bits = class_layout()
-    layout = list(zip(scales * 0.55, radius.tolist(), low_bits.tolist(), strict=True))
+    layout = list(zip(scales * SPREAD, radius.tolist(), low_bits.tolist(), strict=True))
     return {
         "thresholds": thresholds.astype("<u2"),
         "radius": radius.astype(np.uint8),
@@ -113,7 +117,7 @@ def count_tables(prior: Prior, samples: Iterable[tuple[NDArray[np.float32], int]
         here, total = counts[first : first + shape[0] * shape[1]].reshape(shape), None
         total = sums[first : first + shape[0] * shape[1]].reshape(shape)
         first += shape[0] * shape[1]
-        spreads = scale * 0.55 * _WIDTHS if here.sum() > 20 else [scale * 0.55]
+        spreads = scale * SPREAD * _WIDTHS if here.sum() > 20 else [scale * SPREAD]
         spread = max(spreads, key=lambda s: float((here * np.log(shape_probabilities(s, r, b).clip(1e-12))).sum()))
         frequencies.append(to_frequencies(here + _SHAPE_WEIGHT * shape_probabilities(spread, r, b)))
         guess = shape_centres(spread, r, b)

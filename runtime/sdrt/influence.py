@@ -35,7 +35,6 @@ class Influence:
         start, stop, own = step.start, step.stop, len(step.taps) * step.start
         size, hidden = stop - start, len(step.shift)
         bias, out_unit = canvas.bias(step, step_index), np.ldexp(np.float32(1), -step.out_shift)
-        weights, out_weights = np.ascontiguousarray(step.weights.T), np.ascontiguousarray(step.out_weights.T)
         first = 0
         for band, rows in zip(bands_of(step, *self._size), canvas.inputs(step), strict=True):
             total = rows @ step.weights
@@ -46,7 +45,7 @@ class Influence:
             output *= out_unit
             slopes = self._slopes(output, symbols[first : first + len(rows)]) * out_unit
             first += len(rows)
-            back = np.concatenate([(slopes @ out_weights) * alive * step.shift, 2**HIDDEN_BITS * slopes], 1) @ weights
+            back = np.concatenate([(slopes @ step.out_weights.T) * alive * step.shift, 2**HIDDEN_BITS * slopes], 1) @ step.weights.T
             inputs = back.reshape(band.rows, band.columns, -1)
             for t, tap in enumerate(step.taps):
                 band.at(self.slope, tap, WINDOW)[..., :start] += inputs[:, :, t * start : (t + 1) * start]
