@@ -176,7 +176,7 @@ def fit_prior(
     index_range: tuple[int, int],
     steps: Float32 | None = None,
     sensitivity: Float32 | None = None,
-    hidden: int = 64,
+    hidden: int = 44,
     iterations: int = 1500,
     seed: int = 1,
 ) -> Arrays:
@@ -244,7 +244,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--photos", type=int, default=600, help="crops to use (600)")
     parser.add_argument("--iterations", type=int, default=1500, help="training steps of the network (1500)")
     parser.add_argument("--minutes", type=float, help="choose the iterations so that training takes about this long")
-    parser.add_argument("--hidden", type=int, default=64, help="hidden units of each pass (64)")
+    parser.add_argument("--hidden", type=int, default=44, help="hidden units of most passes (44)")
     parser.add_argument("--uniform-steps", action="store_true", help="the same step for all channels")
     parser.add_argument(
         "--decisions", type=float, help="strength of the encoder's decisions, 0 to 100 (what saves most at equal PSNR)"

@@ -29,6 +29,8 @@ def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Ten
 
 
 _WINDOW_SIDE = 32  # many small windows teach more than few large pictures
+_RATE_INPUTS = 400  # FitConfig.learning_rate is that of a pass of so many inputs
+_HIGHEST_RATE = 0.03
 _TRIALS = 10
 _SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
 
@@ -59,9 +61,9 @@ def train_network(
     while i < config.iterations:
         quantised = i >= rounded_from
         progress = i / config.iterations
-        warm_up = min(1.0, (i + 1) / 50)
+        part = min(1.0, (i + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * warm_up * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = group["rate"] * part
         bits = _learn(network, optimizer, pictures, (low, high), quantised)
         i += 1
         if i % look_every and i not in (rounded_from, config.iterations):
@@ -93,9 +95,12 @@ def train_network(
 
 
 def _optimizer(network: Network, config: FitConfig) -> torch.optim.Adam:
-    decay, betas = config.weight_decay, (0.9, 0.98)
-    # Fused: a step over a hundred small tensors is one call.
-    return torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=betas, weight_decay=decay, fused=True)
+    """Adam whose rates fall with a pass's inputs: what a move of all weights does together grows with their number."""
+    groups = [{"params": [network.share, network.tail], "rate": config.learning_rate}]
+    for net in network.nets:
+        rate = min(_HIGHEST_RATE, config.learning_rate * _RATE_INPUTS / net.first.shape[0])
+        groups.append({"params": list(net.parameters()), "rate": rate})
+    return torch.optim.Adam(groups, fused=True)  # fused: a step over a hundred small tensors is one call
 
 
 def _learn(
@@ -150,11 +155,13 @@ def _start_linear(network: Network, pictures: list[Tensor], span: tuple[float, f
             weight = (targets.square().mean((1, 2), keepdim=True) + 0.05).rsqrt().expand(-1, targets.shape[1], 1)
             rows.append([part.flatten(0, 1) for part in (inputs * net.used[:, 0], targets, weight)])
         inputs, targets, weight = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        net.set_paces(inputs)
         if window:
             mean_weights = _ridge(inputs[:, :window] * weight, targets * weight)
-            net.direct[:window, :size] = mean_weights
+            net.direct[:window, :size] = mean_weights / net.pace[:window]
             targets = targets - inputs[:, :window] @ mean_weights
-        net.direct[window:, size:] = _SCALE_OF_MAGNITUDE * _ridge(inputs[:, window:] * weight, targets.abs() * weight)
+        scale_weights = _SCALE_OF_MAGNITUDE * _ridge(inputs[:, window:] * weight, targets.abs() * weight)
+        net.direct[window:, size:] = scale_weights / (net.pace[window:] * net.out_pace[size:])
 
 
 def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:

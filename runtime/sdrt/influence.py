@@ -45,7 +45,8 @@ class Influence:
             output *= out_unit
             slopes = self._slopes(output, symbols[first : first + len(rows)]) * out_unit
             first += len(rows)
-            back = np.concatenate([(slopes @ step.out_weights.T) * alive * step.shift, 2**HIDDEN_BITS * slopes], 1) @ step.weights.T
+            hidden_slopes = (slopes @ step.out_weights.T) * alive * step.shift
+            back = np.concatenate([hidden_slopes, 2**HIDDEN_BITS * slopes], 1) @ step.weights.T
             inputs = back.reshape(band.rows, band.columns, -1)
             for t, tap in enumerate(step.taps):
                 band.at(self.slope, tap, WINDOW)[..., :start] += inputs[:, :, t * start : (t + 1) * start]

@@ -2,8 +2,9 @@
 
 Only coding repeats; the networks have run before. The size of a file falls with the step index, in pictures of some
 size by 0.5 to 2 % an index, and its power of 0.6 is nearly straight (at high rates the size itself would be, at low
-rates its logarithm): so the search interpolates there, inside a bracket that every coding shrinks. Small files fall by whole bytes, several per cent each: what the step leaves unused is then
-filled by the next finer step, quantised more thriftily.
+rates its logarithm): so the search interpolates there, inside a bracket that every coding shrinks. Small files fall by
+whole bytes, several per cent each: what the step leaves unused is then filled by the next finer step, quantised more
+thriftily.
 """
 
 from __future__ import annotations
