@@ -99,10 +99,9 @@ def test_a_scale_means_the_same_to_the_twin_and_to_the_tables(spread: float) -> 
     with torch.no_grad():
         network.share.copy_(torch.logit(torch.tensor(0.85)) * torch.tensor([1.0, 0.0]))
         for net in network.nets:
-            size, window = net.plan.size, net.plan.window
+            size = net.plan.size
             net.direct[:] = 0
-            net.direct[net.plan.small, size:] = 1.25 * spread
-            assert window + 2 * net.plan.stop == net.plan.small
+            net.direct[net.plan.small, size:] = spread / net.out_pace[size:]
     prior = build_prior({**generic_arrays(3), **integer_arrays(network)})
     random = np.random.default_rng(0)
     symbols = np.rint(random.logistic(0, SPREAD * spread, (3, 40, 40))).astype(np.int32)
