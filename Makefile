@@ -71,7 +71,7 @@ train: $(VENV)/.everything
 
 pack: $(VENV)/.everything
 	$(BIN)/python -m sdrt_train.pack $(RUN)/joint/checkpoint.pt $(RUN)/decoder/checkpoint.pt --out models/tiny
-	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --no-centres --decisions 0.4
+	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --photos 2518 --minutes 8 --no-centres --decisions 0.4
 	$(BIN)/python -m sdrt_export int8 models/tiny --images bench/photos
 
 golden: $(VENV)/.everything

@@ -232,7 +232,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kodak", type=Path, default=SHARED / "data" / "kodak", help="the yardstick")
     parser.add_argument("--train", type=Path, default=SHARED / "data" / "train", help="fits taef2's prior")
-    parser.add_argument("--crops", type=int, default=400, help="for taef2's prior, on first use")
+    parser.add_argument("--crops", type=int, default=900, help="for taef2's prior, on first use")
     parser.add_argument("--minutes", type=float, default=10, help="of training for taef2's prior, on first use")
     parser.add_argument("--pack", action="append", help="only these packs (name or folder)")
     parser.add_argument("--images", type=int, default=24, help="pictures of the yardstick")

@@ -53,7 +53,7 @@ class FitConfig:
     """How a network is trained. These numbers alone decide the result; the clock never does."""
 
     hidden: int = 44
-    sparse_hidden: int = 12  # of the passes that code an eighth of the positions or less
+    sparse_hidden: int = 20  # of the passes that code an eighth of the positions or less
     iterations: int = 1500
     batch: int = 8
     learning_rate: float = 3e-3
