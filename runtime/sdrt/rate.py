@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from math import pow
 
 from sdrt.errors import UnsupportedError
 from sdrt.sdl import MAX_STEP_INDEX
@@ -54,7 +55,7 @@ def finest_within(
     """A file of an index in ``finest..coarsest`` that has at most ``budget_bytes`` and, if it can be, 98 % of them.
 
     ``code(index, thrift)`` makes a file; ``thrift`` is how much more than usual a bit weighs against error, 1 or more.
-    It is called about 5 times, 17 at most; ``guess`` is tried first. Sizes are expected to fall with the index and with
+    It is called about 3 times, 17 at most; ``guess`` is tried first. Sizes are expected to fall with the index and with
     thrift; where they do not quite, the result fits the budget all the same.
 
     Raises TargetError, which names the smallest size, when ``coarsest`` does not fit; most thrift is tried before only
@@ -76,22 +77,20 @@ def finest_within(
             best = coded
         return True
 
-    index, alike, fitted = min(max(guess, finest), coarsest), 0, False
+    index, last, alike, side = min(max(guess, finest), coarsest), None, 0, False
     while too_large + 1 < fits and len(best) < FULL * budget_bytes:
-        if fit(index):
-            fits = index
+        fitted = fit(index)
+        alike = alike + 1 if fitted == side else 1  # codings in a row that ended on this side of the budget
+        side = fitted
+        if fitted:
+            fits, far = index, too_large
         else:
-            too_large = index
-        alike = alike + 1 if (index == fits) == fitted else 1
-        fitted = index == fits
-        tried = list(sizes)
-        other = too_large if fitted else fits
-        before = other if other in sizes else tried[-2] if len(tried) > 1 else None
-        if alike > 2 and other in sizes:  # a crooked curve must not make the search crawl from one side
-            index = (fits + too_large) // 2
+            too_large, far = index, fits
+        if alike > 2 and far in sizes:
+            after = (fits + too_large) // 2  # a crooked curve must not make the search crawl from one side
         else:
-            index = _next(sizes, index, before, budget_bytes, 4.0 ** max(0, alike - 2))
-        index = min(max(index, too_large + 1), fits - 1)
+            after = _next(sizes, index, far if far in sizes else last, budget_bytes, 4.0 ** max(0, alike - 2))
+        last, index = index, min(max(after, too_large + 1), fits - 1)
     if fits - 1 >= finest and (best or coarsest == MAX_STEP_INDEX):
         low, high = 1.0, _MOST_THRIFT
         for _ in range(_THRIFT_TRIES):
@@ -106,11 +105,14 @@ def finest_within(
     return best
 
 
-def _next(sizes: dict[int, int], index: int, before: int | None, budget_bytes: int, reach: float) -> int:
-    """Where a straight line of ``size ** 0.6`` through two indices, or one, meets the budget; ``reach`` is a factor."""
-    height = sizes[index] ** _STRAIGHT
+def _next(sizes: dict[int, int], index: int, other: int | None, budget_bytes: int, reach: float) -> int:
+    """Where a straight line of ``size ** 0.6`` through ``index`` and ``other`` meets the budget; ``reach`` is a factor.
+
+    Without ``other`` the line falls to nothing ``_EMPTY`` indices on.
+    """
+    aim, height = pow((1 + FULL) / 2 * budget_bytes, _STRAIGHT), pow(sizes[index], _STRAIGHT)
     slope = -height / _EMPTY
-    if before is not None:
-        measured = (sizes[before] ** _STRAIGHT - height) / (before - index)
+    if other is not None:
+        measured = (pow(sizes[other], _STRAIGHT) - height) / (other - index)
         slope = measured if measured < 0 else slope
-    return index + round(reach * (((1 + FULL) / 2 * budget_bytes) ** _STRAIGHT - height) / slope)
+    return index + round(reach * (aim - height) / slope)
