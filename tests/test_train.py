@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,11 @@ def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
     (tmp_path / "other.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
         write([tmp_path / "other.pt"], tmp_path / "other", "none")
+    with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
+        trainer.start_from([tmp_path / "other.pt"])
+    wider = Trainer(TrainConfig(), replace(SMALL, latent_channels=2 * SMALL.latent_channels), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"moved\.pt holds a model of another shape"):
+        wider.start_from([tmp_path / "moved.pt"])
 
 
 def test_metric_weights_are_read_without_running_code() -> None:

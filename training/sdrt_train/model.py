@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sdrt.errors import ModelError
 
 DOWNSCALE = 16
 
@@ -119,6 +123,18 @@ class Autoencoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+
+
+def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What ``sdrt_train.train`` saved in a checkpoint. Raises ModelError if the file is no such thing, OSError."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        ModelConfig(**state["model_config"])
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the caller
+        raise ModelError(f"{path} is no checkpoint of sdrt_train: {str(error).splitlines()[0]}") from None
+    return state
 
 
 def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

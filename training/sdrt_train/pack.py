@@ -12,16 +12,13 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from sdrt.errors import ModelError, SdrtError
 from sdrt.manifest import LatentSpace, ModelPack
 from sdrt_export.graph import export_modules
 from sdrt_export.pack import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
-from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, mean_weights
+from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, mean_weights, read_state
 from sdrt_train.trainer import LOG2_STEPS
 
 STEPS_PER_OCTAVE = 64
@@ -37,18 +34,15 @@ def read_checkpoint(path: Path) -> tuple[Autoencoder, dict[str, object]]:
     Raises ModelError if the file is no checkpoint of ``sdrt_train.train``.
     """
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        settings: dict[str, Any] = state["model_config"]
-        model = Autoencoder(ModelConfig(**settings))
+        state = read_state(path)
+        model = Autoencoder(ModelConfig(**state["model_config"]))
         model.load_state_dict(state["average"])
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the caller
-        raise ModelError(f"{path} is no checkpoint of sdrt_train: {str(error).splitlines()[0]}") from None
     training = {
         "steps": state["step"],
         "hours": round((state["seconds"] + state["seconds_before"]) / 3600, 3),
-        "model": settings,
+        "model": state["model_config"],
         "settings": state["train_config"],
     }
     return model.eval(), training

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdrt.errors import ModelError
 from sdrt_train.data import CropSource, list_photos, load_photo, load_photos, to_tensor
 from sdrt_train.loss import LossConfig
 from sdrt_train.model import ModelConfig
@@ -161,7 +162,7 @@ def main() -> int:
             ModelConfig(),
             start_from=arguments.start_from,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModelError) as error:
         print(f"sdrt_train: {error}", file=sys.stderr)
         return 2
     print(f"done: {path}")

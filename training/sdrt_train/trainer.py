@@ -11,13 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdrt_train.adversary import FeatureCritic, PatchCritic, fool, hinge
 from sdrt_train.loss import Distortion, LossConfig, Window
-from sdrt_train.model import Autoencoder, ModelConfig, mean_weights, straight_through
+from sdrt_train.model import Autoencoder, ModelConfig, mean_weights, read_state, straight_through
 from sdrt_train.perceptual import Dists
 from sdrt_train.rate import RateModel
 from sdrt_train.workers import Workers
@@ -92,7 +93,8 @@ class Trainer:
         temporary.replace(path)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.device)
+        """Goes on where ``path`` stopped. Raises ModelError (no checkpoint), ValueError (another stage or model)."""
+        state = self._read(path)
         if state["train_config"]["stage"] != self.config.stage:
             raise ValueError(f"{path} is of the stage {state['train_config']['stage']}: give another --run folder")
         for name in self._parts():
@@ -100,13 +102,22 @@ class Trainer:
         self.step, self.seconds, self.seconds_before = state["step"], state["seconds"], state["seconds_before"]
 
     def start_from(self, paths: Sequence[Path]) -> None:
-        """Takes the averaged weights of other runs, of several their mean, for its own first ones."""
-        states = [torch.load(path, weights_only=True, map_location=self.device) for path in paths]
+        """Takes the averaged weights of other runs, of several their mean, for its own first ones.
+
+        Raises ModelError (no checkpoint), ValueError (another model).
+        """
+        states = [self._read(path) for path in paths]
         for name, average in (("model", "average"), ("rate", "average_rate")):
             mean = mean_weights([state[average] for state in states])
             getattr(self, name).load_state_dict(mean)
             getattr(self, average).load_state_dict(mean)
         self.seconds_before = states[-1]["seconds"] + states[-1].get("seconds_before", 0.0)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        state = read_state(path, self.device)
+        if ModelConfig(**state["model_config"]) != self.model.config:
+            raise ValueError(f"{path} holds a model of another shape: {state['model_config']}")
+        return state
 
     def schedule(self, progress: float) -> float:
         """What the rates are multiplied by: a warm-up of 200 steps, then a cosine down to a fiftieth."""
