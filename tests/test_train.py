@@ -205,6 +205,13 @@ def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
         write([tmp_path / "other.pt"], tmp_path / "other", "none")
     with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
         trainer.start_from([tmp_path / "other.pt"])
+    state = torch.load(tmp_path / "moved.pt", weights_only=True)
+    del state["average"]
+    torch.save(state, tmp_path / "part.pt")
+    with pytest.raises(ModelError, match=r"part\.pt is no checkpoint"):
+        read_checkpoints([tmp_path / "part.pt"])
+    with pytest.raises(ModelError, match=r"cannot read .*absent\.pt"):
+        read_checkpoints([tmp_path / "absent.pt"])
     wider = Trainer(TrainConfig(), replace(SMALL, latent_channels=2 * SMALL.latent_channels), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"moved\.pt holds a model of another shape"):
         wider.start_from([tmp_path / "moved.pt"])

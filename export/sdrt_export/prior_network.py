@@ -40,9 +40,10 @@ _PHASES = (
 )
 """Coarse to fine: all but the first sixteenth of the positions see neighbours on both sides."""
 _LEAST_SCALE = 0.04  # below, the tables are all but certain
-_ENERGY_UNIT = 0.25  # inputs are scaled so that all weights learn at one pace
+_ENERGY_UNIT = 0.25  # energies are sums of nine; what else inputs differ by is for PassNet.pace
 _INVERSE_UNIT = 1 / 32
 _LARGEST_WEIGHT = 127
+_LARGEST_WIDE_WEIGHT = 2.0**30  # of one and of the inverse step
 _SCALE_PACE = 0.18
 """Weights of scales are trained in units of this: large steps there drown the means in noise."""
 _LEAST_BITS = 4  # fractional bits that the shifts need
@@ -200,7 +201,7 @@ class PassNet(nn.Module):
     def exponents(self) -> tuple[Tensor, Tensor]:
         """Fractional bits of the hidden columns (H,) and of the outputs (2 * size,), so that all bounds hold."""
         plan = self.plan
-        first, direct, second = ((w.detach() * f).abs() for w, f in self._parts())
+        first, direct, second = ((weights.detach() * fold).abs() for weights, fold, _fine in self._parts())
         largest_out = torch.maximum(direct[: plan.small].amax(0), second.amax(0))
         found = []
         for weights, largest in ((first, first[: plan.small].amax(0)), (direct, largest_out)):
@@ -213,21 +214,26 @@ class PassNet(nn.Module):
         room = torch.floor(torch.log2(0.9 * EXACT / (second.sum(0) * HIDDEN_LIMIT).clamp_min(1)))
         return found[0].clamp_min(_LEAST_BITS), torch.minimum(found[1], room).clamp_min(_LEAST_BITS)
 
-    def _parts(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Weights with what turns them into units of the integer inputs: first, direct, second."""
+    def _parts(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+        """Weights, what turns them into units of the integer inputs, and what wide rows have in finer units.
+
+        Of first, direct, second.
+        """
         fold = self.unit * self.used * self.pace
-        return (self.first, fold), (self.direct, fold * self.out_pace), (self.second, self.out_pace)
+        return (
+            (self.first, fold, self.fine),
+            (self.direct, fold * self.out_pace, self.fine),
+            (self.second, self.out_pace, torch.ones(())),
+        )
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(hidden bits, output bits, first, direct, second): the weights in their integer units; gradients pass."""
         bits, out_bits = self.exponents()
-        limit = torch.where(self.fine > 1, torch.tensor(2.0**30), torch.tensor(127.0))
         whole = []
-        for (weights, fold), power in zip(self._parts(), (bits, out_bits, out_bits), strict=True):
-            small = fold.ndim > 1
-            scaled = weights * fold * torch.exp2(power)
-            bound = limit if small else torch.tensor(127.0)
-            whole.append(_round(torch.minimum(torch.maximum(scaled * (self.fine if small else 1), -bound), bound)))
+        for (weights, fold, fine), power in zip(self._parts(), (bits, out_bits, out_bits), strict=True):
+            scaled = weights * fold * torch.exp2(power) * fine
+            limit = torch.where(fine > 1, _LARGEST_WIDE_WEIGHT, float(_LARGEST_WEIGHT))
+            whole.append(_round(torch.minimum(torch.maximum(scaled, -limit), limit)))
         return bits, out_bits, whole[0], whole[1], whole[2]
 
     def forward(self, inputs: Tensor, quantised: bool) -> tuple[Tensor, Tensor]:

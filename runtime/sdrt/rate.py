@@ -9,9 +9,9 @@ thriftily.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
-from math import pow
 
 from sdrt.errors import UnsupportedError
 from sdrt.sdl import MAX_STEP_INDEX
@@ -110,9 +110,9 @@ def _next(sizes: dict[int, int], index: int, other: int | None, budget_bytes: in
 
     Without ``other`` the line falls to nothing ``_EMPTY`` indices on.
     """
-    aim, height = pow((1 + FULL) / 2 * budget_bytes, _STRAIGHT), pow(sizes[index], _STRAIGHT)
+    aim, height = math.pow((1 + FULL) / 2 * budget_bytes, _STRAIGHT), math.pow(sizes[index], _STRAIGHT)
     slope = -height / _EMPTY
     if other is not None:
-        measured = (pow(sizes[other], _STRAIGHT) - height) / (other - index)
+        measured = (math.pow(sizes[other], _STRAIGHT) - height) / (other - index)
         slope = measured if measured < 0 else slope
     return index + round(reach * (aim - height) / slope)

@@ -125,16 +125,20 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
 
 
-def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What ``sdrt_train.train`` saved in a checkpoint. Raises ModelError if the file is no such thing, OSError."""
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Autoencoder, dict[str, Any]]:
+    """The averaged model of a checkpoint, on the CPU, and all that ``sdrt_train.train`` saved there, on ``device``.
+
+    Raises ModelError if the file is no such checkpoint, OSError if it cannot be read.
+    """
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-        ModelConfig(**state["model_config"])
+        model = Autoencoder(ModelConfig(**state["model_config"]))
+        model.load_state_dict(state["average"])
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the caller
         raise ModelError(f"{path} is no checkpoint of sdrt_train: {str(error).splitlines()[0]}") from None
-    return state
+    return model, state
 
 
 def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from sdrt.manifest import LatentSpace, ModelPack
 from sdrt_export.graph import export_modules
 from sdrt_export.pack import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
-from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, mean_weights, read_state
+from sdrt_train.model import DOWNSCALE, Autoencoder, mean_weights, read_checkpoint
 from sdrt_train.trainer import LOG2_STEPS
 
 STEPS_PER_OCTAVE = 64
@@ -26,26 +26,6 @@ UNIT_STEP_INDEX = 512
 # One octave finer than training drew: it keeps gaining there. Nothing coarser: pictures fall apart beyond.
 _COARSE = UNIT_STEP_INDEX + int(LOG2_STEPS[1] * STEPS_PER_OCTAVE)
 _FINE = UNIT_STEP_INDEX + int((LOG2_STEPS[0] - 1) * STEPS_PER_OCTAVE)
-
-
-def read_checkpoint(path: Path) -> tuple[Autoencoder, dict[str, object]]:
-    """The averaged model of a checkpoint, in evaluation mode, and what the manifest says of its training.
-
-    Raises ModelError if the file is no checkpoint of ``sdrt_train.train``.
-    """
-    try:
-        state = read_state(path)
-        model = Autoencoder(ModelConfig(**state["model_config"]))
-        model.load_state_dict(state["average"])
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
-    training = {
-        "steps": state["step"],
-        "hours": round((state["seconds"] + state["seconds_before"]) / 3600, 3),
-        "model": state["model_config"],
-        "settings": state["train_config"],
-    }
-    return model.eval(), training
 
 
 def space_of(model: Autoencoder) -> LatentSpace:
@@ -57,16 +37,27 @@ def space_of(model: Autoencoder) -> LatentSpace:
 
 
 def read_checkpoints(paths: Sequence[Path]) -> tuple[Autoencoder, dict[str, object]]:
-    """The mean of the checkpoints' models, and what the manifest says of the last one's training.
+    """The mean of the checkpoints' models, in evaluation mode, and what the manifest says of the last one's training.
 
-    Raises ModelError as ``read_checkpoint`` does, and for models of different shapes.
+    Raises ModelError for what is no checkpoint of ``sdrt_train.train``, and for models of different shapes.
     """
-    read = [read_checkpoint(path) for path in paths]
-    model, training = read[-1]
+    read = []
+    for path in paths:
+        try:
+            read.append(read_checkpoint(path))
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    model, state = read[-1]
     if any(other.config != model.config for other, _ in read):
         raise ModelError("the checkpoints are of different models")
     model.load_state_dict(mean_weights([other.state_dict() for other, _ in read]))
-    return model, training if len(read) == 1 else {**training, "mean_of": len(read)}
+    training = {
+        "steps": state["step"],
+        "hours": round((state["seconds"] + state["seconds_before"]) / 3600, 3),
+        "model": state["model_config"],
+        "settings": state["train_config"],
+    }
+    return model.eval(), training if len(read) == 1 else {**training, "mean_of": len(read)}
 
 
 def write(checkpoints: Sequence[Path], folder: Path, photos: str) -> ModelPack:

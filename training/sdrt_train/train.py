@@ -68,7 +68,8 @@ def run(
     ``start_from`` are checkpoints of other runs; the decoder's stage needs one, unless it resumes.
     SIGINT and SIGTERM end the run after the step in hand, with its checkpoint written.
 
-    Raises ValueError where the folder holds too little to train or validate on, or a stage has nothing to start from.
+    Raises ValueError where the folder holds too little to train or validate on, a stage has nothing to start from, or a
+    checkpoint is of another stage or model; ModelError where it is no checkpoint.
     """
     workers = Workers.join()
     device = workers.device()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sdrt_train.adversary import FeatureCritic, PatchCritic, fool, hinge
 from sdrt_train.loss import Distortion, LossConfig, Window
-from sdrt_train.model import Autoencoder, ModelConfig, mean_weights, read_state, straight_through
+from sdrt_train.model import Autoencoder, ModelConfig, mean_weights, read_checkpoint, straight_through
 from sdrt_train.perceptual import Dists
 from sdrt_train.rate import RateModel
 from sdrt_train.workers import Workers
@@ -114,8 +114,8 @@ class Trainer:
         self.seconds_before = states[-1]["seconds"] + states[-1].get("seconds_before", 0.0)
 
     def _read(self, path: Path) -> dict[str, Any]:
-        state = read_state(path, self.device)
-        if ModelConfig(**state["model_config"]) != self.model.config:
+        model, state = read_checkpoint(path, self.device)
+        if model.config != self.model.config:
             raise ValueError(f"{path} holds a model of another shape: {state['model_config']}")
         return state
 
