@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdrt_train.model import DOWNSCALE
+from sdrt_train.model import DOWNSCALE, LEVELS
 from sdrt_train.perceptual import Lpips
 
 _TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)  # weights of VGG16's five maps in the texture term
@@ -17,79 +16,74 @@ _TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)  # weights of VGG16's five maps in th
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the distortion, and how much of a batch VGG16 sees: it costs more than the model itself."""
+    """Weights of the distortion, and how much of a batch VGG16 sees: it costs more than the model itself.
 
-    mse_weight: float = 60.0
-    alex_weight: float = 1.5
-    vgg_weight: float = 1.5
-    vgg_pictures: int = 4  # of all workers together
+    Attributes:
+        mse: weight of the squared error in 8-bit levels, summed over the three channels.
+        alex: weight of LPIPS with AlexNet; this and the next two are in 8-bit levels of a step.
+        vgg: weight of LPIPS with VGG16.
+        texture: weight of the texture term in VGG16's window.
+        vgg_pictures: how many pictures of a batch VGG16 sees, of all workers together.
+        vgg_crop_px: side of its window.
+    """
+
+    mse: float = 1.0
+    alex: float = 0.0
+    vgg: float = 0.0
+    texture: float = 0.0
+    vgg_pictures: int = 4
     vgg_crop_px: int = 112
-    texture_weight: float = 2.2  # in VGG16's window
-    patch_critic_share: float = 0.0  # of the distortion's gradient to the picture; in the decoder's stage only
-    feature_critic_share: float = 0.0
-
-    @property
-    def adversarial(self) -> bool:
-        return self.patch_critic_share > 0 or self.feature_critic_share > 0
-
-
-@dataclass(frozen=True)
-class Window:
-    """What VGG16 saw: features of the painted window (with gradient) and of the photograph's."""
-
-    painted: list[Tensor]
-    real: list[Tensor]
-
-    @cached_property
-    def scales(self) -> list[Tensor]:
-        """Root mean square of each of the photograph's maps."""
-        return [f.detach().float().square().mean().sqrt() + 1e-6 for f in self.real]
 
 
 class Distortion(nn.Module):
-    """Weighted distortion of each picture, and what was computed on the way."""
+    """Weighted distortion of each picture, in bits a pixel, and its parts for the log."""
 
     def __init__(self, config: LossConfig, vgg_pictures: int) -> None:
         super().__init__()
         self.config, self.vgg_pictures = config, vgg_pictures
-        self.alex, self.vgg = Lpips("alexnet"), Lpips("vgg16")
+        self.alex = Lpips("alexnet") if config.alex > 0 else None
+        self.vgg = Lpips("vgg16") if config.vgg > 0 or config.texture > 0 else None
 
-    def measure(
-        self, picture: Tensor, photo: Tensor, *, with_alex: bool, with_vgg: bool
-    ) -> tuple[Tensor, dict[str, float], Window | None]:
-        """(N, 3, H, W) in [-1, 1] twice -> distortion (N,), its parts for the log, VGG16's features."""
-        config = self.config
-        mse = (picture - photo).square().mean((1, 2, 3)) / 4  # in units of [0, 1]
-        total = config.mse_weight * mse
-        parts = {"mse": mse.mean().item()}
-        if with_alex:
+    def measure(self, picture: Tensor, photo: Tensor, price: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Distortion of pictures.
+
+        Args:
+            picture: (N, 3, H, W), nominally in [-1, 1].
+            photo: (N, 3, H, W) in [-1, 1].
+            price: (N, 1, H, W), bits that a squared 8-bit level costs at each pixel.
+
+        Returns:
+            Bits a pixel (N,), and the means of the parts.
+        """
+        config, n = self.config, len(photo)
+        squared = (picture - photo).square().sum(1, keepdim=True) * LEVELS**2
+        total = config.mse * (squared * price).mean((1, 2, 3))
+        parts = {"mse": squared.mean().item() / 3, "squared": total.mean().item()}
+        # A perceptual distance falls more slowly with the step than a squared error: its price goes with the root.
+        root = price.sqrt().mean((1, 2, 3))
+        if self.alex is not None:
             # AlexNet strides by 4 and the decoder shuffles by 4: seen at one offset only, a grid goes unpunished.
             y, x = (int(offset) for offset in torch.randint(DOWNSCALE, (2,)))
             alex = self.alex(picture[..., y:, x:], photo[..., y:, x:])
-            total = total + config.alex_weight * alex
+            total = total + config.alex * root * alex
             parts["alex"] = alex.mean().item()
-        window = None
-        if with_vgg and config.vgg_weight > 0:
-            n, _, height, width = photo.shape
+        if self.vgg is not None:
+            height, width = photo.shape[2:]
             size = min(config.vgg_crop_px, height, width)
             y, x = int(torch.randint(height - size + 1, ())), int(torch.randint(width - size + 1, ()))
             seen = (slice(self.vgg_pictures), slice(None), slice(y, y + size), slice(x, x + size))
             with torch.no_grad():
                 real = self.vgg.features_of(photo[seen])
-            window = Window(self.vgg.features_of(picture[seen]), real)
-            vgg = self.vgg.distance(window.painted, window.real)
-            total = total + config.vgg_weight * self.spread(vgg, n)
-            parts["vgg"] = vgg.mean().item()
-            if config.texture_weight > 0:
-                texture = texture_distance(window.painted, window.real)
-                total = total + config.texture_weight * self.spread(texture, n)
-                parts["texture"] = texture.mean().item()
-        return total, parts, window
+            painted = self.vgg.features_of(picture[seen])
+            vgg, texture = self.vgg.distance(painted, real), texture_distance(painted, real)
+            total = total + root * spread(config.vgg * vgg + config.texture * texture, n)
+            parts["vgg"], parts["texture"] = vgg.mean().item(), texture.mean().item()
+        return total, parts
 
-    @staticmethod
-    def spread(values: Tensor, n: int) -> Tensor:
-        """Values of the first few pictures as those of all n: zero for the others, the mean unchanged."""
-        return n / len(values) * F.pad(values, (0, n - len(values)))
+
+def spread(values: Tensor, n: int) -> Tensor:
+    """Values of the first few pictures as those of all n: zero for the others, the mean unchanged."""
+    return n / len(values) * F.pad(values, (0, n - len(values)))
 
 
 def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:

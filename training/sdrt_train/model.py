@@ -1,11 +1,22 @@
-"""The autoencoder of models/tiny: convolutions only, downscale factor 16.
+"""The autoencoder of the default pack: a wide latent space at downscale factor 16.
 
-Convolutions, ReLU, addition and pixel shuffle are the whole vocabulary: every execution provider fuses
-them, they quantise well, and a tile with enough halo equals the whole picture.
+A linear block transform runs beside both networks: the encoder adds its network's output to the Karhunen-Loeve
+coefficients of each block of 16x16 pixels, the decoder adds its network's output to the linear synthesis. So training
+starts at a plain transform codec, channels start in order of importance, and colour passes through unharmed
+(the idea of AuxT, arXiv 2501.13751, with one transform instead of a ladder of wavelets).
+
+Convolutions, ReLU, addition and pixel shuffle are the whole vocabulary: every execution provider fuses them, they
+quantize well, and a tile with enough halo equals the whole picture. Resampling is Haar-shaped: a 1x1 convolution to
+four sub-bands, a fixed orthogonal mix, a pixel shuffle; sub-band scales are learned and `Autoencoder.folded` folds
+scales and mixes into plain convolutions.
+
+Latents are in units of 8-bit levels of an orthonormal block transform; the quality level is the base-2 logarithm of
+the quantizer's step in the same unit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +29,35 @@ from torch import Tensor, nn
 from sdrt.errors import ModelError
 
 DOWNSCALE = 16
+BLOCK_VALUES = 3 * DOWNSCALE**2
+LEVELS = 127.5  # 8-bit levels in one unit of a sample, which lies in [-1, 1]
+LOG2_STEPS = (2.5, 7.0)  # the quality levels that training visits
+_QUALITY_CENTER, _QUALITY_SPAN = 4.75, 2.25
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Widths and depths of the stages at 1/4, 1/8 and 1/16 (and the decoder's at 1/2)."""
+    """Widths and depths of the stages.
 
-    latent_channels: int = 32
-    encoder_widths: tuple[int, int, int] = (64, 128, 192)
-    encoder_blocks: tuple[int, int, int] = (2, 3, 3)
-    decoder_widths: tuple[int, int, int, int] = (192, 128, 64, 32)
-    decoder_blocks: tuple[int, int, int, int] = (3, 3, 2, 1)
+    Attributes:
+        latent_channels: channels of the latents, at most 768.
+        encoder_widths: channels at 1/4, 1/8 and 1/16 of the sides.
+        encoder_blocks: residual blocks there.
+        decoder_widths: channels at 1/16, 1/8 and 1/4.
+        decoder_blocks: residual blocks there.
+        linear: whether the linear block transform runs beside the networks.
+        haar: Haar-shaped resampling; otherwise plain 1x1 convolutions and pixel shuffle.
+        quality: whether both networks are told the quality level.
+    """
+
+    latent_channels: int = 192
+    encoder_widths: tuple[int, int, int] = (64, 128, 256)
+    encoder_blocks: tuple[int, int, int] = (2, 3, 4)
+    decoder_widths: tuple[int, int, int] = (256, 128, 64)
+    decoder_blocks: tuple[int, int, int] = (4, 3, 1)
+    linear: bool = True
+    haar: bool = True
+    quality: bool = True
 
 
 class Block(nn.Module):
@@ -49,22 +78,73 @@ def _blocks(width: int, count: int) -> list[nn.Module]:
     return [Block(width) for _ in range(count)]
 
 
-class Upsample(nn.Module):
-    """1x1 convolution and pixel shuffle; the four sub-pixels start alike, so that no grid is learned first."""
+# Rows: the four sub-bands (mean, horizontal, vertical, diagonal detail); columns: the pixels of a 2x2 cell.
+_HAAR = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+
+class Upsample(nn.Module):
+    """Twice the sides: a 1x1 convolution to four sub-bands, scaled and mixed, and a pixel shuffle.
+
+    Details start at a tenth, so no grid is learned first. Without ``haar`` the four sub-pixels start alike.
+    """
+
+    def __init__(self, n_in: int, n_out: int, haar: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out * 4, 1)
-        weight = self.conv.weight.data
-        self.conv.weight.data = weight[::4].repeat_interleave(4, 0).clone()
+        self.scales = nn.Parameter(torch.tensor([1.0, 0.1, 0.1, 0.1]).repeat(n_out)) if haar else None
+        if not haar:
+            self.conv.weight.data = self.conv.weight.data[::4].repeat_interleave(4, 0).clone()
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one 1x1 convolution that scales and mix fold into."""
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        if self.scales is None:
+            return weight, bias
+        together = torch.cat([weight.flatten(1), bias[:, None]], 1) * self.scales[:, None]
+        mixed = torch.einsum("sp,osi->opi", _HAAR.to(weight), together.unflatten(0, (-1, 4))).flatten(0, 1)
+        return mixed[:, :-1, None, None], mixed[:, -1]
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = F.pixel_shuffle(self.conv(x), 2)
+        return F.pixel_shuffle(F.conv2d(x, *self.weights()), 2)
+
+
+class Downsample(nn.Module):
+    """Half the sides: pixel unshuffle to four sub-bands, mixed and scaled, and a 1x1 convolution."""
+
+    def __init__(self, n_in: int, n_out: int, haar: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4 * n_in, n_out, 1)
+        self.scales = nn.Parameter(torch.ones(4).repeat(n_in)) if haar else None
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one 1x1 convolution that mix and scales fold into."""
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        if self.scales is None:
+            return weight, bias
+        scaled = (weight.flatten(1) * self.scales).unflatten(1, (-1, 4))
+        return torch.einsum("ois,sp->oip", scaled, _HAAR.to(weight) / 2).flatten(1)[:, :, None, None], bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pixel_unshuffle(x, 2), *self.weights())
+
+
+class Quality(nn.Module):
+    """The quality level of each position as a bias: (N, 1, h, w) -> (N, width, h, w)."""
+
+    def __init__(self, width: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, hidden, 1), nn.Conv2d(hidden, width, 1)
+        nn.init.normal_(self.first.weight)
+
+    def forward(self, log2_step: Tensor) -> Tensor:
+        result: Tensor = self.second(F.relu(self.first((log2_step - _QUALITY_CENTER) / _QUALITY_SPAN)))
         return result
 
 
 class Encoder(nn.Module):
-    """(N, 3, H, W) in [-1, 1], H and W multiples of 16 -> latents (N, C, H/16, W/16)."""
+    """Samples (N, 3, H, W) in [-1, 1], sides multiples of 16, and the quality level (N, 1, H/16, W/16) -> latents."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -74,45 +154,61 @@ class Encoder(nn.Module):
             nn.PixelUnshuffle(4),
             nn.Conv2d(48, quarter, 3, padding=1),
             *_blocks(quarter, n_quarter),
-            nn.Conv2d(quarter, eighth, 3, stride=2, padding=1),
+            Downsample(quarter, eighth, config.haar),
             *_blocks(eighth, n_eighth),
-            nn.Conv2d(eighth, sixteenth, 3, stride=2, padding=1),
-            *_blocks(sixteenth, n_sixteenth),
-            nn.ReLU(),
+            Downsample(eighth, sixteenth, config.haar),
         )
+        self.quality = Quality(sixteenth) if config.quality else None
+        self.tail = nn.Sequential(*_blocks(sixteenth, n_sixteenth), nn.ReLU())
         self.out = nn.Conv2d(sixteenth, config.latent_channels, 3, padding=1)
-        self.out.weight.data *= 4
+        self.log_scales = nn.Parameter(torch.zeros(config.latent_channels))
+        self.linear = nn.Conv2d(BLOCK_VALUES, config.latent_channels, 1, bias=False) if config.linear else None
 
-    def forward(self, sample: Tensor) -> Tensor:
-        latents: Tensor = self.out(self.body(sample))
+    def forward(self, sample: Tensor, log2_step: Tensor) -> Tensor:
+        x = self.body(sample)
+        if self.quality is not None:
+            x = x + self.quality(log2_step)
+        latents = self.out(self.tail(x)) * self.log_scales.exp()[:, None, None]
+        if self.linear is not None:
+            with torch.autocast(sample.device.type, enabled=False):
+                latents = latents.float() + LEVELS * self.linear(F.pixel_unshuffle(sample.float(), DOWNSCALE))
         return latents
 
 
 class Decoder(nn.Module):
-    """Latents (N, C, h, w) -> (N, 3, 16h, 16w), nominally in [-1, 1], not clamped."""
+    """Latents (N, C, h, w) and the quality level (N, 1, h, w) -> samples (N, 3, 16h, 16w), not clamped."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sixteenth, eighth, quarter, half = config.decoder_widths
-        n_sixteenth, n_eighth, n_quarter, n_half = config.decoder_blocks
+        sixteenth, eighth, quarter = config.decoder_widths
+        n_sixteenth, n_eighth, n_quarter = config.decoder_blocks
+        self.log_scales = nn.Parameter(torch.zeros(config.latent_channels))
+        self.entry = nn.Conv2d(config.latent_channels, sixteenth, 3, padding=1)
+        self.quality = Quality(sixteenth) if config.quality else None
         self.body = nn.Sequential(
-            nn.Conv2d(config.latent_channels, sixteenth, 3, padding=1),
             *_blocks(sixteenth, n_sixteenth),
-            Upsample(sixteenth, eighth),
+            Upsample(sixteenth, eighth, config.haar),
             *_blocks(eighth, n_eighth),
-            Upsample(eighth, quarter),
+            Upsample(eighth, quarter, config.haar),
             *_blocks(quarter, n_quarter),
-            Upsample(quarter, half),
-            *_blocks(half, n_half),
             nn.ReLU(),
         )
-        self.pixels = nn.Conv2d(half, 12, 3, padding=1)
-        weight = self.pixels.weight.data
-        self.pixels.weight.data = weight[::4].repeat_interleave(4, 0).clone()
+        self.pixels = nn.Conv2d(quarter, 48, 3, padding=1)
+        if config.linear:
+            self.pixels.weight.data *= 0.1
+        else:
+            self.pixels.weight.data = self.pixels.weight.data[::16].repeat_interleave(16, 0).clone()
+        self.linear = nn.Conv2d(config.latent_channels, BLOCK_VALUES, 1, bias=False) if config.linear else None
 
-    def forward(self, latents: Tensor) -> Tensor:
-        result: Tensor = F.pixel_shuffle(self.pixels(self.body(latents)), 2)
-        return result
+    def forward(self, latents: Tensor, log2_step: Tensor) -> Tensor:
+        x = self.entry(latents * self.log_scales.exp()[:, None, None])
+        if self.quality is not None:
+            x = x + self.quality(log2_step)
+        picture = F.pixel_shuffle(self.pixels(self.body(x)), 4)
+        if self.linear is not None:
+            with torch.autocast(latents.device.type, enabled=False):
+                picture = picture.float() + F.pixel_shuffle(self.linear(latents.float() / LEVELS), DOWNSCALE)
+        return picture
 
 
 class Autoencoder(nn.Module):
@@ -124,11 +220,46 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
+    @torch.no_grad()
+    def start_at_transform(self, basis: Tensor, deviations: Tensor) -> None:
+        """Sets the linear paths to a block transform and all scales to what its coefficients need.
+
+        Args:
+            basis: orthonormal rows (C, 768), the largest deviation first (see `block_transform`).
+            deviations: (C,) of the coefficients, in 8-bit levels.
+        """
+        # Below about a coarse step's deviation a coefficient is mostly noise to the network.
+        spread = (deviations.square() + 20.0**2).sqrt()
+        self.decoder.log_scales.copy_(-spread.log())
+        self.encoder.log_scales.copy_(spread.log() + math.log(0.1 if self.config.linear else 1.0))
+        if self.encoder.linear is not None and self.decoder.linear is not None:
+            self.encoder.linear.weight.copy_(basis[:, :, None, None])
+            self.decoder.linear.weight.copy_(basis.T[:, :, None, None])
+
+
+def block_transform(pictures: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """The Karhunen-Loeve transform of blocks of 16x16 pixels.
+
+    Args:
+        pictures: (N, 3, H, W) in [-1, 1], sides multiples of 16.
+        channels: how many rows to keep.
+
+    Returns:
+        Orthonormal rows (channels, 768) in the order of `pixel_unshuffle`, the largest deviation first, and their
+        deviations about 0 in 8-bit levels, (channels,).
+    """
+    blocks = F.pixel_unshuffle(pictures, DOWNSCALE).movedim(1, -1).flatten(0, -2).double()
+    values, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
+    largest = values.argsort(descending=True)[:channels]
+    return vectors[:, largest].T.float(), LEVELS * values[largest].clamp_min(0).sqrt().float()
+
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Autoencoder, dict[str, Any]]:
     """The averaged model of a checkpoint, on the CPU, and all that ``sdrt_train.train`` saved there, on ``device``.
 
-    Raises ModelError if the file is no such checkpoint, OSError if it cannot be read.
+    Raises:
+        ModelError: the file is no such checkpoint.
+        OSError: it cannot be read.
     """
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
@@ -147,6 +278,6 @@ def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[-1]}
 
 
-def straight_through(latents: Tensor, quantised: Tensor) -> Tensor:
-    """``quantised``, with the gradient of the identity to ``latents``."""
-    return latents + (quantised - latents).detach()
+def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
+    """``quantized``, with the gradient of the identity to ``latents``."""
+    return latents + (quantized - latents).detach()

@@ -1,8 +1,8 @@
-"""Train the default pack's autoencoder: ``python -m sdrt_train.train PHOTOS --run training/runs/NAME --hours 2``.
+"""Train the default pack's autoencoder: ``python -m sdrt_train.train RECIPE PHOTOS --run FOLDER``.
 
-The learning rate follows a cosine over *time spent*, so a run on a busy machine still lands softly when its hours are
-up; a second call resumes. ``--stage decoder --start-from CHECKPOINT`` trains the decoder alone, on from another run;
-under ``torchrun --nproc-per-node N -m sdrt_train.train`` N processes share each batch.
+A second call resumes where the first one stopped, on another day and another processor if need be; Ctrl-C and SIGTERM
+end a run after the step in hand, with its checkpoint written. Under ``torchrun --nproc-per-node N -m sdrt_train.train``
+N processes share each batch.
 """
 
 from __future__ import annotations
@@ -16,22 +16,27 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sdrt.errors import ModelError
-from sdrt_train.data import CropSource, list_photos, load_photo, load_photos, to_tensor
-from sdrt_train.loss import LossConfig
-from sdrt_train.model import ModelConfig
-from sdrt_train.trainer import STAGES, TrainConfig, Trainer
+from sdrt_train.data import CropConfig, CropSource, list_photos, load_photo, load_photos, to_tensor
+from sdrt_train.recipe import Recipe, read_recipe
+from sdrt_train.trainer import Trainer
 from sdrt_train.workers import Workers
+
+_TRANSFORM_CROPS = 1024
 
 
 def validation_set(paths: list[Path], count: int = 24, size_px: int = 256) -> Tensor:
-    """Centre crops of evenly chosen validation photographs, (count, 3, size, size)."""
+    """Center crops of evenly chosen validation photographs, reduced by two where they are large enough.
+
+    Returns:
+        (count, 3, size, size) in [-1, 1].
+    """
     chosen = paths[:: max(1, len(paths) // count)][:count]
     crops = []
     for path in chosen:
@@ -50,79 +55,93 @@ def _append_log(path: Path, row: dict[str, float | int]) -> None:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerow({name: round(value, 4) for name, value in row.items()})
 
 
 def run(
     photos: Path,
     run_folder: Path,
-    hours: float,
-    config: TrainConfig,
-    model_config: ModelConfig,
+    recipe: Recipe,
     *,
+    name: str = "",
+    cache: Path | None = None,
     start_from: Sequence[Path] = (),
     last_step: int | None = None,
+    validate_every: int = 2000,
 ) -> Path:
-    """Train until ``hours`` of training time are spent in all, or until ``last_step``; returns the checkpoint's path.
+    """Train until the recipe's stages are over, or until ``last_step``.
 
-    ``start_from`` are checkpoints of other runs; the decoder's stage needs one, unless it resumes.
-    SIGINT and SIGTERM end the run after the step in hand, with its checkpoint written.
+    Args:
+        photos: folder of photographs.
+        run_folder: gets ``checkpoint.pt``, ``validation.csv`` and ``settings.json``; a checkpoint there is resumed.
+        recipe: what to train.
+        name: the recipe's, for the settings.
+        cache: folder for decoded photographs.
+        start_from: checkpoints whose averaged weights (of several, their mean) are the first ones.
+        last_step: updates since the recipe's first after which to stop.
+        validate_every: updates between two measures of the averaged weights.
 
-    Raises ValueError where the folder holds too little to train or validate on, a stage has nothing to start from, or a
-    checkpoint is of another stage or model; ModelError where it is no checkpoint.
+    Returns:
+        The checkpoint's path.
+
+    Raises:
+        ValueError: too few photographs, or a checkpoint of another model.
+        ModelError: a file that is no checkpoint.
     """
     workers = Workers.join()
-    device = workers.device()
     run_folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run_folder / "checkpoint.pt"
-    trainer = Trainer(config, model_config, device, workers)
-    if checkpoint.exists():
-        trainer.load(checkpoint)
-        print(f"resumed at step {trainer.step}, {trainer.seconds / 3600:.2f} h spent", flush=True)
-    elif start_from:
-        trainer.start_from(start_from)
-    elif not trainer.joint:
-        raise ValueError("the decoder's stage starts from another run: --start-from CHECKPOINT")
-    if workers.first:
-        (run_folder / "settings.json").write_text(
-            json.dumps({"train": asdict(config), "model": asdict(model_config), "hours": hours}, indent=2)
-        )
+    trainer = Trainer(recipe, workers.device(), workers)
     training, held = list_photos(photos)
     validation = validation_set(held)
-    seed = config.seed + trainer.step + 1_000_000 * workers.rank
-    source = CropSource(load_photos(training, config.crop_px), workers.share_of(config.batch), config.crop_px, seed)
-    print(f"{len(training)} photographs, {len(validation)} validation crops, {device.type}", flush=True)
-    budget = hours * 3600
-    sums: dict[str, float] = {}
-    count, last_save = 0, time.monotonic()
+    decoded = load_photos(training, max(stage.crop_px for stage in recipe.stages), cache)
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+        print(f"resumed at step {trainer.total_step}, {trainer.seconds / 3600:.2f} h spent", flush=True)
+    elif start_from:
+        trainer.start_from(start_from)
+    else:
+        plain = CropSource(decoded, _TRANSFORM_CROPS // 8, 128, recipe.seed, CropConfig(0.0, 0.0, 0.0, 0.0))
+        trainer.start(torch.cat([plain.next() for _ in range(8)]))
+    if workers.first:
+        (run_folder / "settings.json").write_text(json.dumps({"recipe": name, **asdict(recipe)}, indent=2))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    while trainer.seconds < budget and (last_step is None or trainer.step < last_step):
+    print(f"{len(decoded)} photographs, {len(validation)} validation crops, {trainer.device.type} {trainer.dtype}", flush=True)
+
+    def source() -> CropSource:
+        stage = trainer.stage
+        seed = recipe.seed + trainer.total_step + 1_000_000 * workers.rank
+        return CropSource(decoded, workers.share_of(stage.batch), stage.crop_px, seed, recipe.data)
+
+    crops = source()
+    sums: dict[str, float] = {}
+    count, last_save = 0, time.monotonic()
+    while not trainer.done and (last_step is None or trainer.total_step < last_step):
         if workers.any(stop.is_set()):
             break
+        if trainer.next_stage():
+            crops = source()
         started = time.monotonic()
-        values = trainer.train_step(source.next(), trainer.seconds / budget)
+        values = trainer.train_step(crops.next())
         # A pause (SIGSTOP, a suspended laptop) is not training time.
         trainer.seconds = workers.of_first(trainer.seconds + min(time.monotonic() - started, 10.0))
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
+        for part, value in values.items():
+            sums[part] = sums.get(part, 0.0) + value
         count += 1
         if not math.isfinite(values["loss"]):
-            raise RuntimeError(f"the loss is {values['loss']} at step {trainer.step}; the checkpoint is from before")
+            raise RuntimeError(f"the loss is {values['loss']} at step {trainer.total_step}; the checkpoint is from before")
         if not workers.first:
             continue
-        if trainer.step % 100 == 0:
-            means = {name: total / count for name, total in sums.items()}
-            print(
-                f"step {trainer.step}  {trainer.seconds / 3600:.2f}/{hours:.2f} h  "
-                + "  ".join(f"{name} {value:.4f}" for name, value in means.items()),
-                flush=True,
-            )
+        step = trainer.total_step
+        if step % 100 == 0:
+            means = "  ".join(f"{part} {total / count:.4f}" for part, total in sums.items())
+            print(f"step {step}/{recipe.steps}  {trainer.seconds / 3600:.3f} h  {means}", flush=True)
             sums, count = {}, 0
-        if trainer.step % 2000 == 0:
+        if step % validate_every == 0 or trainer.done:
             for measured in trainer.validate(validation):
-                row = {"step": trainer.step, "hours": round(trainer.seconds / 3600, 4), **measured}
+                row = {"step": step, "hours": trainer.seconds / 3600, **measured}
                 _append_log(run_folder / "validation.csv", row)
                 print("  valid " + "  ".join(f"{k} {v:.4f}" for k, v in row.items()), flush=True)
         if time.monotonic() - last_save > 300:
@@ -136,32 +155,29 @@ def run(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sdrt_train.train", description=__doc__)
+    parser.add_argument("recipe", type=Path, help="a TOML file, see training/recipes")
     parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoint, log and settings")
-    parser.add_argument("--hours", type=float, default=2.0, help="training time in all, resumed runs included")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting, for trials")
+    parser.add_argument("--cache", type=Path, help="folder for decoded photographs, shared by all runs")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument(
-        "--start-from", type=Path, nargs="+", default=(), help="checkpoints of other runs, for their mean"
-    )
-    for default in (TrainConfig(), LossConfig()):
-        for name, value in asdict(default).items():
-            if not isinstance(value, dict):
-                choices = STAGES if name == "stage" else None
-                parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, choices=choices)
+    parser.add_argument("--last-step", type=int, help="stop after this many updates in all")
+    parser.add_argument("--validate-every", type=int, default=2000, metavar="STEPS")
+    parser.add_argument("--start-from", type=Path, nargs="+", default=(), help="checkpoints of other runs, for their mean")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    given = vars(arguments)
-    loss = LossConfig(**{f.name: given[f.name] for f in fields(LossConfig)})
-    config = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if f.name in given}, loss=loss)
     try:
+        recipe, name = read_recipe(arguments.recipe, arguments.set)
         path = run(
             arguments.photos,
             arguments.run,
-            arguments.hours,
-            config,
-            ModelConfig(),
+            recipe,
+            name=name,
+            cache=arguments.cache,
             start_from=arguments.start_from,
+            last_step=arguments.last_step,
+            validate_every=arguments.validate_every,
         )
     except (ValueError, OSError, ModelError) as error:
         print(f"sdrt_train: {error}", file=sys.stderr)

@@ -1,242 +1,209 @@
-"""The trainer: everything that a checkpoint holds, one step of the optimiser, and the measure of progress.
+"""The trainer: everything that a checkpoint holds, one step of the optimizer, and the measure of progress.
 
-The loss of a picture coded with step s is ``(distortion / s + s * bpp) * sqrt(s)``: one model serves a factor of 16 in
-step. In the decoder's stage rate and latents stand still, and pictures weigh alike.
+The cost of a pixel coded with step s (in 8-bit levels) is ``distortion / (LAMBDA s^2) + bits``: the Lagrangian of
+rate and distortion in units of bits, so that pictures of all quality levels weigh alike.
 """
 
 from __future__ import annotations
 
 import copy
-import math
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdrt_train.adversary import FeatureCritic, PatchCritic, fool, hinge
-from sdrt_train.loss import Distortion, LossConfig, Window
-from sdrt_train.model import Autoencoder, ModelConfig, mean_weights, read_checkpoint, straight_through
-from sdrt_train.perceptual import Dists
-from sdrt_train.rate import RateModel
+from sdrt_train.loss import Distortion
+from sdrt_train.model import DOWNSCALE, LEVELS, LOG2_STEPS, Autoencoder, block_transform, mean_weights, straight_through
+from sdrt_train.optimizers import build_optimizer
+from sdrt_train.rate_model import LAMBDA, RateModel
+from sdrt_train.recipe import Recipe
+from sdrt_train.schedule import rate_factor
 from sdrt_train.workers import Workers
 
-LOG2_STEPS = (-1.5, 2.5)  # 0.152 bits a pixel lie a little left of the middle
-STAGES = ("joint", "decoder")
+MAP_CELL = 4  # latents: a cell of the step map is 64 pixels wide
+_TRANSFORM_LEARNS = 0.02  # of the learning rate: rows of an orthonormal basis are small numbers
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of one run; written into the checkpoint, the log and the pack's manifest."""
-
-    stage: str = "joint"  # "joint": encoder, rate model, decoder. "decoder": only that
-    batch: int = 8  # of all workers together
-    crop_px: int = 192
-    learning_rate: float = 5e-4
-    critic_learning_rate: float = 2e-4
-    ema: float = 0.9985
-    vgg_from: float = 0.5
-    decisions: float = 1.0  # the decoder sees symbols chosen by rate and distortion, of strength 0 to this
-    seed: int = 1
-    loss: LossConfig = field(default_factory=LossConfig)
+def fast_type(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is faster than float32: on a GPU, and on a CPU that computes in it. Measured, not asked."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    conv = nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(2, 128, 24, 24).to(memory_format=torch.channels_last)
+    seconds = {}
+    for kind in (torch.float32, torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=kind is torch.bfloat16):
+            conv(x)
+            started = time.perf_counter()
+            for _ in range(5):
+                conv(x)
+            seconds[kind] = time.perf_counter() - started
+    return min(seconds, key=lambda kind: seconds[kind])
 
 
 class Trainer:
-    """Everything that a checkpoint holds, and one step of the optimiser."""
+    """Everything that a checkpoint holds, and one step of the optimizer."""
 
-    def __init__(
-        self, config: TrainConfig, model_config: ModelConfig, device: torch.device, workers: Workers | None = None
-    ) -> None:
-        torch.manual_seed(config.seed)
-        self.config, self.device, self.workers = config, device, workers or Workers()
-        self.joint = config.stage == "joint"
-        self.adversarial = not self.joint and config.loss.adversarial
-        self.model = Autoencoder(model_config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.rate = RateModel(model_config.latent_channels).to(device)
+    def __init__(self, recipe: Recipe, device: torch.device, workers: Workers | None = None) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.workers = recipe, device, workers or Workers()
+        self.dtype = fast_type(device)
+        self.model = Autoencoder(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.rate = RateModel(recipe.model.latent_channels).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.average_rate = copy.deepcopy(self.rate).requires_grad_(False)
-        distortion = Distortion(config.loss, self.workers.share_of(config.loss.vgg_pictures))
-        self.distortion: Distortion = distortion.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.dists = Dists().to(device)
-        learning = [self.model, self.rate] if self.joint else [self.model.decoder]
-        self.parameters = [parameter for module in learning for parameter in module.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
-        if self.adversarial:
-            self.critics = nn.ModuleList([PatchCritic(model_config.latent_channels), FeatureCritic()]).to(device)
-            self.critic_optimizer = torch.optim.Adam(
-                self.critics.parameters(), lr=config.critic_learning_rate, betas=(0.5, 0.9)
-            )
-        self.step = 0
-        self.seconds = 0.0
-        self.seconds_before = 0.0
-        torch.manual_seed(config.seed + 1000 * self.workers.rank)
+        self.stage_number, self.step, self.seconds = 0, 0, 0.0  # step counts within the stage
+        self._enter_stage()
+        torch.manual_seed(recipe.seed + 1000 * self.workers.rank)
 
-    def _parts(self) -> list[str]:
-        parts = ["model", "rate", "average", "average_rate", "optimizer"]
-        return [*parts, "critics", "critic_optimizer"] if self.adversarial else parts
+    def _enter_stage(self) -> None:
+        self.stage = self.recipe.stages[self.stage_number]
+        learning: list[nn.Module] = {
+            "all": [self.model, self.rate],
+            "encoder": [self.model.encoder, self.rate],
+            "decoder": [self.model.decoder],
+        }[self.stage.learns]
+        self.model.requires_grad_(False)
+        self.rate.requires_grad_(False)
+        for module in learning:
+            module.requires_grad_(True)
+        self.parameters = [p for module in learning for p in module.parameters()]
+        transform = [p for name, p in self.model.named_parameters() if ".linear." in name and p.requires_grad]
+        known = {id(p) for p in transform}
+        rest = [p for p in self.parameters if id(p) not in known]
+        rate = self.stage.learning_rate
+        self.optimizer = build_optimizer(self.stage.optimizer, {rate: rest, rate * _TRANSFORM_LEARNS: transform})
+        distortion = Distortion(self.stage.loss, self.workers.share_of(self.stage.loss.vgg_pictures))
+        self.distortion: Distortion = distortion.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def state(self) -> dict[str, object]:
-        return {
-            **{name: getattr(self, name).state_dict() for name in self._parts()},
-            "step": self.step,
-            "seconds": self.seconds,
-            "seconds_before": self.seconds_before,
-            "model_config": asdict(self.model.config),
-            "train_config": asdict(self.config),
-        }
+    @property
+    def done(self) -> bool:
+        """Whether all stages are over."""
+        return self.stage_number == len(self.recipe.stages) - 1 and self.step >= self.stage.steps
+
+    @property
+    def total_step(self) -> int:
+        """Updates since the recipe's first."""
+        return sum(stage.steps for stage in self.recipe.stages[: self.stage_number]) + self.step
+
+    def start(self, pictures: Tensor) -> None:
+        """Sets a new model to the block transform of photographs (N, 3, H, W) in [-1, 1]."""
+        basis, deviations = block_transform(pictures, self.recipe.model.latent_channels)
+        for model, rate in ((self.model, self.rate), (self.average, self.average_rate)):
+            model.start_at_transform(basis.to(self.device), deviations.to(self.device))
+            rate.log_deviations.copy_(deviations.clamp_min(0.5).log())
+
+    _PARTS = ("model", "rate", "average", "average_rate", "optimizer")
 
     def save(self, path: Path) -> None:
+        """Writes a checkpoint, whole or not at all."""
         temporary = path.with_suffix(".part")
-        torch.save(self.state(), temporary)
+        state = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        position = {"stage": self.stage_number, "step": self.step, "seconds": self.seconds}
+        torch.save({**state, **position, "model_config": asdict(self.model.config), "recipe": asdict(self.recipe)}, temporary)
         temporary.replace(path)
 
     def load(self, path: Path) -> None:
-        """Goes on where ``path`` stopped. Raises ModelError (no checkpoint), ValueError (another stage or model)."""
-        state = self._read(path)
-        if state["train_config"]["stage"] != self.config.stage:
-            raise ValueError(f"{path} is of the stage {state['train_config']['stage']}: give another --run folder")
-        for name in self._parts():
+        """Goes on where ``path`` stopped. Raises ValueError for another model, OSError."""
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
+        if state["model_config"] != asdict(self.model.config):
+            raise ValueError(f"{path} holds a model of another shape: {state['model_config']}")
+        self.stage_number, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
+        self._enter_stage()
+        for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
-        self.step, self.seconds, self.seconds_before = state["step"], state["seconds"], state["seconds_before"]
 
     def start_from(self, paths: Sequence[Path]) -> None:
-        """Takes the averaged weights of other runs, of several their mean, for its own first ones.
-
-        Raises ModelError (no checkpoint), ValueError (another model).
-        """
-        states = [self._read(path) for path in paths]
+        """Takes the averaged weights of other runs, of several their mean, for its own first ones."""
+        states = [torch.load(path, weights_only=True, map_location=self.device) for path in paths]
         for name, average in (("model", "average"), ("rate", "average_rate")):
             mean = mean_weights([state[average] for state in states])
             getattr(self, name).load_state_dict(mean)
             getattr(self, average).load_state_dict(mean)
-        self.seconds_before = states[-1]["seconds"] + states[-1].get("seconds_before", 0.0)
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        model, state = read_checkpoint(path, self.device)
-        if model.config != self.model.config:
-            raise ValueError(f"{path} holds a model of another shape: {state['model_config']}")
-        return state
+    def _quality_levels(self, count: int, side: int) -> Tensor:
+        """(N, 1, side, side): log2 of the step; for a share of the pictures it differs from cell to cell."""
+        finest, coarsest = LOG2_STEPS
+        base = finest + (coarsest - finest) * torch.rand(count, 1, 1, 1)
+        cells = -(-side // MAP_CELL)
+        offsets = torch.randn(count, 1, cells, cells) * (torch.rand(count, 1, 1, 1) < self.stage.maps) * 0.7
+        offsets = offsets.repeat_interleave(MAP_CELL, 2).repeat_interleave(MAP_CELL, 3)[..., :side, :side]
+        return (base + offsets).clamp(finest - 0.5, coarsest + 0.5).to(self.device)
 
-    def schedule(self, progress: float) -> float:
-        """What the rates are multiplied by: a warm-up of 200 steps, then a cosine down to a fiftieth."""
-        return min(1.0, (self.step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-    def train_step(self, batch: Tensor, progress: float) -> dict[str, float]:
-        """One update on (N, 3, H, W) in [-1, 1]; ``progress`` of the run in [0, 1]."""
-        config = self.config
+    def train_step(self, batch: Tensor) -> dict[str, float]:
+        """One update on (N, 3, H, W) in [-1, 1]; returns the parts of the loss."""
+        stage = self.stage
         batch = batch.to(self.device)
         n, _, height, width = batch.shape
-        # The sum of two uniforms: every octave of the range is visited, the middle most often.
-        fine, coarse = LOG2_STEPS
-        log2_step = fine + (coarse - fine) / 2 * (torch.rand(n) + torch.rand(n)).to(self.device)
-        step = torch.exp2(log2_step)
-        wide = step[:, None, None, None]
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with torch.set_grad_enabled(self.joint):
-                latents = self.model.encoder(batch).float()
-            # A young encoder's latents are small: taken early, decisions would make zeros of them all.
-            age = math.inf if self.seconds_before else self.step
-            strength = config.decisions * min(1.0, age / 1000) * torch.rand(n, device=self.device)
-            chosen = self.rate.decide(latents.detach() / wide, log2_step, strength)
-            picture = self.model.decoder(straight_through(latents, chosen * wide)).float()
-            seen = picture.detach().requires_grad_(True) if self.adversarial else picture
-            with_alex, with_vgg = age >= 300, bool(self.seconds_before) or progress >= config.vgg_from
-            distortion, parts, window = self.distortion.measure(seen, batch, with_alex=with_alex, with_vgg=with_vgg)
-        rate = self.schedule(progress)
-        if self.joint:
-            symbols = latents / wide
-            bpp = self.rate(symbols + torch.rand_like(symbols) - 0.5, log2_step) / (height * width)
-            loss = (distortion / step.sqrt() + step * step.sqrt() * bpp).mean()
-            parts["bpp"] = bpp.mean().item()
-        else:
-            loss = distortion.mean()
-        parts["loss"] = loss.item()
-        if self.adversarial:
-            assert window is not None, "critics need VGG16"
-            pull = self._pull(loss, seen, chosen, log2_step, window)
-            self._update(self.optimizer, self.parameters, picture, config.learning_rate * rate, pull)
-            parts["critics"] = self._train_critics((batch, picture.detach()), chosen, log2_step, window, rate)
-        else:
-            self._update(self.optimizer, self.parameters, loss, config.learning_rate * rate)
-        self.step += 1
+        level = self._quality_levels(n, height // DOWNSCALE)
+        step = torch.exp2(level)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+            with torch.set_grad_enabled(stage.learns != "decoder"):
+                latents = self.model.encoder(batch, level).float()
+            strength = stage.decisions * torch.rand(n, device=self.device)
+            chosen = self.rate.decide(latents.detach() / step, level, strength)
+            picture = self.model.decoder(straight_through(latents, chosen * step), level).float()
+            # What a squared level costs in bits, at each pixel.
+            price = F.interpolate(1 / (LAMBDA * step.square()), scale_factor=DOWNSCALE, mode="nearest")
+            distortion, parts = self.distortion.measure(picture, batch, price)
+            bpp = torch.zeros(n)
+            if stage.learns != "decoder":
+                symbols = latents / step
+                bpp = self.rate(symbols + torch.rand_like(symbols) - 0.5, level) / (height * width)
+        loss = (distortion + bpp).mean()
+        parts["bpp"], parts["loss"] = bpp.mean().item(), loss.item()
+        self._update(loss)
         with torch.no_grad():
-            decay = min(config.ema, (self.step + 1) / (self.step + 10))
+            decay = min(stage.average, (self.total_step + 1) / (self.total_step + 10))
             for average, current in ((self.average, self.model), (self.average_rate, self.rate)):
                 torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
+        self.step += 1
         return parts
 
-    def _pull(self, distortion: Tensor, picture: Tensor, symbols: Tensor, log2_step: Tensor, window: Window) -> Tensor:
-        """The gradient to the picture: of the distortion, and of each critic at a fixed
-        share of its length, for a critic that learns faster than the decoder would soon outweigh everything."""
-        shares = (self.config.loss.patch_critic_share, self.config.loss.feature_critic_share)
-        patch_critic, feature_critic = self.critics.requires_grad_(False)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            patches = fool(patch_critic(picture, symbols, log2_step))
-            features = torch.stack([fool(x) for x in feature_critic(window.painted, window.scales)])
-        (pull,) = torch.autograd.grad(distortion, picture, retain_graph=True)
-        length = pull.norm()
-        for paid, share in zip((patches.sum(), features.sum()), shares, strict=True):
-            (own,) = torch.autograd.grad(paid, picture, retain_graph=True)
-            pull = pull + own * (min(1.0, self.step / 300) * share * length / (own.norm() + 1e-12))
-        return pull
+    def _update(self, loss: Tensor) -> None:
+        factor = rate_factor(self.step, self.stage.steps, self.stage.decay)
+        for group in self.optimizer.param_groups:
+            group.setdefault("full_lr", group["lr"])
+            group["lr"] = group["full_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.workers.average_gradients(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
 
-    def _train_critics(
-        self, pictures: tuple[Tensor, Tensor], symbols: Tensor, log2_step: Tensor, window: Window, rate: float
-    ) -> float:
-        """One update of the critics from (photographs, painted); returns their mean loss."""
-        photos, painted_pictures = pictures
-        patch_critic, feature_critic = self.critics.requires_grad_(True)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            loss = hinge(patch_critic(photos, symbols, log2_step), patch_critic(painted_pictures, symbols, log2_step))
-            painted = feature_critic([f.detach() for f in window.painted], window.scales)
-            real = feature_critic(window.real, window.scales)
-            loss = loss + torch.stack([hinge(r, p) for r, p in zip(real, painted, strict=True)]).mean()
-        rate *= self.config.critic_learning_rate
-        self._update(self.critic_optimizer, list(self.critics.parameters()), loss, rate)
-        return loss.item() / 2
-
-    def _update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        parameters: list[nn.Parameter],
-        loss: Tensor,
-        rate: float,
-        pull: Tensor | None = None,
-    ) -> None:
-        """One step at the learning rate ``rate``; ``pull`` is the gradient to ``loss`` where that is no scalar."""
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss, pull)
-        self.workers.average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+    def next_stage(self) -> bool:
+        """Enters the next stage if the present one is over and there is one."""
+        if self.step < self.stage.steps or self.done:
+            return False
+        self.stage_number, self.step = self.stage_number + 1, 0
+        self._enter_stage()
+        return True
 
     @torch.no_grad()
     def validate(self, pictures: Tensor) -> list[dict[str, float]]:
-        """Rate and distortion of the averaged weights at four steps; decisions of half the strength, no noise."""
+        """Rate and distortion of the averaged weights at five steps and without quantization; decisions of half strength."""
         rows = []
-        batches = [picture.to(self.device) for picture in torch.split(pictures, 4)]
-        with torch.autocast(self.device.type, torch.bfloat16):
-            latents = [self.average.encoder(batch).float() for batch in batches]
-        for log2_step in (-1.0, 0.0, 1.0, 2.0):
-            totals = {"bpp": 0.0, "psnr": 0.0, "alex": 0.0, "vgg": 0.0, "dists": 0.0}
-            for batch, encoded in zip(batches, latents, strict=True):
-                step = 2.0**log2_step
-                log2_steps = torch.full((len(batch),), log2_step, device=self.device)
-                with torch.autocast(self.device.type, torch.bfloat16):
-                    exact = encoded / step
-                    strength = torch.full_like(log2_steps, self.config.decisions / 2)
-                    symbols = self.average_rate.decide(exact, log2_steps, strength)
-                    decoded = self.average.decoder(symbols * step).float().clamp(-1, 1)
-                    totals["alex"] += float(self.distortion.alex(decoded, batch).sum())
-                    totals["vgg"] += float(self.distortion.vgg(decoded, batch).sum())
-                bits = self.average_rate(symbols, log2_steps)
-                mse = (decoded - batch).square().mean((1, 2, 3)) / 4
-                totals["bpp"] += float(bits.sum()) / (batch.shape[2] * batch.shape[3])
-                totals["psnr"] += float((-10 * torch.log10(mse)).sum())
-                totals["dists"] += float(self.dists(decoded / 2 + 0.5, batch / 2 + 0.5).sum())
-            rows.append({"log2_step": log2_step, **{k: v / len(pictures) for k, v in totals.items()}})
+        for log2_step in (7.0, 6.0, 5.0, 4.0, 3.0, None):
+            bpp = squared = 0.0
+            psnrs = []
+            for batch in torch.split(pictures.to(self.device), 4):
+                n, _, height, width = batch.shape
+                level = torch.full((n, 1, height // DOWNSCALE, width // DOWNSCALE), log2_step or 2.5, device=self.device)
+                step = torch.exp2(level)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+                    latents = self.average.encoder(batch, level).float()
+                    if log2_step is not None:
+                        symbols = self.average_rate.decide(latents / step, level, torch.full((n,), 0.5))
+                        bpp += float(self.average_rate(symbols, level).sum()) / (height * width)
+                        latents = symbols * step
+                    picture = self.average.decoder(latents, level).float().clamp(-1, 1)
+                mse = (picture - batch).square().mean((1, 2, 3)) * LEVELS**2
+                psnrs += (10 * torch.log10(255**2 / mse)).tolist()
+            n_all = len(pictures)
+            rows.append({"log2_step": -1.0 if log2_step is None else log2_step, "bpp": bpp / n_all, "psnr": sum(psnrs) / n_all})
         return rows

@@ -1,0 +1,136 @@
+"""A training recipe: model, data, stages and seed as one TOML file, and nothing else decides what is trained.
+
+    seed = 1
+    [model]               # ModelConfig
+    [data]                # CropConfig
+    [[stages]]            # StageConfig, in order; each goes on where the one before it ended
+    [stages.loss]         # LossConfig
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from sdrt_train.data import CropConfig
+from sdrt_train.loss import LossConfig
+from sdrt_train.model import ModelConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LEARNS = ("all", "encoder", "decoder")
+OPTIMIZERS = ("adam", "soap", "muon")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of a run.
+
+    Attributes:
+        name: for logs.
+        steps: updates.
+        batch: crops a step, of all workers together.
+        crop_px: sides of a crop, a multiple of 16.
+        optimizer: "adam", "soap" (arXiv 2409.11321) or "muon".
+        learning_rate: after a warm-up of 200 steps.
+        decay: share of the stage, at its end, over which the rate falls to a fiftieth along a cosine.
+        average: decay of the weights' running average.
+        learns: "all", "encoder" (with the rate model) or "decoder"; the rest stands still.
+        decisions: the decoder sees symbols chosen by rate and distortion, of strength 0 to this.
+        maps: share of crops whose step differs from cell to cell.
+        loss: weights of the distortion.
+    """
+
+    name: str = "mse"
+    steps: int = 1000
+    batch: int = 8
+    crop_px: int = 192
+    optimizer: str = "adam"
+    learning_rate: float = 5e-4
+    decay: float = 0.2
+    average: float = 0.998
+    learns: str = "all"
+    decisions: float = 1.0
+    maps: float = 0.25
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        if self.learns not in LEARNS or self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"stage {self.name!r}: learns is one of {LEARNS}, optimizer one of {OPTIMIZERS}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a run trains."""
+
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: CropConfig = field(default_factory=CropConfig)
+    stages: tuple[StageConfig, ...] = (StageConfig(),)
+
+    @property
+    def steps(self) -> int:
+        """Updates of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+
+def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"{where} has no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if name == "stages":
+            built[name] = tuple(_build(StageConfig, stage, f"stages[{i}]") for i, stage in enumerate(value))
+        elif is_dataclass(hint):
+            built[name] = _build(hint, value, name)  # type: ignore[arg-type]
+        else:
+            built[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**built)
+
+
+def _override(values: dict[str, Any], setting: str) -> None:
+    path, separator, text = setting.partition("=")
+    if not separator:
+        raise ValueError(f"{setting!r} is not NAME=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = path.split(".")
+    target: Any = values
+    for part in parents:
+        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+    target[last] = value
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, str]:
+    """A recipe and its name: the file's stem and the first 8 digits of the sha256 of what it says.
+
+    Args:
+        path: a TOML file.
+        overrides: "model.latent_channels=128", "stages.0.steps=500": for trials; they change the name.
+
+    Raises:
+        ValueError: no TOML, a setting that does not exist, or a value out of its range.
+        OSError: the file cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        values = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    for setting in overrides:
+        _override(values, setting)
+    digest = hashlib.sha256(data + "\n".join(overrides).encode()).hexdigest()[:8]
+    return _build(Recipe, values, str(path)), f"{path.stem}-{digest}"

@@ -1,0 +1,15 @@
+"""The learning rate over a stage."""
+
+from __future__ import annotations
+
+import math
+
+WARM_UP = 200
+_LEAST = 0.02
+
+
+def rate_factor(step: int, steps: int, decay: float) -> float:
+    """What the rate is multiplied by: a warm-up, a plateau, and a cosine down to a fiftieth over the last ``decay``."""
+    start = steps * (1 - decay)
+    fallen = 0.0 if step < start else min(1.0, (step - start) / max(1.0, steps - start))
+    return min(1.0, (step + 1) / WARM_UP) * (_LEAST + (1 - _LEAST) * 0.5 * (1 + math.cos(math.pi * fallen)))
