@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdrt.quantize import BIT_PRICE
+from sdrt.coding.quantize import BIT_PRICE
 
 
 def channel_groups(channels: int) -> list[int]:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdrt_metrics.perceptual import Dists
 from sdrt_train.adversary import FeatureCritic, PatchCritic, fool, hinge
 from sdrt_train.loss import Distortion, LossConfig, Window
 from sdrt_train.model import Autoencoder, ModelConfig, mean_weights, read_checkpoint, straight_through
-from sdrt_train.perceptual import Dists
 from sdrt_train.rate import RateModel
 from sdrt_train.workers import Workers
 
