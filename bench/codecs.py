@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image, features
 
-from bench.metrics import Rgb
+from sdrt_metrics.fidelity import Rgb
 
 if TYPE_CHECKING:
     import sdrt

@@ -26,15 +26,17 @@ import PIL
 from numpy.typing import NDArray
 
 from bench.lossless import Int32, adaptive_order0, others, seed_method
-from bench.metrics import Meter, Rgb, psnr
 from bench.summary import bd_rate
-from sdrt import entropy, image
-from sdrt.engine import Engine
-from sdrt.manifest import ModelPack
-from sdrt.models import load_pack
-from sdrt.prior import Prior, load_prior
-from sdrt.quantize import dequantize, quantize, step_scale, strength_for_psnr
-from sdrt.transform import to_latents, to_pixels
+from sdrt.coding import payload
+from sdrt.coding.prior import Prior, load_prior
+from sdrt.coding.quantize import dequantize, quantize, step_scale, strength_for_psnr
+from sdrt.network.engine import Engine
+from sdrt.network.transform import to_latents, to_pixels
+from sdrt.packs.manifest import ModelPack
+from sdrt.packs.search import load_pack
+from sdrt.pixels.load import load
+from sdrt_metrics.fidelity import Rgb, psnr
+from sdrt_metrics.meter import Meter
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -70,7 +72,7 @@ def open_subject(pack: ModelPack, photos: list[Path], out: Path) -> Subject:
     latents: dict[str, Float32] = dict(np.load(cache)) if cache.exists() else {}
     if not all(p.stem in latents for p in photos):
         encoder = Engine(pack.encoder_path(), device="cpu")
-        latents = {p.stem: to_latents(image.load(p).rgb, pack, encoder) for p in photos}
+        latents = {p.stem: to_latents(load(p).rgb, pack, encoder) for p in photos}
         out.mkdir(parents=True, exist_ok=True)
         np.savez(cache, **latents)  # type: ignore[arg-type]
     return Subject(pack, load_prior(pack.prior_path), {p.stem: latents[p.stem] for p in photos})
@@ -107,7 +109,7 @@ def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
         pictures = [quantize(latents, subject.prior, step_index, rdo=0) for latents in subject.latents.values()]
         totals = bits_of_others(pictures, out)
         best = min(totals.values())
-        totals["ours"] = 8.0 * sum(len(entropy.encode(p, subject.prior, step_index)) for p in pictures)
+        totals["ours"] = 8.0 * sum(len(payload.encode(p, subject.prior, step_index)) for p in pictures)
         totals["order 0"] = sum(map(adaptive_order0, pictures))
         savings.append((1 - totals["ours"] / totals["order 0"], 1 - totals["ours"] / best))
         bpp = {name: total / subject.pixels for name, total in totals.items()}
@@ -135,13 +137,13 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
             for photo in chosen:
                 latents = subject.latents[photo.stem]
                 symbols = quantize(latents, subject.prior, step_index, rdo=strength if name == "decided" else 0)
-                bits += 8 * len(entropy.encode(symbols, subject.prior, step_index))
+                bits += 8 * len(payload.encode(symbols, subject.prior, step_index))
                 if name == "plain":
                     steps = subject.prior.steps[:, None, None] * np.float32(step_scale(step_index))
                     rebuilt = symbols.astype(np.float32) * steps
                 else:
                     rebuilt = dequantize(symbols, subject.prior, step_index)
-                rgb = image.load(photo).rgb
+                rgb = load(photo).rgb
                 measured = meter.measure([_paint(subject, decoder, rebuilt, rgb)], rgb, ("psnr", "alex"))[0]
                 scores += (measured["psnr"], -measured["alex"])
             points.append((bits, *(scores / len(chosen))))
@@ -174,12 +176,12 @@ def print_seed_method(subject: Subject, photos: list[Path]) -> None:
     index = next(
         i
         for i in range(300, 1024, 8)
-        if 8 * len(entropy.encode(quantize(latents, subject.prior, i), subject.prior, i)) <= bits
+        if 8 * len(payload.encode(quantize(latents, subject.prior, i), subject.prior, i)) <= bits
     )
     symbols = quantize(latents, subject.prior, index)
-    ours = 8 * len(entropy.encode(symbols, subject.prior, index))
+    ours = 8 * len(payload.encode(symbols, subject.prior, index))
     pixels = latents[0].size * subject.pack.space.downscale**2
-    rgb = image.load(photo).rgb
+    rgb = load(photo).rgb
     seed_db = psnr(_paint(subject, decoder, rebuilt, rgb), rgb)
     our_db = psnr(_paint(subject, decoder, dequantize(symbols, subject.prior, index), rgb), rgb)
     print(f"  seed's palette, dither and zlib on {photo.stem}: {bits / pixels:.3f} bpp, {seed_db:.2f} dB; ", end="")
@@ -195,14 +197,14 @@ def time_coder(pack_name: str, out: Path) -> None:
         latents = stored[stored.files[0]][:, :side, :side]
     for step_index in QUALITIES:
         symbols = quantize(latents, prior, step_index, rdo=0)
-        payload = entropy.encode(symbols, prior, step_index)
-        entropy.decode(payload, symbols.shape, prior, step_index)
+        coded = payload.encode(symbols, prior, step_index)
+        payload.decode(coded, symbols.shape, prior, step_index)
         spans: dict[str, list[float]] = {"encode": [], "decode": [], "decide": []}
         for _ in range(15):
             at = [time.process_time()]
-            entropy.encode(symbols, prior, step_index)
+            payload.encode(symbols, prior, step_index)
             at.append(time.process_time())
-            entropy.decode(payload, symbols.shape, prior, step_index)
+            payload.decode(coded, symbols.shape, prior, step_index)
             at.append(time.process_time())
             quantize(latents, prior, step_index, rdo=strength_for_psnr(prior))
             at.append(time.process_time())

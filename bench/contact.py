@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.metrics import Rgb
+from sdrt_metrics.fidelity import Rgb
 
 _GAP_PX = 8
 _LABEL_PX = 56

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.codecs import BenchCodec, Coded, PillowCodec, SdrtCodec, anchors
 from bench.contact import Panel, sheet
-from bench.metrics import MS_SSIM_MIN_SIDE_PX, Rgb, ms_ssim, psnr
+from sdrt_metrics.fidelity import MS_SSIM_MIN_SIDE_PX, Rgb, ms_ssim, psnr
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"

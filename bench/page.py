@@ -12,16 +12,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from bench.metrics import METRICS, Rgb
+from bench.row import Row
 from bench.summary import points
-
-if TYPE_CHECKING:
-    from bench.rd import Row
+from sdrt_metrics.fidelity import Rgb
+from sdrt_metrics.meter import METRICS
 
 PAGE_LIMIT_BYTES = 25_000_000
 RATES_BPP = (0.152, 0.08, 0.30)  # the most telling first: what does not fit the page is left off from the end

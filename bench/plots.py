@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.metrics import METRICS
+from bench.row import Row
 from bench.summary import Point, points
+from sdrt_metrics.meter import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bench.rd import Row
 
 # Tol's bright palette: told apart by colour-blind readers and in print.
 _COLOURS = {"jpeg": "#BBBBBB", "webp": "#228833", "avif": "#4477AA", "jxl": "#CCBB44"}

@@ -14,17 +14,18 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bench.codecs import BenchCodec, Coded, SdrtCodec, anchors
-from bench.metrics import METRICS, Meter, Rgb
+from bench.codecs import BenchCodec, SdrtCodec, anchors
+from bench.row import Row
 from bench.scores import Scores
+from sdrt_metrics.fidelity import Rgb
+from sdrt_metrics.meter import METRICS, Meter
 
 ROOT = Path(__file__).resolve().parent.parent
 KODAK = ROOT.parent / "shared" / "data" / "kodak"
@@ -32,33 +33,6 @@ BUDGETS_BPP = (0.03, 0.05, 0.08, 0.152, 0.30, 0.50)
 _PLACE_COLUMNS = ("image", "width_px", "height_px", "codec")
 _SIZE_COLUMNS = ("budget_bpp", "budget_bytes", "bytes", "bpp", "over_budget", "setting")
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image coded by one codec for one budget. ``over``: even its smallest file exceeds the budget.
-
-    ``decoded`` decodes the file once more: 24 images at 8 budgets by 5 codecs would fill the memory.
-    """
-
-    image: str
-    width_px: int
-    height_px: int
-    codec: str
-    title: str
-    budget_bpp: float
-    budget_bytes: int
-    coded: Coded
-    decoded: Callable[[], Rgb]
-    scores: dict[str, float]
-
-    @property
-    def bpp(self) -> float:
-        return self.coded.bytes * 8 / (self.width_px * self.height_px)
-
-    @property
-    def over(self) -> bool:
-        return self.coded.bytes > self.budget_bytes
 
 
 def photos(folder: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.codecs import fingerprint
-from bench.metrics import Meter, Rgb
+from sdrt_metrics.fidelity import Rgb
+from sdrt_metrics.meter import Meter
 
 _BATCH = 6  # pictures of one reference in one pass: bounds memory at about 3 GB for 768x512
 

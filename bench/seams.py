@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdrt import image, models, tile, transform
-from sdrt.engine import Engine
-from sdrt.manifest import ModelPack
+from sdrt.network import tile, transform
+from sdrt.network.engine import Engine
+from sdrt.packs import search
+from sdrt.packs.manifest import ModelPack
+from sdrt.pixels.load import load
 
 SEGMENT_PX = 32
 FLAT = 1.0
@@ -49,7 +51,7 @@ def flat_steps(whole: Levels, tiled: Levels, spans: Sequence[tile.Span], cell: i
 def compare(picture: Path, pack: ModelPack, tile_px: int, folder: Path | None) -> str:
     """One row of the table; the pictures go to ``folder``."""
     encoder, decoder = (Engine(path, device="cpu") for path in (pack.encoder_path(), pack.decoder_path()))
-    rgb = image.load(picture).rgb
+    rgb = load(picture).rgb
     height_px, width_px = rgb.shape[:2]
     painted: list[Levels] = []
     for side_px in (max(height_px, width_px) + 4096, tile_px):
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="whole, tiled and 8 times their difference")
     options = parser.parse_args(argv)
     transform.GLOBAL_FADE_PX, transform.GLOBAL_TRIM_PX = options.fade, options.trim
-    pack = models.load_pack(options.pack)
+    pack = search.load_pack(options.pack)
     print(f"tiles of {options.tile} px, {options.fade} px blended, {options.trim} px cut off; levels of 255")
     names = ("tiles", 5), ("mean", 8), ("99.9 %", 8), ("dB whole", 9), ("dB tiled", 9)
     places = ("seam max", 9), ("else max", 9), ("seam mean", 10), ("else mean", 10)

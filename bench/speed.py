@@ -27,11 +27,12 @@ from PIL import Image
 from bench import contest, process
 from bench.codecs import anchors
 from bench.contest import Contestant, Timing
-from sdrt import Codec, SdrtError, models
-from sdrt.devices import GPU, graph_precision
-from sdrt.engine import Engine, available_devices
+from sdrt import Codec, SdrtError
 from sdrt.errors import EngineError
-from sdrt.transform import gpu_sides
+from sdrt.network.devices import GPU, graph_precision
+from sdrt.network.engine import Engine, available_devices
+from sdrt.network.transform import gpu_sides
+from sdrt.packs import search
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"
@@ -49,7 +50,7 @@ Arithmetic = Callable[[Path, Sequence[int]], float | None]
 
 def our_contestants(photo: Image.Image, threads: int, arithmetic: Arithmetic) -> Iterator[Contestant]:
     """Every pack, precision and device of ours, the default pack on the CPU first: all ratios are to it; then files."""
-    packs = sorted(models.list_packs(), key=lambda p: p.name != DEFAULT_PACK)
+    packs = sorted(search.list_packs(), key=lambda p: p.name != DEFAULT_PACK)
     for pack in packs:
         cell = pack.space.downscale
         shape = (1, pack.space.channels, photo.height // cell, photo.width // cell)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics import METRICS
-
-if TYPE_CHECKING:
-    from bench.rd import Row
+from bench.row import Row
+from sdrt_metrics.meter import METRICS
 
 Array = NDArray[np.float64]
 

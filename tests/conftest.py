@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sdrt.manifest import ModelPack
-from sdrt.models import load_pack
+from sdrt.packs.manifest import ModelPack
+from sdrt.packs.search import load_pack
 
 Pixels = NDArray[np.uint8]
 TESTS = Path(__file__).parent

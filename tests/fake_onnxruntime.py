@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdrt import tensorrt
-from sdrt.tensorrt import Machine
+from sdrt.network import tensorrt_cache
+from sdrt.network.tensorrt_cache import Machine
 
 VERSION = "1.31.0"
 MACHINE = Machine(VERSION, "10.13.2", 90)
@@ -52,7 +52,7 @@ class FakeRuntime(ModuleType):
         runtime = cls(broken)
         runtime.__spec__ = SimpleNamespace()  # type: ignore[assignment] # find_spec only asks whether there is one
         monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-        monkeypatch.setattr(tensorrt, "this_machine", lambda version: Machine(version, "10.13.2", 90))
+        monkeypatch.setattr(tensorrt_cache, "this_machine", lambda version: Machine(version, "10.13.2", 90))
         monkeypatch.setenv("SDRT_CACHE", str(cache))
         return runtime
 

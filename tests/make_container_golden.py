@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from sdrt.sdl import ALPHA, EXIF, SCALE, XMP, Chunk, SdlFile, pack
+from sdrt.container.sdl import ALPHA, EXIF, SCALE, XMP, Chunk, SdlFile, pack
 
 SPACE = bytes.fromhex("a1b2c3d4")
 PRIOR = bytes.fromhex("0f1e2d3c")

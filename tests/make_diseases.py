@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sdrt import sdl
+from sdrt.container import sdl
 
 FOLDER = Path(__file__).parent / "diseases"
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from bench.codecs import anchors, fingerprint, largest_within
-from bench.metrics import Meter, Rgb
 from bench.scores import Scores
+from sdrt_metrics.fidelity import Rgb
+from sdrt_metrics.meter import Meter
 
 PHOTOS = Path(__file__).parent.parent / "bench" / "photos"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from bench import demo
 from bench.codecs import Coded, anchors
 from bench.contact import Panel, sheet
-from bench.metrics import Rgb
+from sdrt_metrics.fidelity import Rgb
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from bench import rd, summary
-from bench.metrics import METRICS
 from bench.summary import Point
+from sdrt_metrics.meter import METRICS
 
 PHOTOS = Path(__file__).parent.parent / "bench" / "photos"
 RATES_BPP = (0.4, 0.8, 1.2)

@@ -10,7 +10,7 @@ import pytest
 
 from bench import contest, process, speed
 from bench.contest import Contestant, Timing
-from sdrt.engine import DeviceReport
+from sdrt.network.engine import DeviceReport
 
 
 def test_all_run_in_turn_after_one_untimed_run() -> None:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import sdrt
-from sdrt import cli, engine, models
-from sdrt.manifest import ModelPack
+from sdrt.command import cli
+from sdrt.network import engine
+from sdrt.packs import search
+from sdrt.packs.manifest import ModelPack
 
 Pixels = NDArray[np.uint8]
 ROOT = Path(__file__).parents[1]
@@ -222,7 +224,7 @@ def test_info_without_the_pack(
 ) -> None:
     """A file whose model is not here still tells what it is."""
     encode("photo.png")
-    monkeypatch.setattr(models, "search_paths", list)
+    monkeypatch.setattr(search, "search_paths", list)
     assert run("info", "photo.sdl", "--json") == 0
     about = json.loads(capsys.readouterr().out)
     assert about["model"] is None and about["quality"] is None and about["width_px"] == 161
@@ -240,16 +242,16 @@ def test_models_lists_packs(
 
     (folder / "packs" / "broken").mkdir(parents=True)
     (folder / "packs" / "broken" / "manifest.json").write_text("{")
-    monkeypatch.setattr(models, "search_paths", lambda: [folder / "packs"])
+    monkeypatch.setattr(search, "search_paths", lambda: [folder / "packs"])
     assert run("models") == 7
     assert "broken" in capsys.readouterr().err
-    monkeypatch.setattr(models, "search_paths", lambda: [folder / "nothing"])
+    monkeypatch.setattr(search, "search_paths", lambda: [folder / "nothing"])
     assert run("models") == 0 and "searched" in capsys.readouterr().out
 
 
 def test_doctor(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """doctor is content here; two onnxruntime packages, an altered pack and no engine are troubles with advice."""
-    monkeypatch.setattr(models, "search_paths", lambda: [ROOT / "tests" / "data"])
+    monkeypatch.setattr(search, "search_paths", lambda: [ROOT / "tests" / "data"])
     assert run("doctor") == 0
     out = capsys.readouterr().out
     assert "all is well" in out and "onnxruntime" in out and "testpack" in out
@@ -262,7 +264,7 @@ def test_doctor(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(engine, "installed_onnxruntimes", list)
     reports = [engine.DeviceReport("cpu", False, "ONNX Runtime is not installed")]
     monkeypatch.setattr(engine, "available_devices", lambda: reports)
-    monkeypatch.setattr(models, "search_paths", list)
+    monkeypatch.setattr(search, "search_paths", list)
     assert run("doctor") == 1
     out = capsys.readouterr().out
     assert "pip install 'sdrt[cpu]'" in out and "none is here" in out
@@ -272,7 +274,7 @@ def test_progress_is_for_terminals_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A picture of many tiles shows a percentage on a terminal, and nothing in a log file or with --quiet."""
-    from sdrt import transform
+    from sdrt.network import transform
 
     monkeypatch.setattr(transform, "FRAME_PX", 64 * 64)
     assert encode("photo.png") == 0

@@ -18,12 +18,17 @@ from PIL import Image
 
 import sdrt
 from sdrt import codec as codec_module
-from sdrt import image, models, quantize, rate, transform
 from sdrt.codec import Codec
-from sdrt.engine import Engine, GraphOf
+from sdrt.coding import quantize, rate
+from sdrt.coding.prior import load_prior
 from sdrt.errors import LimitError, ModelError, UnsupportedError
-from sdrt.manifest import LatentSpace, ModelPack
-from sdrt.prior import load_prior
+from sdrt.network import transform
+from sdrt.network.engine import Engine, GraphOf
+from sdrt.packs import search
+from sdrt.packs.manifest import LatentSpace, ModelPack
+from sdrt.pixels.load import Source, load
+from sdrt.pixels.picture import Picture
+from sdrt.pixels.tensors import from_sample, to_sample
 
 Pixels = NDArray[np.uint8]
 GOLDEN = Path(__file__).parent / "golden" / "codec"
@@ -64,8 +69,8 @@ def test_every_kind_of_source_gives_the_same_file(testpack: ModelPack, photo: Pi
     codec = Codec("testpack")
     expected = codec.encode(photo)
     with path.open("rb") as stream:
-        pillow, loaded = Image.fromarray(photo), image.load(photo)
-        sources: list[image.Source | image.Picture] = [str(path), path, path.read_bytes(), stream, pillow, loaded]
+        pillow, loaded = Image.fromarray(photo), load(photo)
+        sources: list[Source | Picture] = [str(path), path, path.read_bytes(), stream, pillow, loaded]
         for source in sources:
             assert codec.encode(source) == expected
     (tmp_path / "photo.sdl").write_bytes(expected)
@@ -223,7 +228,7 @@ def test_a_border_continues_the_picture(make_pack: Callable[..., ModelPack], pho
     """Border 1 is a run over the picture continued by one cell of its edge, of which the middle is kept."""
     pack = make_pack("bordered", border=1)
     cells = np.pad(photo, ((8, 8 + 7), (8, 8 + 7), (0, 0)), mode="edge")
-    raw = Engine(pack.encoder_path(), device="cpu").run(image.to_sample(cells, 8))[0, :, 1:-1, 1:-1]
+    raw = Engine(pack.encoder_path(), device="cpu").run(to_sample(cells, 8))[0, :, 1:-1, 1:-1]
     latents = transform.to_latents(photo, pack, Engine(pack.encoder_path(), device="cpu"))
     np.testing.assert_allclose(latents, raw * 4, atol=1e-4)
 
@@ -231,7 +236,7 @@ def test_a_border_continues_the_picture(make_pack: Callable[..., ModelPack], pho
     frame = np.pad(latents / np.float32(4), ((0, 0), (1, 1), (1, 1)), mode="edge")[None]
     sample = decoder.run(frame)[:, :, 8:-8, 8:-8]
     pixels = transform.to_pixels(latents, pack, decoder, (0, 0, 161, 97))
-    np.testing.assert_array_equal(pixels, image.from_sample(sample, 97, 161))
+    np.testing.assert_array_equal(pixels, from_sample(sample, 97, 161))
     bare = transform.to_pixels(latents, make_pack("bare"), decoder, (0, 0, 161, 97))
     assert (pixels[10:-20, 10:-20] == bare[10:-20, 10:-20]).all() and (pixels != bare).any()
 
@@ -392,7 +397,7 @@ def test_limits_hold_on_both_sides(testpack: ModelPack, photo: Pixels) -> None:
 
 def test_the_default_model_is_tiny(testpack: ModelPack, monkeypatch: pytest.MonkeyPatch, photo: Pixels) -> None:
     """Nobody has to name a model: ``tiny`` encodes; where it is missing, the error says where it was sought."""
-    monkeypatch.setattr(models, "search_paths", lambda: [Path("/nowhere")])
+    monkeypatch.setattr(search, "search_paths", lambda: [Path("/nowhere")])
     with pytest.raises(ModelError, match=r"'tiny'.*/nowhere"):
         sdrt.encode(photo)
     assert codec_module.DEFAULT_MODEL == "tiny"
@@ -422,7 +427,7 @@ def test_rates_on_kodak(kodak: list[Path]) -> None:
     """The default pack on every Kodak image: quality is monotone in size and likeness, targets land within 2 %."""
     codec = Codec()
     for path in kodak:
-        picture = image.load(path)
+        picture = load(path)
         files = [codec.encode(picture, quality=quality) for quality in range(0, 101, 10)]
         sizes = [len(file) for file in files]
         likeness = [psnr_db(codec.decode_picture(file).rgb, picture.rgb) for file in files]

@@ -1,4 +1,4 @@
-"""sdrt.devices and the codec's choice by it: the graph that suits a device, another only where it is asked for."""
+"""network.devices and the codec's choice by it: the graph that suits a device, another only where it is asked for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.conftest import synthetic_photo
 from tests.fake_onnxruntime import FakeRuntime
 
 from sdrt.codec import Codec
-from sdrt.devices import AUTO_ORDER, INSTALL, PREFERRED, devices_to_try, graph_precision, precisions_by_device
 from sdrt.errors import EngineError, ModelError
-from sdrt.manifest import ModelPack
-from sdrt_export.pack import update_manifest
+from sdrt.network.devices import AUTO_ORDER, INSTALL, PREFERRED, devices_to_try, graph_precision, precisions_by_device
+from sdrt.packs.manifest import ModelPack
+from sdrt_export.pack_writer import update_manifest
 
 
 def test_each_device_takes_the_graph_that_suits_it() -> None:

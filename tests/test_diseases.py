@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.make_container_golden import bad_files
 
-from sdrt import cli, errors, sdl
+from sdrt import errors
 from sdrt.codec import Codec
-from sdrt.manifest import ModelPack
+from sdrt.command import cli
+from sdrt.container import sdl
+from sdrt.packs.manifest import ModelPack
 
 Pixels = NDArray[np.uint8]
 TESTS = Path(__file__).parent
@@ -219,7 +221,7 @@ def test_a_decoder_only_pack_does_not_encode(
 
 def test_a_device_that_cannot_be_had(testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An explicit device is used or refused with the install line, never replaced."""
-    from sdrt.engine import available_devices
+    from sdrt.network.engine import available_devices
 
     for report in available_devices():
         if not report.available:
@@ -319,7 +321,7 @@ def test_an_interruption_leaves_nothing(
     # A shell starts background jobs with SIGINT ignored, and children inherit that: the tests may be such a job.
     code_of_main = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from sdrt.cli import main; sys.exit(main())"
+        "from sdrt.command.cli import main; sys.exit(main())"
     )
     process = subprocess.Popen(
         [
@@ -349,12 +351,12 @@ def test_a_surprise_is_one_line_too(
     testpack: ModelPack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """An error that nobody foresaw gets a line and code 1; SDRT_TRACEBACK=1 shows developers where it was."""
-    from sdrt import image
+    from sdrt.pixels import tensors
 
     def surprise(*_: object) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr(image, "sample_region", surprise)
+    monkeypatch.setattr(tensors, "sample_region", surprise)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "photo.png")
     arguments = ["encode", str(tmp_path / "photo.png"), "--model", "testpack"]
     assert cli.main(arguments) == 1

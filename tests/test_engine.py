@@ -1,4 +1,4 @@
-"""sdrt.engine: devices are used or refused, never replaced; memory stays; damage is one line."""
+"""sdrt.network.engine: devices are used or refused, never replaced; memory stays; damage is one line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tests.fake_onnxruntime import FakeRuntime
 
-from sdrt import engine, image, session_ort
-from sdrt.engine import Engine, available_devices, installed_onnxruntimes
 from sdrt.errors import EngineError
-from sdrt.models import load_pack
-from sdrt.tensorrt import Sides
+from sdrt.network import engine, onnxruntime_session
+from sdrt.network.devices import Sides
+from sdrt.network.engine import Engine, available_devices, installed_onnxruntimes
+from sdrt.packs.search import load_pack
+from sdrt.pixels.tensors import from_sample
 
 
 def write_graph(path: Path, *, half: bool = False, layers: int = 1, width: int = 3) -> Path:
@@ -150,7 +151,7 @@ def test_onnxruntime_is_told_not_to_fall_back(graph: Path, fake: Any, device: st
     session = Engine(graph, device=device, threads=3)
     assert session.device == device
     opened = runtime.opened[-1]
-    assert opened.providers[0][0] == session_ort.PROVIDERS[device]
+    assert opened.providers[0][0] == onnxruntime_session.PROVIDERS[device]
     assert "CPUExecutionProvider" not in dict(opened.providers)
     assert getattr(opened.options, "session.disable_cpu_ep_fallback") == "1"
     assert opened.enable_fallback == 0
@@ -252,9 +253,9 @@ def test_memory_does_not_grow_with_new_shapes(tmp_path: Path) -> None:
 
 
 def test_importing_the_engine_loads_no_engine() -> None:
-    """``import sdrt.engine`` is free: the libraries come with the first graph."""
-    code = "import sys, sdrt.engine; assert not {'onnxruntime', 'openvino', 'torch'} & set(sys.modules)"
-    root = Path(engine.__file__).parents[1]
+    """``import sdrt.network.engine`` is free: the libraries come with the first graph."""
+    code = "import sys, sdrt.network.engine; assert not {'onnxruntime', 'openvino', 'torch'} & set(sys.modules)"
+    root = Path(engine.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
@@ -338,7 +339,7 @@ def test_bf16_paints_the_same_picture() -> None:
     pack = load_pack("tiny")
     latents = np.random.default_rng(2).integers(-3, 4, (1, pack.space.channels, 12, 9)).astype(np.float32)
     pictures = {
-        device: image.from_sample(Engine(pack.decoder_path(), device=device, threads=1).run(latents), 192, 144)
+        device: from_sample(Engine(pack.decoder_path(), device=device, threads=1).run(latents), 192, 144)
         for device in ("cpu", "openvino")
     }
     apart = np.abs(pictures["cpu"].astype(int) - pictures["openvino"])
@@ -351,12 +352,12 @@ def test_openvino_reports_to_nobody(graph: Path) -> None:
     if importlib.util.find_spec("openvino") is None:
         pytest.skip("openvino is not installed")
     code = (
-        "import sys; from pathlib import Path; from sdrt.engine import Engine;"
+        "import sys; from pathlib import Path; from sdrt.network.engine import Engine;"
         f"Engine(Path({str(graph)!r}), device='openvino');"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')];"
         "assert sys.modules['openvino.tools.ovc.telemetry_utils'].tm.__name__.endswith('telemetry_stub')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(engine.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(engine.__file__).parents[2])
 
 
 def test_every_installed_onnxruntime_is_listed() -> None:
@@ -370,13 +371,13 @@ def test_every_installed_onnxruntime_is_listed() -> None:
 def test_threads_are_honoured(graph: Path) -> None:
     """A session of N threads starts N - 1 beside the caller's, and a session of one starts none."""
     code = (
-        "import os; from pathlib import Path; import onnxruntime; from sdrt.engine import Engine\n"
+        "import os; from pathlib import Path; import onnxruntime; from sdrt.network.engine import Engine\n"
         f"path, kept = Path({str(graph)!r}), []\n"
         "kept.append(Engine(path, device='cpu', threads=1)); before = len(os.listdir('/proc/self/task'))\n"
         "for threads in (1, 4):\n"
         "    kept.append(Engine(path, device='cpu', threads=threads))\n"
         "    print(len(os.listdir('/proc/self/task')) - before)\n"
     )
-    root = Path(engine.__file__).parents[1]
+    root = Path(engine.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True)
     assert done.stdout.split() == ["0", "3"]

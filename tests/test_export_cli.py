@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrt.manifest import graph_file_name
-from sdrt.models import load_pack, verify_file
+from sdrt.packs.manifest import graph_file_name
+from sdrt.packs.search import load_pack, verify_file
 from sdrt_export import int8
-from sdrt_export import pack as packs
+from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
 from sdrt_export.precision import PRECISIONS
 from sdrt_export.spaces import SPACES

@@ -14,9 +14,9 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from sdrt.engine import Engine
 from sdrt.errors import ModelError
-from sdrt.manifest import LatentSpace, graph_file_name
+from sdrt.network.engine import Engine
+from sdrt.packs.manifest import LatentSpace, graph_file_name
 from sdrt_export import overflow
 from sdrt_export.autoencoders import describe_space, halves
 from sdrt_export.graph import export_modules, trace

@@ -17,8 +17,8 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 from torch import nn
 
-from sdrt.manifest import ModelPack
-from sdrt.models import load_pack
+from sdrt.packs.manifest import ModelPack
+from sdrt.packs.search import load_pack
 from sdrt_export import int8
 from sdrt_export.__main__ import main
 from sdrt_export.graph import trace

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdrt.engine import Engine
 from sdrt.errors import ModelError
-from sdrt.manifest import LatentSpace
+from sdrt.network.engine import Engine
+from sdrt.packs.manifest import LatentSpace
 from sdrt_export import hub, spaces
 from sdrt_export.checkpoint import describe, read_checkpoint, to_diffusers
 from sdrt_export.graph import export_modules

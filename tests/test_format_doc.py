@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.make_container_golden import PRIOR, SPACE, bad_files
 
-from sdrt import sdl
+from sdrt.container import sdl
+from sdrt.container.sdl import ALPHA, EXIF, KNOWN_CRITICAL, SCALE, XMP, Chunk, SdlFile, pack, unpack
 from sdrt.limits import DEFAULT_MAX_PIXELS
-from sdrt.sdl import ALPHA, EXIF, KNOWN_CRITICAL, SCALE, XMP, Chunk, SdlFile, pack, unpack
 
 DOC = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
 DOCSTRING = inspect.getdoc(sdl) or ""

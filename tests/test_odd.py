@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from sdrt.errors import ImageError, LimitError
-from sdrt.image import Picture, load
+from sdrt.pixels.load import load
+from sdrt.pixels.picture import Picture
 
 PNGSUITE_CORRUPT = re.compile(r"(?!xcsn0g01)x[a-z0-9]{2}n.*")
 """PngSuite's own convention: names that begin with x are corrupt on purpose. xcsn0g01 has sound pixels behind a wrong

@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdrt import png
 from sdrt.errors import EngineError, OutputError
-from sdrt.image import Picture, Strips, save
-from sdrt.picture import gather, scatter
+from sdrt.pixels import png
+from sdrt.pixels.picture import Picture, Strips, gather, scatter
+from sdrt.pixels.save import save
 
 Pixels = NDArray[np.uint8]
 

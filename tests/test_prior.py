@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sdrt.context import Canvas, inverse_step, predict, replay
-from sdrt.errors import ModelError
-from sdrt.prior import (
+from sdrt.coding.context import Canvas, inverse_step, predict, replay
+from sdrt.coding.prior import (
     ENERGY_LIMIT,
     EXACT,
     FRACTIONS,
@@ -28,7 +27,8 @@ from sdrt.prior import (
     load_prior,
     write_prior,
 )
-from sdrt_export.prior import generic_arrays
+from sdrt.errors import ModelError
+from sdrt_export.prior_fit import generic_arrays
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -133,7 +133,7 @@ def test_energy_is_the_sum_of_magnitudes_around() -> None:
 
 def test_large_pictures_are_predicted_in_pieces() -> None:
     """A prediction does not depend on how many positions are computed at once."""
-    from sdrt import context
+    from sdrt.coding import context
 
     prior = build_prior(heavy_arrays())
     symbols = np.random.default_rng(6).integers(-9, 10, (21, 19, 8)).astype(np.int32)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sdrt.context import Canvas, replay, symbols_of, table_entries
-from sdrt.entropy import bits
-from sdrt.influence import Influence
-from sdrt.prior import MAX_SYMBOL, build_prior
-from sdrt.quantize import dequantize, quantize, step_scale
-from sdrt_export.prior import generic_arrays, generic_prior
+from sdrt.coding.context import Canvas, replay, symbols_of, table_entries
+from sdrt.coding.influence import Influence
+from sdrt.coding.payload import bits
+from sdrt.coding.prior import MAX_SYMBOL, build_prior
+from sdrt.coding.quantize import dequantize, quantize, step_scale
+from sdrt_export.prior_fit import generic_arrays, generic_prior
 
 Float32 = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sdrt import rate
+from sdrt.coding import rate
 from sdrt.errors import UnsupportedError
 
 

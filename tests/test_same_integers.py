@@ -16,7 +16,7 @@ from PIL import Image
 
 from sdrt import codec as codec_module
 from sdrt.codec import Codec
-from sdrt.engine import Engine
+from sdrt.network.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"

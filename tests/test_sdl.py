@@ -11,8 +11,8 @@ import pytest
 from tests.make_container_golden import GOOD, PRIOR, SPACE, bad_files, build, with_chunks
 
 from sdrt import errors
+from sdrt.container.sdl import ALPHA, EXIF, MAX_ANCILLARY_BYTES, MAX_SIDE_PX, Chunk, SdlFile, pack, unpack
 from sdrt.errors import CorruptError, LimitError, NotSdlError, SdrtError, UnsupportedError
-from sdrt.sdl import ALPHA, EXIF, MAX_ANCILLARY_BYTES, MAX_SIDE_PX, Chunk, SdlFile, pack, unpack
 
 GOLDEN = Path(__file__).parent / "golden"
 PLAIN = GOOD["plain"]

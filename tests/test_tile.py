@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sdrt import tile
+from sdrt.network import tile
 
 
 def smear(grid: NDArray[np.float32], times: int) -> NDArray[np.float32]:

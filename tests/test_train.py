@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from sdrt.errors import ModelError
-from sdrt.models import load_pack
+from sdrt.packs.search import load_pack
 
 torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
-from sdrt_train import perceptual  # noqa: E402 (after importorskip, on purpose)
+from sdrt_metrics import perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropSource, list_photos  # noqa: E402
 from sdrt_train.loss import LossConfig, texture_distance  # noqa: E402
 from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, straight_through  # noqa: E402

@@ -92,7 +92,13 @@ def test_the_wheel_holds_the_runtime_and_its_pack_only(wheel: Path) -> None:
     """sdrt with py.typed and the pack tiny; nothing of export, training, tests or bench; at most 20 MB."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"sdrt"}
-    for wanted in ("py.typed", "cli.py", "packs/tiny/manifest.json", "packs/tiny/decoder.onnx", "packs/tiny/prior.npz"):
+    for wanted in (
+        "py.typed",
+        "command/cli.py",
+        "packs/tiny/manifest.json",
+        "packs/tiny/decoder.onnx",
+        "packs/tiny/prior.npz",
+    ):
         assert f"sdrt/{wanted}" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pt", ".pyc"))]
     assert wheel.stat().st_size < 20e6
@@ -126,7 +132,7 @@ def test_the_main_job_in_a_fresh_environment(installed: Path, tmp_path: Path) ->
     where = "import sdrt, numpy; print(sdrt.__file__)"
     done = subprocess.run([str(installed), "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ROOT not in Path(done.stdout.strip()).parents
-    for absent in ("torch", "diffusers", "sdrt_export", "sdrt_train"):
+    for absent in ("torch", "diffusers", "sdrt_metrics", "sdrt_export", "sdrt_train"):
         command = [str(installed), "-c", f"import {absent}"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert "ModuleNotFoundError" in done.stderr

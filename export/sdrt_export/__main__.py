@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdrt.errors import ModelError, SdrtError
-from sdrt.manifest import MANIFEST, PRIOR
-from sdrt.models import load_pack
-from sdrt_export import tensorrt
-from sdrt_export.pack import read_manifest, update_manifest, write_pack
+from sdrt.packs.manifest import MANIFEST, PRIOR
+from sdrt.packs.search import load_pack
+from sdrt_export import build_tensorrt
+from sdrt_export.pack_writer import read_manifest, update_manifest, write_pack
 
 if TYPE_CHECKING:
     from sdrt_export.sources import Wish
@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["prior"]:
-            from sdrt_export import prior
+            from sdrt_export import prior_fit
 
-            return int(prior.main(arguments[1:]) or 0)
+            return int(prior_fit.main(arguments[1:]) or 0)
         if arguments[:1] == ["int8"]:
             from sdrt_export import int8
 
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("output", choices=["uint8", "float32"])
     output.set_defaults(run=_output)
 
-    tensorrt.add_command(commands)
+    build_tensorrt.add_command(commands)
     return parser
 
 
@@ -174,7 +174,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _output(options: argparse.Namespace) -> int:
-    from sdrt_export.pixels import set_output
+    from sdrt_export.pixel_output import set_output
 
     changed = set_output(load_pack(options.pack), options.output)
     print(f"{options.pack}: {', '.join(changed) or 'no decoder'} changed to give {options.output}")

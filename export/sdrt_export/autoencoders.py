@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdrt.errors import ModelError
-from sdrt.manifest import LatentSpace
+from sdrt.packs.manifest import LatentSpace
 from sdrt_export.spaces import encoder_digest
 
 

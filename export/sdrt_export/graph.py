@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdrt.errors import ModelError, OutputError
-from sdrt.manifest import LatentSpace, graph_file_name
+from sdrt.packs.manifest import LatentSpace, graph_file_name
 from sdrt_export.halo import dependence
 from sdrt_export.precision import convert
 from sdrt_export.session import open_session
@@ -33,7 +33,7 @@ Half = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class Exported:
-    """What ``export_modules`` wrote, in the form in which ``sdrt_export.pack.write_pack`` takes it."""
+    """What ``export_modules`` wrote, in the form in which ``sdrt_export.pack_writer.write_pack`` takes it."""
 
     files: dict[str, Path]
     halo: dict[str, int] | None

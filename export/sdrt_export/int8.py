@@ -18,19 +18,19 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from sdrt.coding.prior import load_prior
+from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
-from sdrt.image import sample_region
-from sdrt.manifest import PRIOR, ModelPack, graph_file_name
-from sdrt.models import load_pack, verify_file
-from sdrt.prior import load_prior
-from sdrt.quantize import dequantize, quantize
+from sdrt.packs.manifest import PRIOR, ModelPack, graph_file_name
+from sdrt.packs.search import load_pack, verify_file
+from sdrt.pixels.tensors import sample_region
 from sdrt_export.int8_graph import quantise
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
-from sdrt_export.pack import update_manifest
-from sdrt_export.pixels import gives_pixels, set_output, without_pixels
+from sdrt_export.pack_writer import update_manifest
+from sdrt_export.pixel_output import gives_pixels, set_output, without_pixels
 from sdrt_export.precision import widen
-from sdrt_export.prior import crops, list_images
+from sdrt_export.prior_fit import crops, list_images
 from sdrt_export.session import open_session
 
 Floats = NDArray[np.float32]

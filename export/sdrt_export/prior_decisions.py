@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.engine import Engine
-from sdrt.entropy import bits
-from sdrt.manifest import ModelPack
-from sdrt.prior import Prior
-from sdrt.quantize import dequantize, quantize
-from sdrt.transform import to_pixels
+from sdrt.coding.payload import bits
+from sdrt.coding.prior import Prior
+from sdrt.coding.quantize import dequantize, quantize
+from sdrt.network.engine import Engine
+from sdrt.network.transform import to_pixels
+from sdrt.packs.manifest import ModelPack
 
 Float32 = NDArray[np.float32]
 Example = tuple[NDArray[np.uint8], Float32]

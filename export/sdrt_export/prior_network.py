@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdrt.prior import (
+from sdrt.coding.prior import (
     ENERGY_LIMIT,
     EXACT,
     GLOBAL_BITS,
@@ -131,7 +131,7 @@ def _on_grid(values: Tensor, grid: Grid, offset: tuple[int, int] = (-WINDOW, -WI
 
 
 class PassNet(nn.Module):
-    """The float twin of :class:`sdrt.prior.Pass`.
+    """The float twin of :class:`sdrt.coding.prior.Pass`.
 
     An optimiser moves all weights alike. What a move does goes with the size of its input, from hundreds for energies
     to hundredths for symbols of the last channels: so each weight is trained in units of its own, ``pace`` of inputs

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.context import replay, symbols_of, table_entries
-from sdrt.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, TOTAL, Prior
+from sdrt.coding.context import replay, symbols_of, table_entries
+from sdrt.coding.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, TOTAL, Prior
 
 Arrays = dict[str, NDArray[np.generic]]
 Float64 = NDArray[np.float64]

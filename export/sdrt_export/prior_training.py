@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdrt.prior import SYMBOL_LIMIT
+from sdrt.coding.prior import SYMBOL_LIMIT
 from sdrt_export.prior_network import TAPS, Arrays, FitConfig, Network
 
 

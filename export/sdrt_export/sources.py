@@ -14,10 +14,10 @@ from typing import Any
 from torch import nn
 
 from sdrt.errors import ModelError
-from sdrt.manifest import LatentSpace
+from sdrt.packs.manifest import LatentSpace
 from sdrt_export import autoencoders, checkpoint, taef
 from sdrt_export.hub import CONFIG, LOCAL, WEIGHTS_FILES, download
-from sdrt_export.pack import describe_file
+from sdrt_export.pack_writer import describe_file
 from sdrt_export.spaces import LICENCES, SPACES, encoder_digest, resolve_space
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdrt.errors import ModelError
-from sdrt.manifest import LatentSpace
+from sdrt.packs.manifest import LatentSpace
 
 SPACES = {
     space.id: space

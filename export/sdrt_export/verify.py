@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sdrt.engine import Engine
-from sdrt.manifest import ModelPack, graph_file_name
-from sdrt.models import verify_file
-from sdrt.sample import as_sample, from_sample
-from sdrt.transform import gpu_sides
+from sdrt.network.engine import Engine
+from sdrt.network.transform import gpu_sides
+from sdrt.packs.manifest import ModelPack, graph_file_name
+from sdrt.packs.search import verify_file
+from sdrt.pixels.tensors import as_sample, from_sample
 from sdrt_export import overflow
 from sdrt_export.graph import trace
 from sdrt_export.likeness import compare
@@ -78,7 +78,7 @@ def verify_pack(
     device: str = "auto",
     pictures: Sequence[Floats] | None = None,
 ) -> list[Parity]:
-    """Every precision of the pack through ``sdrt.engine``, against the modules in float32 in torch.
+    """Every precision of the pack through ``sdrt.network.engine``, against the modules in float32 in torch.
 
     ``pictures``: samples (N, 3, H, W) in [-1, 1], H and W multiples of the downscale factor; None: made up ones of
     odd sizes. Raises ModelError if a file is altered, EngineError if a graph cannot run.

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 __version__ = "0.5.0"
 
 if TYPE_CHECKING:
-    from sdrt.about import Info as Info
-    from sdrt.about import info as info
     from sdrt.codec import Codec as Codec
     from sdrt.codec import decode as decode
     from sdrt.codec import encode as encode
@@ -30,13 +28,15 @@ if TYPE_CHECKING:
     from sdrt.errors import OutputError as OutputError
     from sdrt.errors import SdrtError as SdrtError
     from sdrt.errors import UnsupportedError as UnsupportedError
+    from sdrt.file_info import Info as Info
+    from sdrt.file_info import info as info
 
 _HOMES = {
     "Codec": "codec",
     "decode": "codec",
     "encode": "codec",
-    "Info": "about",
-    "info": "about",
+    "Info": "file_info",
+    "info": "file_info",
     "SdrtError": "errors",
     "NotSdlError": "errors",
     "UnsupportedError": "errors",

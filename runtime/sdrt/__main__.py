@@ -1,6 +1,6 @@
 """``python -m sdrt`` is the command ``sdrt``."""
 
-from sdrt.cli import main
+from sdrt.command.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

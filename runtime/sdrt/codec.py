@@ -18,18 +18,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt import entropy, image, models, quantize, rate, sdl
-from sdrt.about import Info, info, read_source
-from sdrt.coding import TUNES, Coding, chunks_of
-from sdrt.devices import graph_precision
-from sdrt.engine import Engine
+from sdrt.coding import payload, quantize, rate
+from sdrt.coding.prior import Prior, load_prior
+from sdrt.container import sdl
+from sdrt.container.alpha import decode_alpha
+from sdrt.container.source import read_source
 from sdrt.errors import ModelError, UnsupportedError
+from sdrt.file_info import Info, info
+from sdrt.file_writer import TUNES, FileWriter, chunks_of
 from sdrt.limits import DEFAULT_MAX_PIXELS
-from sdrt.manifest import PRIOR, ModelPack
-from sdrt.picture import Crop
-from sdrt.prior import Prior, load_prior
-from sdrt.resample import enlarge, reduce, window_of
-from sdrt.transform import Progress, gpu_sides, pixel_strips, to_latents
+from sdrt.network.devices import graph_precision
+from sdrt.network.engine import Engine
+from sdrt.network.transform import Progress, gpu_sides, pixel_strips, to_latents
+from sdrt.packs import search
+from sdrt.packs.manifest import PRIOR, ModelPack
+from sdrt.pixels.load import Source, load
+from sdrt.pixels.picture import Crop, Picture, Strips, gather
+from sdrt.pixels.save import to_pil
+from sdrt.pixels.scaling import enlarge, reduce, window_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,7 +87,7 @@ class Codec:
 
     def encode(
         self,
-        picture: image.Source | image.Picture,
+        picture: Source | Picture,
         *,
         quality: float | None = None,
         target_bytes: int | None = None,
@@ -93,7 +99,7 @@ class Codec:
         progress: Progress | None = None,
         note: Callable[[str], None] | None = None,
     ) -> bytes:
-        """The bytes of an .sdl file of ``picture``: whatever ``image.load`` reads, or what it gives.
+        """The bytes of an .sdl file of ``picture``: whatever ``pixels.load`` reads, or what it gives.
 
         At most one of: ``quality`` 0..100 (None: the pack's default), ``target_bytes`` for the whole file and
         ``target_bpp`` in bits of the whole file a pixel. A target is never exceeded; the file stays more than 2 %
@@ -117,8 +123,8 @@ class Codec:
         step_index = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
         prior = self._prior(pack)
         encoder = self._engine(pack, "encoder")
-        if not isinstance(picture, image.Picture):
-            picture = image.load(picture, max_pixels=self._max_pixels)
+        if not isinstance(picture, Picture):
+            picture = load(picture, max_pixels=self._max_pixels)
         if note is not None:
             for text in picture.notes:
                 note(text)
@@ -128,7 +134,7 @@ class Codec:
             target_bytes = rate.budget_of(target_bpp, width_px, height_px)
         chunks = chunks_of(picture, keep_metadata=keep_metadata, exact_alpha=exact_alpha)
         del picture
-        coding = Coding(pack, prior, width_px, height_px, chunks, tune)
+        writer = FileWriter(pack, prior, width_px, height_px, chunks, tune)
         coarse, fine = pack.quality_range
         factors = [resampling or 1]
         if resampling is None and target_bytes is not None:
@@ -136,7 +142,7 @@ class Codec:
 
         def coder(pixels: NDArray[np.uint8], factor: int) -> Callable[..., bytes]:
             latents = to_latents(reduce(pixels, factor), pack, encoder, progress, tile_px=self._tile_px)
-            return partial(coding.file, latents, factor)
+            return partial(writer.file, latents, factor)
 
         for factor in factors[:-1]:
             assert target_bytes is not None, "only a target makes several factors"
@@ -154,15 +160,13 @@ class Codec:
 
         EXIF and XMP that the file holds are in the image's ``info``. Otherwise as ``decode_picture``.
         """
-        return image.to_pil(self.decode_picture(data, crop=crop, progress=progress))
+        return to_pil(self.decode_picture(data, crop=crop, progress=progress))
 
-    def decode_picture(
-        self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None
-    ) -> image.Picture:
+    def decode_picture(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> Picture:
         """The picture of an .sdl file as arrays. Otherwise as ``decode_strips``."""
-        return image.gather(self.decode_strips(data, crop=crop, progress=progress))
+        return gather(self.decode_strips(data, crop=crop, progress=progress))
 
-    def decode_strips(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> image.Strips:
+    def decode_strips(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> Strips:
         """The picture of an .sdl file in strips that are painted when they are asked for.
 
         The memory needed is that of the latents, one strip, and the alpha plane where there is one. ``crop`` (x, y,
@@ -177,11 +181,11 @@ class Codec:
         decoder = self._engine(pack, "decoder")
         symbols, prior = self._symbols(file, pack)
         coded_alpha = file.chunk(sdl.ALPHA)
-        alpha = None if coded_alpha is None else image.decode_alpha(coded_alpha, file.height_px, file.width_px)
+        alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
         latents = quantize.dequantize(symbols, prior, file.step_index)
         window = window_of(crop, file.resampling, *file.coded_px)
         rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px)
-        return image.Strips(
+        return Strips(
             width_px=width_px,
             height_px=height_px,
             rows=enlarge(rows, window, file.resampling, crop),
@@ -204,17 +208,17 @@ class Codec:
         cell = pack.space.downscale
         width_px, height_px = file.coded_px
         shape = (pack.space.channels, ceil(height_px / cell), ceil(width_px / cell))
-        return entropy.decode(file.payload, shape, prior, file.step_index), prior
+        return payload.decode(file.payload, shape, prior, file.step_index), prior
 
     def _pack(self, model: str | PathLike[str]) -> ModelPack:
         if model not in self._packs:
-            self._packs[model] = models.load_pack(model if isinstance(model, str) else Path(model))
+            self._packs[model] = search.load_pack(model if isinstance(model, str) else Path(model))
         return self._packs[model]
 
     def _pack_of(self, space_identity: bytes, prior_identity: bytes) -> ModelPack:
         key = (space_identity, prior_identity)
         if key not in self._packs:
-            self._packs[key] = models.find_pack(space_identity, prior_identity)
+            self._packs[key] = search.find_pack(space_identity, prior_identity)
         return self._packs[key]
 
     def _painting_pack(self, file: sdl.SdlFile) -> ModelPack:
@@ -237,7 +241,7 @@ class Codec:
 
     def _prior(self, pack: ModelPack) -> Prior:
         if pack.prior_identity not in self._priors:
-            prior = load_prior(models.verify_file(pack, pack.prior_path.name))
+            prior = load_prior(search.verify_file(pack, pack.prior_path.name))
             if prior.channels != pack.space.channels:
                 raise ModelError(
                     f"model pack {pack.name}: its prior has {prior.channels} channels, its space {pack.space.channels}"
@@ -249,7 +253,7 @@ class Codec:
         def graph(device: str) -> Path:
             precision = graph_precision(device, self._precision, pack.graph_precisions(half))
             path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
-            return models.verify_file(pack, path.name)
+            return search.verify_file(pack, path.name)
 
         key = str(pack.folder / half)
         if key not in self._engines:
@@ -266,7 +270,7 @@ class Codec:
 
 
 def encode(
-    picture: image.Source,
+    picture: Source,
     *,
     quality: float | None = None,
     target_bytes: int | None = None,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdrt_train.model import DOWNSCALE, LEVELS
-from sdrt_train.perceptual import Lpips
+from sdrt_metrics.perceptual import Lpips
 
 _TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)  # weights of VGG16's five maps in the texture term
 

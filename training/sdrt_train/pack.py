@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdrt.errors import ModelError, SdrtError
-from sdrt.manifest import LatentSpace, ModelPack
+from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt_export.graph import export_modules
-from sdrt_export.pack import update_manifest, write_pack
+from sdrt_export.pack_writer import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
 from sdrt_train.model import DOWNSCALE, Autoencoder, mean_weights, read_checkpoint
 from sdrt_train.trainer import LOG2_STEPS

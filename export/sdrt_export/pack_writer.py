@@ -1,0 +1,136 @@
+"""Writes a model pack: files, their hashes, and the manifest that ``sdrt.packs.manifest`` reads. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdrt.errors import ModelError, OutputError
+from sdrt.packs.manifest import FORMAT, MANIFEST, PRIOR, LatentSpace, ModelPack, parse_manifest
+from sdrt.packs.search import load_pack
+
+JsonObject = Mapping[str, Any]
+
+
+def write_pack(
+    folder: Path,
+    *,
+    name: str,
+    space: LatentSpace,
+    files: Mapping[str, bytes | Path] | None = None,
+    latent_distribution: bool = False,
+    halo: Mapping[str, int] | None = None,
+    quality_range: tuple[int, int] = (704, 384),
+    default_step: int = 512,
+    source: JsonObject | None = None,
+    graphs: JsonObject | None = None,
+    training: JsonObject | None = None,
+    prior: JsonObject | None = None,
+    licence: str | None = None,
+) -> ModelPack:
+    """Puts ``files`` (name in the pack -> content, or a path to copy) into the folder and writes a fresh manifest.
+
+    Graphs and a prior that lie in the folder already are listed as well. Every other argument goes to the manifest
+    field of its name. Returns the pack as the runtime reads it. Raises ModelError if a value is out of its range,
+    OutputError if the folder cannot be written.
+    """
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "space": json.loads(space.canonical_json()),
+        "latent_distribution": latent_distribution,
+        "halo": dict(halo) if halo is not None else None,
+        "quality_range": list(quality_range),
+        "default_step": default_step,
+    }
+    notes = {"licence": licence, "source": source, "graphs": graphs, "training": training, "prior": prior}
+    manifest.update({key: value for key, value in notes.items() if value is not None})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file_name, content in (files or {}).items():
+            if isinstance(content, Path):
+                if content.resolve() != (folder / file_name).resolve():
+                    shutil.copyfile(content, folder / file_name)
+            else:
+                (folder / file_name).write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"cannot write the model pack {folder}: {error.strerror or error}") from None
+    return _write_manifest(folder, manifest)
+
+
+def update_manifest(
+    folder: Path,
+    *,
+    prior: JsonObject | None = None,
+    verified: JsonObject | None = None,
+    int8: JsonObject | None = None,
+    source: JsonObject | None = None,
+    graphs: JsonObject | None = None,
+    training: JsonObject | None = None,
+    licence: str | None = None,
+    quality_range: tuple[int, int] | None = None,
+    default_step: int | None = None,
+) -> ModelPack:
+    """Hashes the folder's files again and replaces the manifest fields that are given; the others stay.
+
+    Write ``prior.npz`` first, then call this with what the prior was fitted on. Raises ModelError if there is no valid
+    manifest or a value is out of its range, OutputError if it cannot be written.
+    """
+    manifest = read_manifest(folder)
+    given: dict[str, Any] = {
+        "prior": prior,
+        "verified": verified,
+        "int8": int8,
+        "source": source,
+        "graphs": graphs,
+        "training": training,
+        "licence": licence,
+        "quality_range": list(quality_range) if quality_range is not None else None,
+        "default_step": default_step,
+    }
+    manifest.update({key: value for key, value in given.items() if value is not None})
+    return _write_manifest(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest as it is, files not compared. Raises ModelError if it is absent or not valid."""
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is no valid JSON: {error}") from None
+    parse_manifest(manifest, folder)
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> ModelPack:
+    listed = sorted(path for path in folder.iterdir() if path.suffix == ".onnx" or path.name == PRIOR)
+    manifest["files"] = {path.name: describe_file(path) for path in listed}
+    parse_manifest(manifest, folder)
+    text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".manifest")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(folder / MANIFEST)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder / MANIFEST}: {error.strerror or error}") from None
+    return load_pack(folder)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """``bytes`` and ``sha256`` of a file, as a manifest lists them."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

@@ -1,0 +1,118 @@
+"""Rate control: the finest step whose file fits a budget, in few codings.
+
+Only coding repeats; the networks have run before. The size of a file falls with the step index, in pictures of some
+size by 0.5 to 2 % an index, and its power of 0.6 is nearly straight (at high rates the size itself would be, at low
+rates its logarithm): so the search interpolates there, inside a bracket that every coding shrinks. Small files fall by
+whole bytes, several per cent each: what the step leaves unused is then filled by the next finer step, quantised more
+thriftily.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+
+from sdrt.container.sdl import MAX_STEP_INDEX
+from sdrt.errors import UnsupportedError
+
+
+class TargetError(UnsupportedError):
+    """No file is as small as was asked."""
+
+
+FULL = 0.995
+"""A file that uses this share of its budget is as good as any: the search ends."""
+FILLED = 0.98
+"""Below this share a finer step is tried with more thrift."""
+_MOST_THRIFT = 16.0
+_THRIFT_TRIES = 5
+_STRAIGHT = 0.6
+"""The power of a file's size that falls in a straight line with the index: measured on tiny and on taef2."""
+_EMPTY = 225
+"""Indices from the first guess, about, to where nothing is left to code: the first guess at the slope."""
+
+
+def budget_of(target_bpp: float, width_px: int, height_px: int) -> int:
+    """Bytes of a whole file at ``target_bpp`` bits a pixel, rounded down, so that the rate is never exceeded."""
+    return int(target_bpp * width_px * height_px / 8)
+
+
+def step_for_quality(quality: float, quality_range: tuple[int, int]) -> int:
+    """The step index of a quality 0..100: linear between the ends of the pack's range (coarse, fine).
+
+    Raises UnsupportedError for a quality outside 0..100.
+    """
+    if not 0 <= quality <= 100:
+        raise UnsupportedError(f"quality is {quality:g}, it must be from 0 to 100")
+    coarse, fine = quality_range
+    return round(coarse + (fine - coarse) * quality / 100)
+
+
+def finest_within(
+    code: Callable[[int, float], bytes], budget_bytes: int, *, guess: int, finest: int, coarsest: int = MAX_STEP_INDEX
+) -> bytes:
+    """A file of an index in ``finest..coarsest`` that has at most ``budget_bytes`` and, if it can be, 98 % of them.
+
+    ``code(index, thrift)`` makes a file; ``thrift`` is how much more than usual a bit weighs against error, 1 or more.
+    It is called about 3 times, 17 at most; ``guess`` is tried first. Sizes are expected to fall with the index and with
+    thrift; where they do not quite, the result fits the budget all the same.
+
+    Raises TargetError, which names the smallest size, when ``coarsest`` does not fit; most thrift is tried before only
+    where there is no coarser index at all.
+    """
+    fits, too_large = coarsest + 1, finest - 1  # the open bracket: indices not yet tried lie strictly between
+    sizes: dict[int, int] = {}
+    best, smallest = b"", sys.maxsize
+
+    def fit(index: int, thrift: float = 1.0) -> bool:
+        nonlocal best, smallest
+        coded = code(index, thrift)
+        smallest = min(smallest, len(coded))
+        if thrift == 1:
+            sizes[index] = len(coded)
+        if len(coded) > budget_bytes:
+            return False
+        if len(coded) >= len(best):
+            best = coded
+        return True
+
+    index, last, alike, side = min(max(guess, finest), coarsest), None, 0, False
+    while too_large + 1 < fits and len(best) < FULL * budget_bytes:
+        fitted = fit(index)
+        alike = alike + 1 if fitted == side else 1  # codings in a row that ended on this side of the budget
+        side = fitted
+        if fitted:
+            fits, far = index, too_large
+        else:
+            too_large, far = index, fits
+        if alike > 2 and far in sizes:
+            after = (fits + too_large) // 2  # a crooked curve must not make the search crawl from one side
+        else:
+            after = _next(sizes, index, far if far in sizes else last, budget_bytes, 4.0 ** max(0, alike - 2))
+        last, index = index, min(max(after, too_large + 1), fits - 1)
+    if fits - 1 >= finest and (best or coarsest == MAX_STEP_INDEX):
+        low, high = 1.0, _MOST_THRIFT
+        for _ in range(_THRIFT_TRIES):
+            if len(best) >= FILLED * budget_bytes:
+                break
+            middle = (low * high) ** 0.5
+            low, high = (low, middle) if fit(fits - 1, middle) else (middle, high)
+    if not best:
+        raise TargetError(
+            f"{budget_bytes} bytes cannot be reached: the smallest file of this picture has {smallest} bytes"
+        )
+    return best
+
+
+def _next(sizes: dict[int, int], index: int, other: int | None, budget_bytes: int, reach: float) -> int:
+    """Where a straight line of ``size ** 0.6`` through ``index`` and ``other`` meets the budget; ``reach`` is a factor.
+
+    Without ``other`` the line falls to nothing ``_EMPTY`` indices on.
+    """
+    aim, height = math.pow((1 + FULL) / 2 * budget_bytes, _STRAIGHT), math.pow(sizes[index], _STRAIGHT)
+    slope = -height / _EMPTY
+    if other is not None:
+        measured = (math.pow(sizes[other], _STRAIGHT) - height) / (other - index)
+        slope = measured if measured < 0 else slope
+    return index + round(reach * (aim - height) / slope)

@@ -1,0 +1,287 @@
+"""The command ``sdrt``: the words of a person become calls; errors become one line each and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sdrt import __version__
+from sdrt.command.console import complain, flush_stdout, in_words, read_input, say, tell
+from sdrt.container.sdl import RESAMPLINGS
+from sdrt.errors import SdrtError
+from sdrt.network.devices import DEVICES, PRECISIONS
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
+_EPILOG = """\
+exit codes: 0 done, 1 unexpected, 2 wrong usage, 3 not an .sdl file, 4 not supported, 5 corrupt, 6 over a limit,
+7 model pack, 8 inference engine, 9 unreadable input, 10 output, 130 interrupted. Of several inputs all are tried, and
+the code is the first error's.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Usage errors leave through argparse with code 2."""
+    _on_terminate()
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        code = command(arguments)
+        flush_stdout()
+        return code
+    except SdrtError as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        say("sdrt: interrupted")
+        return INTERRUPTED
+    except Exception as error:  # the last line of defence: a person gets a line, not a stack
+        return complain(error)
+
+
+def _on_terminate() -> None:
+    """Let SIGTERM unwind the stack, so that temporary files go away."""
+
+    def leave(_signal: int, _frame: object) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    if hasattr(signal, "SIGTERM"):
+        with contextlib.suppress(ValueError):  # not in the main thread: the caller's program decides about signals
+            signal.signal(signal.SIGTERM, leave)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sdrt",
+        description="Photographs in a few kilobytes: encode pictures to .sdl files and decode them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sdrt {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_encode(commands)
+    _add_decode(commands)
+
+    info = commands.add_parser("info", help="what .sdl files say about themselves")
+    info.add_argument("inputs", nargs="+", metavar="FILE", help="an .sdl file; - is stdin")
+    info.add_argument("--json", action="store_true", help="one JSON object a line for each file")
+    info.set_defaults(run=_info)
+
+    models = commands.add_parser("models", help="the model packs that are found, and where they are sought")
+    models.add_argument("--json", action="store_true", help="one JSON object a line for each pack")
+    models.set_defaults(run=_models)
+
+    pack = commands.add_parser("pack", help="the smallest folder or zip of a model pack, to ship or install elsewhere")
+    pack.add_argument("pack", metavar="NAME|FOLDER")
+    pack.add_argument("--out", required=True, metavar="FOLDER|FILE.zip", help="must not exist yet")
+    pack.add_argument("--decoder-only", action="store_true", help="without the encoder: it decodes only")
+    pack.add_argument("--precision", help="w16, fp16, int8, ... as far as the pack has it (default: what a CPU runs)")
+    pack.set_defaults(run=_pack)
+
+    doctor = commands.add_parser(
+        "doctor", help="check the installation: versions, devices, model packs and their hashes"
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    encode = commands.add_parser("encode", help="pictures -> .sdl files")
+    _add_files(encode, "a picture that Pillow opens; - is stdin", "photo.jpg -> photo.sdl beside it")
+    rate = encode.add_mutually_exclusive_group()
+    rate.add_argument("-q", "--quality", type=_quality, metavar="0..100", help="default: the model's own")
+    rate.add_argument(
+        "--target-size",
+        type=parse_size,
+        metavar="BYTES",
+        help="the largest size of the file; never exceeded. 4980, 5k (5000), 4.9k, 2Ki (2048), 1M",
+    )
+    rate.add_argument("--target-bpp", type=_positive, metavar="BITS", help="the same in bits of the file a pixel")
+    metadata = encode.add_mutually_exclusive_group()
+    metadata.add_argument("--keep-metadata", action="store_true", help="keep EXIF and XMP; they count towards the size")
+    metadata.add_argument("--strip", action="store_true", help="keep no metadata (the default)")
+    encode.add_argument(
+        "--alpha",
+        choices=("near", "exact"),
+        default="near",
+        help="near (default): partly transparent pixels within 8 of 255 levels; fully transparent and opaque are exact",
+    )
+    encode.add_argument(
+        "--tune",
+        choices=("eyes", "psnr"),
+        default="eyes",
+        help="psnr: fewer bytes at equal squared error, less sharp to the eye",
+    )
+    encode.add_argument(
+        "--resampling",
+        type=int,
+        choices=RESAMPLINGS,
+        help="code the picture at this fraction of its sides (default: 1, or what a small target needs)",
+    )
+    _add_engine(encode, "name or folder of the model pack (default: tiny)")
+    encode.set_defaults(run=_encode)
+
+
+def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    decode = commands.add_parser("decode", help=".sdl files -> pictures")
+    _add_files(decode, "an .sdl file; - is stdin", "photo.sdl -> photo.png beside it; its suffix chooses the format")
+    decode.add_argument(
+        "--format", metavar="NAME", help="format where no suffix says it: png (default), jpg, webp, ..."
+    )
+    decode.add_argument("--crop", type=parse_crop, metavar="X,Y,W,H", help="decode this part only")
+    decode.add_argument("--strip", action="store_true", help="leave out the metadata that the file holds")
+    _add_engine(decode, "name or folder of the model pack (default: the one that the file names)")
+    decode.set_defaults(run=_decode)
+
+
+def _add_files(parser: argparse.ArgumentParser, source: str, destination: str) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help=source)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("-o", "--output", metavar="FILE", help=f"default: {destination}; - is stdout")
+    where.add_argument("--out-dir", metavar="FOLDER", help="write there instead, under the inputs' names")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
+
+
+def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
+    parser.add_argument("--model", metavar="NAME|FOLDER", help=model)
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto takes the best that works; any other is used or refused"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="default: fp16 on GPUs; on CPUs int8 where the pack has it, else w16 (bf16 in openvino where it can)",
+    )
+    parser.add_argument("--threads", type=_count, metavar="N", help="threads of the inference engine")
+    parser.add_argument(
+        "--tile", type=_side, metavar="PX", help="side of the tiles of large pictures: less takes less memory"
+    )
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")
+    words = parser.add_mutually_exclusive_group()
+    words.add_argument("-v", "--verbose", action="store_true", help="a line for each file: size, rate, device, time")
+    words.add_argument("--quiet", action="store_true", help="errors only: no notes, no progress")
+
+
+def parse_size(text: str) -> int:
+    """``4980``, ``5k`` (5000), ``4.9k``, ``2Ki`` (2048), ``1M``, ``5kB`` -> bytes, rounded down."""
+    number = text.strip().lower().removesuffix("b")
+    unit = number.lstrip("0123456789.")
+    try:
+        return _at_least_one(float(number.removesuffix(unit)) * _UNITS[unit])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 4980, 5k, 4.9k, 2Ki or 1M") from None
+
+
+def _at_least_one(size: float) -> int:
+    if not 1 <= size < 2**40:
+        raise ValueError(size)
+    return int(size)
+
+
+def parse_crop(text: str) -> tuple[int, int, int, int]:
+    """``x,y,w,h`` in pixels."""
+    try:
+        x, y, width_px, height_px = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no crop: write x,y,width,height in pixels") from None
+    return x, y, width_px, height_px
+
+
+def _quality(text: str) -> float:
+    number = _number(text)
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 100")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = _number(text)
+    if not 0 < number < 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and below 1000")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
+    return int(text)
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 2**21:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 1 to 2097152")
+    return int(text)
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    from sdrt.command import convert
+
+    return convert.encode_files(arguments)
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from sdrt.command import convert
+
+    return convert.decode_files(arguments)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from sdrt.file_info import info
+
+    code = 0
+    for source in arguments.inputs:
+        try:
+            about = asdict(info(read_input(source)))
+        except SdrtError as error:
+            failure = complain(error, source)
+            code = code or failure
+            continue
+        if arguments.json:
+            tell(json.dumps({"file": source, **about}))
+        else:
+            tell(f"{source}:")
+            for key, value in about.items():
+                tell(f"  {key:15} {in_words(value)}")
+    return code
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from sdrt.command import doctor
+
+    return doctor.tell_models(as_json=arguments.json)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from sdrt.command import ship
+    from sdrt.packs import search
+
+    shipment = ship.ship(
+        search.load_pack(arguments.pack),
+        Path(arguments.out),
+        precision=arguments.precision,
+        decoder_only=arguments.decoder_only,
+    )
+    tell(f"{shipment.path}: {shipment.bytes:,} bytes ({', '.join(shipment.files)})")
+    return 0
+
+
+def _doctor(_arguments: argparse.Namespace) -> int:
+    from sdrt.command import doctor
+
+    return doctor.examine()

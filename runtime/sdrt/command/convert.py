@@ -1,0 +1,153 @@
+"""``sdrt encode`` and ``sdrt decode``: from the files that were named to the files that are wanted."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sdrt.codec import Codec
+from sdrt.command.console import STDIO, Progress, check_output, complain, read_input, say, standard_output, write_output
+from sdrt.errors import OutputError
+from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.pixels.save import SAVE_OPTIONS, save
+
+USAGE = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes; ``-`` is stdin or stdout."""
+
+    source: str
+    destination: str
+
+
+class UsageError(Exception):
+    """Options that do not go together; the message says which."""
+
+
+def plan_jobs(inputs: list[str], output: str | None, out_dir: str | None, suffix: str) -> list[Job]:
+    """Name the output of every input: ``output``, or the input's name with ``suffix``, beside it or in ``out_dir``.
+
+    Raises UsageError: one output for several inputs, stdin twice, an output that is an input or another's output.
+    """
+    if output is not None and len(inputs) > 1:
+        raise UsageError(f"-o names one file, but there are {len(inputs)} inputs: use --out-dir")
+    if inputs.count(STDIO) > 1:
+        raise UsageError("stdin can be read once only")
+    jobs = [Job(source, output or _destination(source, out_dir, suffix)) for source in inputs]
+    owners: dict[str, str] = {}
+    sources = {str(Path(job.source).absolute()): job.source for job in jobs if job.source != STDIO}
+    for job in jobs:
+        if job.destination == STDIO:
+            continue
+        key = str(Path(job.destination).absolute())
+        if key in sources:
+            raise UsageError(f"{job.destination} is an input and would be overwritten")
+        if key in owners:
+            raise UsageError(f"{owners[key]} and {job.source} would both be written to {job.destination}")
+        owners[key] = job.source
+    return jobs
+
+
+def _destination(source: str, out_dir: str | None, suffix: str) -> str:
+    if source == STDIO:
+        return STDIO if out_dir is None else str(Path(out_dir) / f"stdin{suffix}")
+    path = Path(source)
+    named = path.with_suffix(suffix) if path.suffix else path.with_name(path.name + suffix)
+    return str(named if out_dir is None else Path(out_dir) / named.name)
+
+
+def encode_files(arguments: argparse.Namespace) -> int:
+    """``sdrt encode``; returns the exit code: 0, or that of the first error."""
+
+    def encode(codec: Codec, job: Job) -> str:
+        source = read_input(STDIO) if job.source == STDIO else job.source
+        data = codec.encode(
+            source,
+            quality=arguments.quality,
+            target_bytes=arguments.target_size,
+            target_bpp=arguments.target_bpp,
+            keep_metadata=arguments.keep_metadata,
+            exact_alpha=arguments.alpha == "exact",
+            tune=arguments.tune,
+            resampling=arguments.resampling,
+            progress=Progress(job.source, wanted=not arguments.quiet),
+            note=None if arguments.quiet else lambda text: say(f"{job.source}: {text}"),
+        )
+        write_output(job.destination, data, overwrite=arguments.force)
+        about = codec.info(data)
+        quality = "" if about.quality is None else f", quality {about.quality:g}"
+        quality += "" if about.resampling == 1 else f", resampling {about.resampling}"
+        return f"{len(data)} bytes, {about.bits_per_pixel:.3f} bpp{quality}"
+
+    return _run(arguments, ".sdl", encode)
+
+
+def decode_files(arguments: argparse.Namespace) -> int:
+    """``sdrt decode``; returns the exit code: 0, or that of the first error."""
+    suffix = f".{(arguments.format or 'png').lower().lstrip('.')}"
+    if suffix not in SAVE_OPTIONS:
+        say(f"sdrt decode: error: --format {arguments.format}: choose one of {' '.join(SAVE_OPTIONS)}")
+        return USAGE
+
+    def decode(codec: Codec, job: Job) -> str:
+        picture = codec.decode_strips(
+            read_input(job.source), crop=arguments.crop, progress=Progress(job.source, wanted=not arguments.quiet)
+        )
+        if arguments.strip:
+            picture = replace(picture, exif=None, xmp=None)
+        if job.destination == STDIO:
+            with standard_output() as stream:
+                save(picture, stream, suffix=suffix)
+        else:
+            wanted = suffix if arguments.format else None
+            save(picture, job.destination, suffix=wanted, overwrite=arguments.force)
+        return f"{picture.width_px}x{picture.height_px}"
+
+    return _run(arguments, suffix, decode)
+
+
+def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job], str]) -> int:
+    try:
+        jobs = plan_jobs(arguments.inputs, arguments.output, arguments.out_dir, suffix)
+    except UsageError as error:
+        say(f"sdrt: error: {error}")
+        return USAGE
+    if arguments.out_dir is not None:
+        try:
+            Path(arguments.out_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {arguments.out_dir}: {error.strerror or error}") from None
+    codec = Codec(
+        arguments.model,
+        device=arguments.device,
+        precision=arguments.precision,
+        threads=arguments.threads,
+        max_pixels=_max_pixels(arguments),
+        tile_px=arguments.tile,
+    )
+    code = 0
+    for job in jobs:
+        start = time.perf_counter()
+        try:
+            check_output(job.destination, overwrite=arguments.force)
+            summary = work(codec, job)
+        except Exception as error:  # one bad input must not stop the others
+            failure = complain(error, job.source)
+            code = code or failure
+            continue
+        if arguments.verbose:
+            seconds = time.perf_counter() - start
+            how = f"{codec.used_device} {codec.used_precision}, {seconds:.2f} s"
+            say(f"{job.source} -> {job.destination}: {summary}, {how}")
+    return code
+
+
+def _max_pixels(arguments: argparse.Namespace) -> int | None:
+    if arguments.max_pixels is None:
+        return DEFAULT_MAX_PIXELS
+    return arguments.max_pixels or None

@@ -1,0 +1,117 @@
+"""``sdrt doctor`` and ``sdrt models``: what is installed, what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from typing import Protocol
+
+from sdrt import __version__
+from sdrt.command.console import complain, in_words, tell
+from sdrt.errors import EngineError, ModelError
+from sdrt.network.devices import INSTALL, precisions_by_device
+from sdrt.packs import search
+from sdrt.packs.manifest import PRIOR
+
+TROUBLE = 1
+
+
+class Report(Protocol):
+    """Tells one line: what was looked at, and what it says."""
+
+    def __call__(self, what: str, says: str, *, good: bool = True) -> None: ...
+
+
+def tell_models(*, as_json: bool) -> int:
+    """Tell the usable packs on stdout and, on stderr, why others are not. Returns the exit code."""
+    packs, refusals = search.scan_packs()
+    for pack in packs:
+        about = {
+            "name": pack.name,
+            "space": pack.space.id,
+            "channels": pack.space.channels,
+            "downscale": pack.space.downscale,
+            "precisions": list(pack.precisions),
+            "runs": precisions_by_device(pack.precisions),
+            "bytes": sum((pack.folder / name).stat().st_size for name in pack.files),
+            "space_identity": pack.space.identity.hex(),
+            "prior_identity": pack.prior_identity.hex() if PRIOR in pack.files else None,
+            "encodes": any(name.startswith("encoder.") for name in pack.files),
+            "folder": str(pack.folder),
+        }
+        if as_json:
+            tell(json.dumps(about))
+        else:
+            tell(pack.name)
+            for key, value in about.items():
+                tell(f"  {key:15} {in_words(value)}")
+    if not packs and not as_json:
+        tell("no model packs; searched:")
+        for path in search.search_paths():
+            tell(f"  {path}")
+    return max([complain(refusal) for refusal in refusals], default=0)
+
+
+def examine() -> int:
+    """Tell a report on stdout; every trouble begins with "!" and says what to do. Returns 1 if there was any."""
+    troubles = 0
+
+    def report(what: str, says: str, *, good: bool = True) -> None:
+        nonlocal troubles
+        troubles += not good
+        tell(f"{' ' if good else '!'} {what:14} {says}")
+
+    report("sdrt", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for package in ("numpy", "pillow", "constriction"):
+        try:
+            report(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            report(package, f"is not installed: pip install {package}", good=False)
+    _examine_engines(report)
+    _examine_packs(report)
+    tell(f"{troubles} trouble{'s' * (troubles != 1)} found" if troubles else "all is well")
+    return TROUBLE if troubles else 0
+
+
+def _examine_engines(report: Report) -> None:
+    from sdrt.network import engine
+
+    installed = engine.installed_onnxruntimes()
+    if len(installed) > 1:
+        names = " ".join(entry.split()[0] for entry in installed)
+        report(
+            "onnxruntime",
+            f"{' and '.join(installed)} are both installed and overwrite each other's files: "
+            f"pip uninstall -y {names}, then {INSTALL['cpu']} or {INSTALL['cuda']}",
+            good=False,
+        )
+    elif installed:
+        report("onnxruntime", installed[0])
+    try:
+        devices = engine.available_devices()
+    except EngineError as error:
+        report("engine", str(error), good=False)
+        return
+    for device in devices:
+        report(f"device {device.device}", f"{'yes' if device.available else 'no'}, {device.detail}")
+    if not any(device.available for device in devices):
+        report("engine", f"none is installed: {INSTALL['cpu']}", good=False)
+
+
+def _examine_packs(report: Report) -> None:
+    packs, refusals = search.scan_packs()
+    for refusal in refusals:
+        report("pack", str(refusal), good=False)
+    for pack in packs:
+        try:
+            for name in pack.files:
+                search.verify_file(pack, name)
+        except ModelError as error:
+            report(f"pack {pack.name}", str(error), good=False)
+        else:
+            runs = in_words(precisions_by_device(pack.precisions))
+            report(f"pack {pack.name}", f"{len(pack.files)} files as the manifest says; {runs}; in {pack.folder}")
+    if not packs:
+        searched = ", ".join(str(path) for path in search.search_paths())
+        report("pack", f"none is here; searched {searched}", good=False)

@@ -1,0 +1,78 @@
+"""Names of devices and precisions: which graph of a pack a device runs, in what sizes, and what installs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdrt.errors import EngineError
+
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+AUTO_ORDER = ("cuda", "cpu", "openvino")
+"""``auto`` takes the first that works. TensorRT stays a choice: its engines take minutes to build."""
+GPU = ("cuda", "tensorrt")
+
+INSTALL = {
+    "cpu": "pip install 'sdrt[cpu]'",
+    "cuda": "pip install 'sdrt[gpu]'",
+    "tensorrt": "pip install 'sdrt[gpu]' 'tensorrt-cu13>=10.13,<11'",
+    "openvino": "pip install 'sdrt[openvino]'",
+}
+
+PRECISIONS = ("w16", "fp32", "fp16", "int8", "bf16")
+"""What may be asked for. bf16 is no graph: it is an arithmetic of OpenVINO's, on CPUs that have it."""
+PREFERRED = {
+    "cpu": ("int8", "w16", "fp32"),
+    "openvino": ("int8", "w16", "fp32"),
+    "cuda": ("fp16", "w16", "fp32"),
+    "tensorrt": ("fp16", "w16", "fp32"),
+}
+"""Which graph each device takes where nobody asked. int8 first on CPUs: a pack has it only where its pictures were
+measured to hold, and it takes half the time or less. Otherwise CPUs compute in float32 whatever the graph's width, so
+that the smallest file of full quality is theirs."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Height and width that a graph on a GPU takes: at least, the best tuned, at most; in its own input cells."""
+
+    least: int
+    usual: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.usual <= self.most <= 1 << 16:
+            raise EngineError(f"sides must rise from 1 to 65536, got {self.least}, {self.usual}, {self.most}")
+
+
+def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
+    """The concrete devices that ``device`` stands for, in order: itself, or for ``auto`` all that know the precision.
+
+    Raises EngineError for an unknown device or precision, or a device that cannot compute in it.
+    """
+    if device not in DEVICES:
+        raise EngineError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
+    if precision is not None and precision not in PRECISIONS:
+        raise EngineError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if precision == "bf16":
+        if device not in ("auto", "openvino"):
+            raise EngineError(f"bf16 is an arithmetic of device openvino, not of {device}")
+        return ("openvino",)
+    return AUTO_ORDER if device == "auto" else (device,)
+
+
+def precisions_by_device(here: Sequence[str]) -> dict[str, str]:
+    """Device -> the precision of the graph that it runs unasked, out of those that a pack has."""
+    return {device: graph_precision(device, None, here) for device in PREFERRED}
+
+
+def graph_precision(device: str, wanted: str | None, here: Sequence[str]) -> str:
+    """The precision of the graph that ``device`` (not ``auto``) runs out of those that a pack has, ``here``.
+
+    What is ``wanted`` is given back even where it is not here: looking it up then says what there is. A pack without
+    any preferred one gives its first.
+    """
+    if wanted is not None and wanted != "bf16":
+        return wanted
+    preferred = [name for name in PREFERRED[device] if name != "int8" or wanted != "bf16"]
+    return next((name for name in preferred if name in here), here[0] if here else preferred[0])

@@ -1,0 +1,278 @@
+"""Runs a graph: device choice, threads, bounded memory.
+
+A device asked for by name is used or refused, never replaced: ONNX Runtime on its own would warn and run on the CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.errors import EngineError
+from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
+from sdrt.network.devices import GPU, INSTALL, PRECISIONS, Sides, devices_to_try
+from sdrt.network.onnxruntime_session import PROVIDERS, Floats, Runner
+from sdrt.packs.manifest import DEFAULT_PRECISION
+
+ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+DEFAULT_SIDES = Sides(1, 64, 256)
+
+GraphOf = Callable[[str], Path]
+"""A concrete device -> the graph that it should run."""
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What ``sdrt doctor`` says about one device."""
+
+    device: str
+    available: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Opened:
+    runner: Runner
+    reason: str
+    arithmetic: str | None = None
+    longest_side: int | None = None
+
+
+class Engine:
+    """One graph with one input and one output, ready to run on one device.
+
+    ``path`` is the graph. ``device`` is what is used in truth (never ``auto``), ``reason`` says in one line why.
+    ``precision`` is the graph's, or bf16 where OpenVINO computes in it. ``longest_side``: the most cells of input that
+    a run may have each way; None: any. On a GPU longer pictures are best run in tiles of just that side, because every
+    new shape there costs time or memory.
+    """
+
+    path: Path
+    device: str
+    reason: str
+    precision: str
+    longest_side: int | None
+
+    def __init__(
+        self,
+        graph: Path | GraphOf,
+        *,
+        device: str = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+        optimise: bool = True,
+        sides: Sides = DEFAULT_SIDES,
+    ) -> None:
+        """Loads the graph.
+
+        ``graph``: its path, or what gives the path for the device that is taken. ``precision``: only bf16 matters here
+        (see ``devices``), or float32 in OpenVINO for any other. ``threads`` 1 or more; None takes every core that
+        the process may use. ``optimise`` False keeps the graph as it was written, to tell an optimiser's fault from the
+        graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own.
+
+        Raises EngineError: unknown device, device not to be had, graph missing or not readable; and what ``graph``
+        raises.
+        """
+        candidates = devices_to_try(device, precision)
+        if threads is not None and threads < 1:
+            raise EngineError(f"threads must be at least 1, got {threads}")
+        settings = _Settings(precision, threads, optimise, sides)
+        if len(candidates) == 1:
+            self.device, self.path = candidates[0], _resolve(graph, candidates[0])
+            opened = _open(self.path, self.device, settings)
+        else:
+            self.device, self.path, opened = _open_best(graph, candidates, settings)
+        self._runner, self.reason, self.longest_side = opened.runner, opened.reason, opened.longest_side
+        self.precision = "bf16" if opened.arithmetic == "bf16" else precision_of(self.path)
+
+    def run(self, array: Floats) -> NDArray[Any]:
+        """NCHW in float32 or float16 -> NCHW in float32, or pixels, uint8 NHWC, where the graph ends in them.
+
+        Raises EngineError if the shape does not fit the graph or the device gives up (memory, for example).
+        """
+        if array.ndim != 4 or 0 in array.shape:
+            raise EngineError(f"{self.path.name} takes four dimensions NCHW, none of them empty; got {array.shape}")
+        result = self._runner(array)
+        return result if result.dtype == np.uint8 else result.astype(np.float32, copy=False)
+
+
+def precision_of(path: Path) -> str:
+    """The precision that a graph's file name says: ``decoder.fp16.onnx`` is fp16, ``decoder.onnx`` is w16."""
+    parts = path.name.split(".")
+    return parts[-2] if len(parts) > 2 and parts[-2] in PRECISIONS else DEFAULT_PRECISION
+
+
+@dataclass(frozen=True)
+class _Settings:
+    precision: str | None
+    threads: int | None
+    optimise: bool
+    sides: Sides
+
+
+def available_devices() -> list[DeviceReport]:
+    """Every device but auto, whether its libraries are here, and what to do where they are not.
+
+    A device whose libraries are here may still fail to open a graph (no driver, for example): only ``Engine`` can tell.
+    """
+    from importlib import metadata  # a tenth of a decoding process's start, and only reports need it
+
+    reports: list[DeviceReport] = []
+    for device in PROVIDERS:
+        why = _why_absent(device)
+        detail = why or f"onnxruntime {onnxruntime_session.load().__version__}"
+        if not why and device == "tensorrt":
+            machine = _machine()
+            detail += f", TensorRT {machine.tensorrt}, GPU architecture {machine.architecture}"
+        reports.append(DeviceReport(device, not why, detail))
+    why = _why_absent("openvino")
+    reports.append(DeviceReport("openvino", not why, why or f"openvino {metadata.version('openvino')}"))
+    return reports
+
+
+def _why_absent(device: str) -> str | None:
+    """Why a device cannot be had, with what installs it; None where its libraries are here."""
+    if device == "openvino":
+        return None if importlib.util.find_spec("openvino") is not None else INSTALL["openvino"]
+    if importlib.util.find_spec("onnxruntime") is None:
+        return onnxruntime_session.absent(device, "")
+    ort = onnxruntime_session.load()
+    if PROVIDERS[device] not in ort.get_available_providers():
+        return onnxruntime_session.absent(device, str(ort.__version__))
+    if device == "tensorrt":
+        try:
+            _machine()
+        except EngineError as error:
+            return str(error)
+    return None
+
+
+def _machine() -> tensorrt_cache.Machine:
+    return tensorrt_cache.this_machine(str(onnxruntime_session.require("tensorrt").__version__))
+
+
+def installed_onnxruntimes() -> list[str]:
+    """The ONNX Runtime distributions installed here; more than one overwrite each other's files."""
+    from importlib import metadata
+
+    found: list[str] = []
+    for name in ORT_PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[Path, bool]:
+    """Compiles a graph for this machine's GPU, which takes minutes. Returns its folder, and whether it was built now.
+
+    An engine of the same sides that is here already is kept unless ``rebuild``.
+
+    Raises EngineError: no TensorRT, no GPU, a graph that TensorRT cannot run as a whole, sizes beyond its memory.
+    """
+    machine = _machine()
+    place = tensorrt_cache.place_of(path, machine)
+    if not rebuild and tensorrt_cache.find(place) == sides:
+        return place, False
+    _, port = onnxruntime_session.open_session(path, "cpu", 1, optimise=False, options={})
+    if port.channels is None:
+        raise EngineError(f"{path.name} leaves its channels open: TensorRT cannot be told what to expect")
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    started_s = time.perf_counter()
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
+        half = precision_of(path) == "fp16"
+        options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels, half=half)
+        run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimise=True, options=options)
+        run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
+        del run
+        tensorrt_cache.write_record(part, path, sides, machine, time.perf_counter() - started_s)
+        shutil.rmtree(place, ignore_errors=True)
+        part.replace(place)
+    except OSError as error:
+        raise EngineError(f"cannot keep the TensorRT engine in {place}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return place, True
+
+
+def _resolve(graph: Path | GraphOf, device: str) -> Path:
+    path = graph if isinstance(graph, Path) else graph(device)
+    if not path.is_file():
+        raise EngineError(f"no graph at {path}")
+    return path
+
+
+def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Settings) -> tuple[str, Path, _Opened]:
+    passed_over: list[str] = []
+    failures: list[str] = []
+    for device in candidates:
+        why = _why_absent(device)
+        if why is not None:
+            passed_over.append(f"no {device} ({why})")
+            continue
+        path = _resolve(graph, device)
+        try:
+            opened = _open(path, device, settings)
+        except EngineError as error:
+            failures.append(str(error))
+            passed_over.append(f"no {device} ({error})")
+            continue
+        reason = "; ".join(passed_over) or "first choice"
+        return device, path, _Opened(opened.runner, reason, opened.arithmetic, opened.longest_side)
+    if not failures:
+        onnxruntime_session.load()  # says more clearly that nothing is installed
+    raise EngineError("; ".join(failures or passed_over))
+
+
+def _open(path: Path, device: str, settings: _Settings) -> _Opened:
+    if device == "openvino":
+        runner, arithmetic = openvino_session.open_session(path, settings.threads, precision=settings.precision)
+        return _Opened(runner, "asked for", arithmetic)
+    if device == "tensorrt":
+        return _open_tensorrt(path, settings)
+    runner, _ = onnxruntime_session.open_session(
+        path,
+        device,
+        settings.threads,
+        optimise=settings.optimise,
+        options=onnxruntime_session.CUDA_OPTIONS if device == "cuda" else {},
+    )
+    return _Opened(runner, "asked for", longest_side=settings.sides.most if device in GPU else None)
+
+
+def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
+    machine = _machine()
+    place = tensorrt_cache.place_of(path, machine)
+    sides = tensorrt_cache.find(place)
+    reason = f"the engine in {place}"
+    if not isinstance(sides, Sides):
+        import logging
+
+        logging.getLogger("sdrt").warning(
+            "no TensorRT engine for %s: %s; building one now, which takes minutes (%s does it in advance)",
+            path.name,
+            sides,
+            tensorrt_cache.COMMAND,
+        )
+        sides, reason = settings.sides, f"{reason}, built now: {sides}"
+        build_tensorrt(path, sides)
+    context = place / tensorrt_cache.CONTEXT
+    runner, _ = onnxruntime_session.open_session(context, "tensorrt", settings.threads, optimise=True, options={})
+
+    def run(array: Floats) -> NDArray[np.float32]:
+        tensorrt_cache.check_sides(sides, array.shape, path.name)
+        return np.concatenate([runner(array[item : item + 1]) for item in range(len(array))])
+
+    return _Opened(run, reason, longest_side=sides.most)

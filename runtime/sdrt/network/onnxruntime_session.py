@@ -1,0 +1,149 @@
+"""One graph in ONNX Runtime. The only import of onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.errors import EngineError, first_line
+from sdrt.network.devices import GPU, INSTALL
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+CUDA_OPTIONS = {
+    # Its default tries every algorithm for every new shape, which takes seconds a shape and gigabytes of workspace.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # Its default doubles the memory held at every growth and never gives it back.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+Floats = NDArray[np.float32] | NDArray[np.float16]
+Runner = Callable[[Floats], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Port:
+    """The only input of a graph. ``channels`` None: the graph leaves them open."""
+
+    name: str
+    channels: int | None
+
+
+def load() -> ModuleType:
+    """The package. Raises EngineError with the line that installs it."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        why = "is not installed" if error.name == "onnxruntime" else f"does not load ({first_line(error)})"
+        raise EngineError(f"ONNX Runtime {why}: {INSTALL['cpu']} (or {INSTALL['cuda']} for NVIDIA GPUs)") from None
+
+
+def absent(device: str, version: str) -> str:
+    """Why ``device`` is not here, given ONNX Runtime's version ("" where it is not installed), and what to do."""
+    if not version:
+        return f"ONNX Runtime is not installed: {INSTALL[device]}"
+    swap = "pip uninstall onnxruntime; " if device in GPU else ""
+    return f"onnxruntime {version} here has no {PROVIDERS[device]}: {swap}{INSTALL[device]}"
+
+
+def require(device: str) -> ModuleType:
+    """The package, with the provider of ``device``. Raises EngineError where either is missing."""
+    ort = load()
+    if PROVIDERS[device] not in ort.get_available_providers():
+        raise EngineError(f"device {device} cannot be had: {absent(device, str(ort.__version__))}")
+    return ort
+
+
+def open_session(
+    path: Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]
+) -> tuple[Runner, Port]:
+    """A graph on ``device`` (cpu, cuda or tensorrt), ``options`` given to its provider as they are.
+
+    Raises EngineError: no such device, graph not readable, more than one input or output.
+    """
+    ort = require(device)
+    provider = PROVIDERS[device]
+    providers: list[Any] = [(provider, dict(options))]
+    if device == "tensorrt":
+        providers.append((PROVIDERS["cuda"], dict(CUDA_OPTIONS)))
+    if device in GPU:
+        _preload(ort)
+    try:
+        # enable_fallback=0: else a provider that fails to start is replaced with a print on stdout.
+        session = ort.InferenceSession(
+            str(path),
+            sess_options=_session_options(ort, device, threads, optimise),
+            providers=providers,
+            enable_fallback=0,
+        )
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes here
+        raise EngineError(f"device {device} cannot open {path}: {first_line(error)}{_advice(error, device)}") from None
+    if session.get_providers()[0] != provider:
+        raise EngineError(f"device {device} cannot be had: ONNX Runtime chose {session.get_providers()[0]}")
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, one of each was expected")
+    name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+
+    def run(array: Floats) -> NDArray[Any]:
+        try:
+            result: NDArray[Any] = session.run(None, {name: np.ascontiguousarray(array, dtype=wanted)})[0]
+        except Exception as error:
+            raise EngineError(f"{path.name} on {device} failed for input {array.shape}: {first_line(error)}") from None
+        return result
+
+    shape = inputs[0].shape
+    channels = shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
+    return run, Port(name, channels)
+
+
+def _preload(ort: ModuleType) -> None:
+    """CUDA and cuDNN from their Python packages, where the system has none. What it prints is for stderr."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(sys.stderr):
+            ort.preload_dlls()
+
+
+def _session_options(ort: ModuleType, device: str, threads: int | None, optimise: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.inter_op_num_threads = 1
+    # Left to itself, ONNX Runtime pins its threads to cores: beside any other busy process that is 2 to 3 times slower.
+    options.intra_op_num_threads = threads if threads is not None else _usable_cores()
+    # A memory plan is kept for every shape ever seen: a thousand pictures of a thousand sizes fill the memory.
+    # The arena stays: without it the peak is half as high again, and it stops growing at the largest picture.
+    options.enable_mem_pattern = False
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    # Idle threads that spin burn a core between pictures for a gain of a few microseconds a node.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if device != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _usable_cores() -> int:
+    """The cores that this process may use: fewer than the machine has inside some containers and job queues."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _advice(error: Exception, device: str) -> str:
+    text = str(error)
+    if any(word in text for word in ("INVALID_PROTOBUF", "Protobuf parsing failed", "INVALID_GRAPH", "ModelProto")):
+        return " (the graph is damaged: install the model pack again)"
+    return f" ({INSTALL[device]})" if device in GPU else ""

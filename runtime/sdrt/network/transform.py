@@ -1,0 +1,193 @@
+"""Pixels <-> latents: a pack's graphs, run over a picture of any size in tiles of bounded memory.
+
+Where a pack states its halo (graphs of convolutions only), tiles give what the whole picture gives. Other graphs look
+at the whole picture at once: those run whole up to GLOBAL_FRAME_PX, and in blended tiles beyond.
+
+A pack's manifest may say ``border`` 1: pictures and latents are then continued by one cell of edge repetition before
+a graph sees them, because the zeros that convolutions pad with make dark rims otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.errors import ModelError
+from sdrt.network import tile
+from sdrt.network.devices import Sides
+from sdrt.network.engine import Engine
+from sdrt.packs.manifest import ModelPack
+from sdrt.pixels import tensors
+from sdrt.pixels.picture import Crop, Strips, gather
+
+FRAME_PX = 1536 * 1536
+"""Pixels of a frame that a graph is run on at once: some 150 bytes of memory each with models/tiny."""
+GLOBAL_FRAME_PX = 768 * 768
+"""The same for graphs that look everywhere at once (attention, group norms): these need twenty times the memory."""
+GLOBAL_FADE_PX = 96
+"""Overlap over which the tiles of such graphs are blended: a step between neighbouring pixels grows by at most a 96th
+of what the two tiles differ by. docs/TILES.md has what was measured."""
+GLOBAL_TRIM_PX = 32
+"""Rim of such tiles that is thrown away: it saw the zeros around the tile instead of the picture. Twice as much did not
+measure better."""
+
+GPU_SIDES_PX = (512, 1024)
+"""On a GPU: the side that is tuned best and the longest one. Larger pictures are cut into tiles of just the latter:
+memory is that of one tile, and no new shape makes the device choose or compile its kernels again."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles done and their total."""
+
+
+def to_latents(
+    rgb: NDArray[np.uint8],
+    pack: ModelPack,
+    encoder: Engine,
+    progress: Progress | None = None,
+    *,
+    tile_px: int | None = None,
+) -> NDArray[np.float32]:
+    """uint8 (H, W, 3) -> ``(raw - shift) * scale``, float32 (C, ceil(H / downscale), ceil(W / downscale)).
+
+    Below and to the right the picture is continued to whole cells by repeating its edge. ``tile_px``: the side of the
+    frames that a large picture is cut into; None: what suits the pack. Less needs less memory and more time.
+
+    Raises EngineError, and ModelError where the encoder does not give what the manifest says, in finite numbers.
+    """
+    cell, channels = pack.space.downscale, pack.space.channels
+    rows, columns = (ceil(side / cell) for side in rgb.shape[:2])
+    halo_px = None if pack.halo is None else pack.halo["encoder_px"]
+    halo = None if halo_px is None else ceil(halo_px / cell)
+    side = None if encoder.longest_side is None else encoder.longest_side // cell
+    plan = plan_tiles(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side, tile_px=tile_px)
+    done = 0
+
+    def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
+        nonlocal done
+        high, wide = row.frame_stop - row.frame_start, column.frame_stop - column.frame_start
+        sample = tensors.sample_region(rgb, row.frame_start * cell, column.frame_start * cell, high * cell, wide * cell)
+        raw = encoder.run(sample)
+        _check_shape(pack, "encoder", raw, (1, channels * (2 if pack.latent_distribution else 1), high, wide))
+        done += 1
+        if progress is not None:
+            progress(done, plan.count)
+        kept: NDArray[np.float32] = raw[0, :channels].transpose(1, 2, 0)
+        return kept
+
+    latents = np.empty((channels, rows, columns), np.float32)
+    for first, strip in tile.strips(plan, 1, run):
+        latents[:, first : first + len(strip)] = strip.transpose(2, 0, 1)
+    if not np.isfinite(latents).all():
+        raise ModelError(f"model pack {pack.name}: the encoder gave values that are not finite")
+    latents -= np.float32(pack.space.shift)
+    latents *= np.float32(pack.space.scale)
+    return latents
+
+
+def to_pixels(
+    latents: NDArray[np.float32], pack: ModelPack, decoder: Engine, crop: Crop, progress: Progress | None = None
+) -> NDArray[np.uint8]:
+    """The rows of ``pixel_strips`` as one array, uint8 (height, width, 3). Raises as these do."""
+    rows = pixel_strips(latents, pack, decoder, crop, progress)
+    return gather(Strips(width_px=crop[2], height_px=crop[3], rows=rows)).rgb
+
+
+def pixel_strips(
+    latents: NDArray[np.float32],
+    pack: ModelPack,
+    decoder: Engine,
+    crop: Crop,
+    progress: Progress | None = None,
+    *,
+    tile_px: int | None = None,
+) -> Iterator[NDArray[np.uint8]]:
+    """``(raw - shift) * scale``, float32 (C, h, w) -> the pixels of ``crop`` from top to bottom, uint8 (n, width, 3).
+
+    ``crop`` lies in the h * downscale by w * downscale pixels of the grid; only its tiles are run, each row of tiles
+    when its strip is asked for. ``tile_px`` as for ``to_latents``.
+
+    Raises EngineError, and ModelError where the decoder does not give what the manifest says.
+    """
+    cell = pack.space.downscale
+    left, top, width_px, height_px = crop
+    halo = None if pack.halo is None else pack.halo["decoder_latents"]
+    window = (top // cell, left // cell, ceil((top + height_px) / cell), ceil((left + width_px) / cell))
+    rows, columns = latents.shape[1:]
+    plan = plan_tiles(pack, rows, columns, halo, window=window, side=decoder.longest_side, tile_px=tile_px)
+    scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
+    done = 0
+
+    def run(row: tile.Span, column: tile.Span) -> NDArray[np.uint8]:
+        nonlocal done
+        frame = _repeat_edges(latents, row, column) / scale + shift
+        high, wide = frame.shape[1] * cell, frame.shape[2] * cell
+        painted = decoder.run(frame[None])
+        done_already = painted.dtype == np.uint8
+        _check_shape(pack, "decoder", painted, (1, high, wide, 3) if done_already else (1, 3, high, wide))
+        done += 1
+        if progress is not None:
+            progress(done, plan.count)
+        pixels: NDArray[np.uint8] = painted[0] if done_already else tensors.from_sample(painted, high, wide)
+        return pixels
+
+    before = left - plan.columns[0].start * cell
+    for first, strip in tile.strips(plan, cell, run):
+        start, stop = max(first, top), min(first + len(strip), top + height_px)
+        if start < stop:
+            yield strip[start - first : stop - first, before : before + width_px]
+
+
+def gpu_sides(pack: ModelPack, half: str) -> Sides:
+    """What a GPU is to expect of ``encoder`` (in pixels) or ``decoder`` (in latents)."""
+    cell = pack.space.downscale
+    usual_px, most_px = GPU_SIDES_PX
+    if half == "encoder":
+        return Sides(cell, usual_px // cell * cell, most_px // cell * cell)
+    return Sides(1, usual_px // cell, most_px // cell)
+
+
+def plan_tiles(
+    pack: ModelPack,
+    rows: int,
+    columns: int,
+    halo: int | None,
+    *,
+    window: tuple[int, int, int, int],
+    side: int | None,
+    tile_px: int | None,
+) -> tile.Plan:
+    """The tiles of ``window`` (top, left, bottom, right) in a grid of ``rows`` x ``columns`` cells.
+
+    ``halo``: what the pack states for this graph, in cells, or None. ``side``: an engine's longest side in cells.
+    """
+    cell, border = pack.space.downscale, _border(pack)
+    fade, frame_px = 0, FRAME_PX
+    if halo is None:
+        halo, fade, frame_px = ceil(GLOBAL_TRIM_PX / cell), ceil(GLOBAL_FADE_PX / cell), GLOBAL_FRAME_PX
+    if tile_px is not None:
+        frame_px = tile_px**2
+        side = None if side is None else min(side, max(1, tile_px // cell))
+    return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, border=border, window=window, side=side)
+
+
+def _border(pack: ModelPack) -> int:
+    border = pack.manifest.get("border", 0)
+    if border not in (0, 1) or isinstance(border, bool):
+        raise ModelError(f"model pack {pack.name}: border must be 0 or 1, it is {border!r}")
+    return int(border)
+
+
+def _repeat_edges(latents: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
+    """The frame of a tile out of (C, h, w); where it sticks out the edge is repeated."""
+    rows = np.arange(row.frame_start, row.frame_stop).clip(0, latents.shape[1] - 1)
+    columns = np.arange(column.frame_start, column.frame_stop).clip(0, latents.shape[2] - 1)
+    return latents[:, rows[:, None], columns]
+
+
+def _check_shape(pack: ModelPack, half: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:
+    if array.shape != wanted:
+        raise ModelError(f"model pack {pack.name}: the {half} gives the shape {array.shape}, not {wanted}")

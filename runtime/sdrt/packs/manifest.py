@@ -1,0 +1,247 @@
+"""A model pack as its manifest describes it: a folder with the graphs of one latent space, its prior, and the list that
+vouches for both.
+
+Two identities travel in every file and mean different things. The *latent space* says what the integers mean:
+any decoder of that space may paint the picture. The *prior* says how integers became bytes: without exactly
+that prior there are no integers. docs/PACKS.md describes the folder and the manifest in full.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sdrt.errors import ModelError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT_BYTES = 1 << 20
+PRIOR = "prior.npz"
+DEFAULT_PRECISION = "w16"
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What the numbers of a latent mean; equal spaces have equal ``identity`` on every machine.
+
+    A graph's latents are *raw*; symbols are computed from ``(raw - shift) * scale``.
+    """
+
+    id: str
+    channels: int
+    downscale: int
+    scale: float
+    shift: float
+
+    @property
+    def identity(self) -> bytes:
+        """The first 4 bytes of the sha256 of the canonical JSON of all five fields."""
+        return hashlib.sha256(self.canonical_json().encode("utf-8")).digest()[:4]
+
+    def canonical_json(self) -> str:
+        """Keys sorted, no spaces, floats in their shortest form that reads back equal."""
+        fields = {
+            "channels": int(self.channels),
+            "downscale": int(self.downscale),
+            "id": self.id,
+            "scale": float(self.scale),
+            "shift": float(self.shift),
+        }
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+@dataclass(frozen=True)
+class ModelPack:
+    """A pack as its manifest describes it. Files are checked by size here and by hash in ``search.verify_file``."""
+
+    folder: Path
+    name: str
+    space: LatentSpace
+    files: dict[str, str] = field(hash=False)
+    """File name -> sha256 in lower-case hexadecimal."""
+    manifest: dict[str, Any] = field(hash=False, repr=False)
+    """The parsed manifest; read only."""
+    quality_range: tuple[int, int]
+    """The step index at quality 0 (coarse, the larger) and at quality 100 (fine)."""
+    default_step: int
+    latent_distribution: bool
+    """True: the encoder gives ``latent_parameters``, mean and log-variance on axis 1; take the first half."""
+    halo: dict[str, int] | None = field(hash=False, default=None)
+    """``encoder_px`` and ``decoder_latents`` that make a tile equal the whole picture; None: no such number exists."""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions in which the decoder is here, the default one first."""
+        return self.graph_precisions("decoder")
+
+    def graph_precisions(self, half: str) -> tuple[str, ...]:
+        """The precisions in which ``encoder`` or ``decoder`` is here, the default one first."""
+        names = {parts[1] if len(parts) == 3 else DEFAULT_PRECISION for parts in self._graph_names(half)}
+        return tuple(sorted(names, key=lambda name: (name != DEFAULT_PRECISION, name)))
+
+    def _graph_names(self, half: str) -> list[list[str]]:
+        split = (name.split(".") for name in self.files)
+        return [parts for parts in split if parts[0] == half and parts[-1] == "onnx" and len(parts) in (2, 3)]
+
+    def encoder_path(self, precision: str = DEFAULT_PRECISION) -> Path:
+        """Raises ModelError if the pack has no encoder in this precision (a decoder-only pack has none at all)."""
+        return self._graph_path("encoder", precision)
+
+    def decoder_path(self, precision: str = DEFAULT_PRECISION) -> Path:
+        """Raises ModelError if the pack has no decoder in this precision."""
+        return self._graph_path("decoder", precision)
+
+    def _graph_path(self, half: str, precision: str) -> Path:
+        name = graph_file_name(half, precision)
+        if name not in self.files:
+            here = ", ".join(sorted(self.files)) or "no files"
+            why = "decoder-only pack" if half == "encoder" and not self._graph_names(half) else f"it has {here}"
+            raise ModelError(f"model pack {self.name!r} in {self.folder} has no {name} ({why})")
+        return self.folder / name
+
+    @property
+    def prior_path(self) -> Path:
+        """Raises ModelError if the prior has not been fitted yet."""
+        if PRIOR not in self.files:
+            raise ModelError(
+                f"model pack {self.name!r} in {self.folder} has no {PRIOR} yet: "
+                f"python -m sdrt_export prior {self.folder} --images FOLDER"
+            )
+        return self.folder / PRIOR
+
+    @property
+    def prior_identity(self) -> bytes:
+        """The first 4 bytes of the prior's sha256. Raises ModelError if the prior has not been fitted yet."""
+        return bytes.fromhex(self.files[self.prior_path.name])[:4]
+
+
+def graph_file_name(half: str, precision: str) -> str:
+    """``encoder`` or ``decoder`` and a precision -> the name of the graph's file in a pack."""
+    return f"{half}.onnx" if precision == DEFAULT_PRECISION else f"{half}.{precision}.onnx"
+
+
+def read_pack(folder: Path) -> ModelPack:
+    """The pack in this folder. Raises ModelError: unreadable, a newer format, a file missing or of another size."""
+    path = folder / MANIFEST
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MANIFEST_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    if len(data) > MANIFEST_LIMIT_BYTES:
+        raise ModelError(f"{path} is larger than {MANIFEST_LIMIT_BYTES} bytes")
+    try:
+        manifest = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is no valid JSON: {error}") from None
+    pack = parse_manifest(manifest, folder)
+    for name, entry in manifest["files"].items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError as error:
+            raise ModelError(f"model pack {pack.name!r}: cannot read {folder / name}: {error.strerror}") from None
+        if size != entry["bytes"]:
+            raise ModelError(f"{folder / name} is altered: the manifest says {entry['bytes']} bytes, it has {size}")
+    return pack
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+def parse_manifest(manifest: object, folder: Path) -> ModelPack:
+    """Checks every field the runtime uses, without touching the files. Raises ModelError naming the field."""
+    where = folder / MANIFEST
+    if not isinstance(manifest, dict):
+        raise ModelError(f"{where}: an object was expected")
+    version = _integer(manifest, "format", 1, 1 << 30, where)
+    if version > FORMAT:
+        raise ModelError(f"{where} has format {version}, this version of sdrt reads up to {FORMAT}: update sdrt")
+    space = _mapping(manifest, "space", where)
+    latent_space = LatentSpace(
+        id=_text(space, "id", where),
+        channels=_integer(space, "channels", 1, 4096, where),
+        downscale=_integer(space, "downscale", 1, 256, where),
+        scale=_real(space, "scale", where),
+        shift=_real(space, "shift", where),
+    )
+    if latent_space.scale <= 0:
+        raise ModelError(f"{where}: scale must be greater than zero")
+    quality = manifest.get("quality_range")
+    if not isinstance(quality, list) or len(quality) != 2:
+        raise ModelError(f"{where}: quality_range must be two integers")
+    ends = {"coarse": quality[0], "fine": quality[1]}
+    coarse, fine = (_integer(ends, end, 0, 1023, where) for end in ends)
+    if coarse < fine:
+        raise ModelError(f"{where}: quality_range must not rise, it is {coarse}, {fine}")
+    distribution = manifest.get("latent_distribution")
+    if not isinstance(distribution, bool):
+        raise ModelError(f"{where}: latent_distribution must be true or false")
+    halo = None
+    if manifest.get("halo") is not None:
+        entry = _mapping(manifest, "halo", where)
+        halo = {key: _integer(entry, key, 0, 1 << 16, where) for key in ("encoder_px", "decoder_latents")}
+    return ModelPack(
+        folder=folder,
+        name=_text(manifest, "name", where),
+        space=latent_space,
+        files=_files(_mapping(manifest, "files", where), where),
+        manifest=manifest,
+        quality_range=(coarse, fine),
+        default_step=_integer(manifest, "default_step", 0, 1023, where),
+        latent_distribution=distribution,
+        halo=halo,
+    )
+
+
+def _files(files: Mapping[str, Any], where: Path) -> dict[str, str]:
+    hashes: dict[str, str] = {}
+    for name in files:
+        if not name or name.startswith(".") or any(c in '/\\:*?"<>|' or ord(c) < 32 for c in name):
+            raise ModelError(f"{where}: {name!r} is no plain file name")
+        entry = _mapping(files, name, where)
+        digest = _text(entry, "sha256", where)
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise ModelError(f"{where}: the sha256 of {name} is no 64 lower-case hexadecimal digits")
+        _integer(entry, "bytes", 0, 1 << 40, where)
+        hashes[name] = digest
+    return hashes
+
+
+def _mapping(parent: Mapping[str, Any], key: str, where: Path) -> dict[str, Any]:
+    value = parent.get(key)
+    if not isinstance(value, dict):
+        raise ModelError(f"{where}: {key} must be an object")
+    return value
+
+
+def _text(parent: Mapping[str, Any], key: str, where: Path) -> str:
+    value = parent.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
+        raise ModelError(f"{where}: {key} must be a line of text")
+    return value
+
+
+def _integer(parent: Mapping[str, Any], key: str, least: int, most: int, where: Path) -> int:
+    value = parent.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ModelError(f"{where}: {key} must be an integer from {least} to {most}")
+    return value
+
+
+def _real(parent: Mapping[str, Any], key: str, where: Path) -> float:
+    value = parent.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ModelError(f"{where}: {key} must be a finite number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ModelError(f"{where}: {key} must be a finite number")
+    return number

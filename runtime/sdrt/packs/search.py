@@ -1,0 +1,124 @@
+"""Where model packs are found, and whether their files are what the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from sdrt.errors import ModelError
+from sdrt.packs.manifest import MANIFEST, PRIOR, ModelPack, read_pack
+
+
+def search_paths() -> list[Path]:
+    """Folders that may hold packs, in order: $SDRT_MODELS, the wheel's own, the checkout's models/, the user's."""
+    package = Path(__file__).resolve().parents[1]
+    paths = [Path(entry).expanduser() for entry in os.environ.get("SDRT_MODELS", "").split(os.pathsep) if entry]
+    paths.append(package / "packs")
+    if package.parent.name == "runtime":
+        paths.append(package.parents[1] / "models")
+    paths.append(_user_folder() / "sdrt" / "models")
+    return paths
+
+
+def _user_folder() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+
+
+def load_pack(name_or_folder: str | Path) -> ModelPack:
+    """Reads the pack of this name on the search paths, or the pack in this folder.
+
+    Raises ModelError: not found (the message lists the paths searched), unreadable, a newer format, a file that
+    is missing or has another size than the manifest says.
+    """
+    text = str(name_or_folder)
+    separators = [separator for separator in (os.sep, os.altsep) if separator]
+    if isinstance(name_or_folder, str) and text not in ("", ".", "..") and not any(s in text for s in separators):
+        for folder in _pack_folders():
+            if folder.name == text:
+                return read_pack(folder)
+    folder = Path(name_or_folder).expanduser()
+    if (folder / MANIFEST).is_file():
+        return read_pack(folder)
+    if folder.is_dir():
+        raise ModelError(f"{folder} is no model pack: it has no {MANIFEST}")
+    searched = ", ".join(str(path) for path in search_paths())
+    raise ModelError(f"no model pack named {text!r}; searched {searched} (set SDRT_MODELS to add folders)")
+
+
+def _pack_folders() -> list[Path]:
+    folders: list[Path] = []
+    for path in search_paths():
+        if (path / MANIFEST).is_file():
+            folders.append(path)
+        elif path.is_dir():
+            folders.extend(sorted(entry for entry in path.iterdir() if (entry / MANIFEST).is_file()))
+    return folders
+
+
+def scan_packs() -> tuple[list[ModelPack], list[ModelError]]:
+    """Every pack on the search paths, in order, and why the others cannot be used."""
+    packs: list[ModelPack] = []
+    refusals: list[ModelError] = []
+    for folder in _pack_folders():
+        try:
+            packs.append(read_pack(folder))
+        except ModelError as error:
+            refusals.append(error)
+    return packs, refusals
+
+
+def list_packs() -> list[ModelPack]:
+    """Every usable pack on the search paths, in order."""
+    return scan_packs()[0]
+
+
+def find_pack(space_identity: bytes, prior_identity: bytes) -> ModelPack:
+    """The first pack that has both identities. Raises ModelError that names what is wanted and what is here."""
+    packs, refusals = scan_packs()
+    here: list[str] = []
+    for pack in packs:
+        prior = pack.prior_identity if PRIOR in pack.files else b""
+        if (pack.space.identity, prior) == (space_identity, prior_identity):
+            return pack
+        here.append(f"{pack.name} ({pack.space.id}: space {pack.space.identity.hex()}, prior {prior.hex() or 'none'})")
+    broken = "".join(f"; unusable: {refusal}" for refusal in refusals)
+    raise ModelError(
+        f"the file wants latent space {space_identity.hex()} and prior {prior_identity.hex()}; "
+        f"here: {', '.join(here) or 'no model packs'}{broken}"
+    )
+
+
+def verify_file(pack: ModelPack, relative: str) -> Path:
+    """Hashes a file of the pack and returns its path; a file that did not change is hashed once per process.
+
+    Raises ModelError if the manifest does not list it, or it is missing or altered.
+    """
+    if relative not in pack.files:
+        raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no {relative}")
+    path = pack.folder / relative
+    try:
+        status = path.stat()
+        digest = _sha256(path, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    if digest != pack.files[relative]:
+        raise ModelError(
+            f"{path} is altered: the manifest says sha256 {pack.files[relative][:16]}..., it has {digest[:16]}..."
+        )
+    return path
+
+
+@cache
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

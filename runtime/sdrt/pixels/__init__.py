@@ -1,0 +1,1 @@
+"""Pictures in memory and in files. The only home of Pillow."""

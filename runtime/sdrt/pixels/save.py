@@ -1,0 +1,133 @@
+"""Pictures -> files and Pillow images.
+
+PNG and PPM are written from strips as these arrive, so that memory does not grow with the picture. The libraries behind
+all other formats want the whole picture: for these the strips are gathered first.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from sdrt.atomic import atomic_file
+from sdrt.errors import OutputError
+from sdrt.pixels.metadata import EXIF_PREFIX
+from sdrt.pixels.picture import Picture, Strips, gather, scatter
+from sdrt.pixels.png import write_png
+
+SAVE_OPTIONS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".bmp": ("BMP", {}),
+    ".ppm": ("PPM", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".avif": ("AVIF", {"quality": 90}),
+}
+"""Suffix -> Pillow's format and options: lossless where the format can, otherwise close to it. No suffix means PNG."""
+
+_WITHOUT_ALPHA = ("JPEG", "PPM", "BMP")
+_WITH_METADATA = ("WEBP", "JPEG", "AVIF")
+
+
+def to_pil(picture: Picture) -> Image.Image:
+    """The picture as a Pillow image of mode RGB or RGBA, with "exif" and "xmp" in its ``info`` where there are any."""
+    image = Image.fromarray(picture.rgb)
+    if picture.alpha is not None:
+        image.putalpha(Image.fromarray(picture.alpha))
+    if picture.exif is not None:
+        image.info["exif"] = EXIF_PREFIX + picture.exif
+    if picture.xmp is not None:
+        image.info["xmp"] = picture.xmp
+    return image
+
+
+def save(
+    picture: Picture | Strips,
+    destination: str | os.PathLike[str] | BinaryIO,
+    *,
+    suffix: str | None = None,
+    overwrite: bool = True,
+) -> None:
+    """Write a picture; a path gets the whole file or stays as it was (see ``sdrt.atomic.atomic_file``).
+
+    The format follows ``suffix`` (".webp"), by default that of the path; PNG where there is none. EXIF and XMP are kept
+    in PNG, WebP, JPEG and AVIF. Nothing is written before the first rows are there; a stream has got a part of the file
+    where later ones fail.
+
+    Raises OutputError for an unknown suffix, a format that cannot hold the picture, an existing file with ``overwrite``
+    False, and whatever the system refuses; and what making the rows raises.
+    """
+    stream = None if isinstance(destination, (str, os.PathLike)) else destination
+    path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
+    wanted = suffix if suffix is not None else path.suffix if path is not None else ""
+    if (wanted or ".png").lower() not in SAVE_OPTIONS:
+        raise OutputError(f"cannot write {wanted} files: the known suffixes are {', '.join(SAVE_OPTIONS)}")
+    kind, options = SAVE_OPTIONS[(wanted or ".png").lower()]
+    if picture.alpha is not None and kind in _WITHOUT_ALPHA:
+        raise OutputError(f"{kind} holds no transparency: write .png or .webp")
+    name = str(getattr(stream, "name", "the stream")).strip("<>") if path is None else str(path)
+    if kind in _STRIP_WRITERS:
+        strips = _begun(picture if isinstance(picture, Strips) else scatter(picture))
+        write: Callable[[BinaryIO], object] = partial(_STRIP_WRITERS[kind], strips)
+    else:
+        whole = picture if isinstance(picture, Picture) else gather(picture)
+        coded = io.BytesIO()
+        try:
+            to_pil(whole).save(coded, kind, **options, **(_metadata(whole) if kind in _WITH_METADATA else {}))
+        except Exception as error:  # Pillow's encoders raise nearly every kind
+            raise OutputError(f"cannot write {name}: {one_line(error)}") from error
+        write = partial(_write_buffer, coded)
+    if path is not None:
+        with atomic_file(path, overwrite=overwrite) as file:
+            write(file)
+        return
+    assert stream is not None
+    try:
+        write(stream)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write {name}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """What another library's exception says, in one line of at most 200 characters."""
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    return " ".join(text.split())[:200]
+
+
+def _begun(strips: Strips) -> Strips:
+    """The same with its first rows made: an engine that fails at once must not leave half a file in a pipe."""
+    return replace(strips, rows=itertools.chain([next(strips.rows)], strips.rows))
+
+
+def _write_buffer(coded: io.BytesIO, stream: BinaryIO) -> None:
+    stream.write(coded.getbuffer())
+
+
+def _write_ppm(strips: Strips, stream: BinaryIO) -> None:
+    stream.write(b"P6\n%d %d\n255\n" % (strips.width_px, strips.height_px))
+    for rows in strips.rows:
+        stream.write(np.ascontiguousarray(rows).data)
+
+
+_STRIP_WRITERS: dict[str, Callable[[Strips, BinaryIO], None]] = {"PNG": write_png, "PPM": _write_ppm}
+
+
+def _metadata(picture: Picture) -> dict[str, bytes]:
+    options: dict[str, bytes] = {}
+    if picture.exif is not None:
+        options["exif"] = EXIF_PREFIX + picture.exif
+    if picture.xmp is not None:
+        options["xmp"] = picture.xmp
+    return options
