@@ -1,10 +1,7 @@
-"""Laws of the training stage: it learns, resumes, never sees its validation set, and reads weights safely."""
+"""Laws of the training stage: it learns, resumes, never sees its validation set, and repeats its recipe."""
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,21 +10,40 @@ import pytest
 from PIL import Image
 
 from sdrt.errors import ModelError
-from sdrt.packs.search import load_pack
 
 torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
 from sdrt_metrics import perceptual  # noqa: E402 (after importorskip, on purpose)
-from sdrt_train.data import CropSource, list_photos  # noqa: E402
+from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
+from sdrt_train.drawings import drawing, flat  # noqa: E402
+from sdrt_train.folded import UNIT_LOG2_STEP, fold  # noqa: E402
 from sdrt_train.loss import LossConfig, texture_distance  # noqa: E402
-from sdrt_train.model import DOWNSCALE, Autoencoder, ModelConfig, straight_through  # noqa: E402
-from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
-from sdrt_train.rate import RateModel, bits_of, channel_groups  # noqa: E402
+from sdrt_train.model import (  # noqa: E402
+    DOWNSCALE,
+    LEVELS,
+    Autoencoder,
+    ModelConfig,
+    block_transform,
+    straight_through,
+)
+from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E402
+from sdrt_train.recipe import Recipe, StageConfig, read_recipe  # noqa: E402
+from sdrt_train.schedule import WARM_UP, rate_factor  # noqa: E402
 from sdrt_train.shards import deal  # noqa: E402
 from sdrt_train.train import run  # noqa: E402
-from sdrt_train.trainer import TrainConfig, Trainer  # noqa: E402
+from sdrt_train.trainer import MAP_CELL, Trainer  # noqa: E402
 
-SMALL = ModelConfig(8, (16, 16, 16), (1, 1, 1), (16, 16, 16, 16), (1, 1, 1, 1))
+SMALL = ModelConfig(8, (8, 12, 16), (1, 1, 1), (16, 12, 8), (1, 1, 1))
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def small_recipe(**stage: object) -> Recipe:
+    settings: dict[str, object] = {"steps": 40, "batch": 2, "crop_px": 64, **stage}
+    return Recipe(model=SMALL, stages=(StageConfig(**settings),))  # type: ignore[arg-type]
+
+
+def level_map(n: int, height: int, width: int, log2_step: float = 5.0) -> torch.Tensor:
+    return torch.full((n, 1, height, width), log2_step)
 
 
 def write_photos(folder: Path, count: int) -> None:
@@ -69,19 +85,11 @@ def test_shards_hold_every_photograph_once(tmp_path: Path) -> None:
 def test_crops_have_the_asked_size_and_range(tmp_path: Path) -> None:
     """A batch is (N, 3, S, S) in [-1, 1], and the same seed gives the same crops."""
     photos = [np.random.default_rng(i).integers(0, 256, (300, 260, 3), dtype=np.uint8) for i in range(3)]
-    first = CropSource(photos, 4, 64, seed=7).next()
+    first = CropSource(photos, 4, 64, 7, CropConfig(drawn=0)).next()
     assert first.shape == (4, 3, 64, 64)
     assert -1 <= float(first.min()) < -0.9 and 0.9 < float(first.max()) <= 1
-    assert torch.equal(first, CropSource(photos, 4, 64, seed=7).next())
+    assert torch.equal(first, CropSource(photos, 4, 64, 7, CropConfig(drawn=0)).next())
 
-
-@pytest.mark.parametrize("height, width", [(16, 16), (48, 80)])
-def test_model_keeps_the_geometry(height: int, width: int) -> None:
-    """Latents are a sixteenth of the picture on each side, and the decoder gives the picture's size back."""
-    model = Autoencoder(SMALL)
-    latents = model.encoder(torch.zeros(2, 3, height, width))
-    assert latents.shape == (2, 8, height // DOWNSCALE, width // DOWNSCALE)
-    assert model.decoder(latents).shape == (2, 3, height, width)
 
 
 def test_rounding_passes_the_gradient() -> None:
@@ -92,69 +100,6 @@ def test_rounding_passes_the_gradient() -> None:
     rounded.sum().backward()
     assert torch.equal(latents.grad, torch.ones(3))
 
-
-def test_rate_model_is_causal() -> None:
-    """A pass's bits depend on no symbol that is coded after it: the first group's first phase costs the
-    same whatever all the others hold."""
-    torch.manual_seed(0)
-    rate = RateModel(16)
-    symbols = torch.randn(1, 16, 4, 6) * 3
-    size = channel_groups(16)[0]
-    other = symbols.clone()
-    other[:, size:] = torch.randn(1, 16 - size, 4, 6) * 5
-    assert rate(symbols, torch.zeros(1)).item() > 0
-
-    def first_pass_mean(x: torch.Tensor) -> torch.Tensor:
-        seen: list[torch.Tensor] = []
-        handle = rate.predictors[0].register_forward_hook(lambda _m, _i, out: seen.append(out))
-        rate(x, torch.zeros(1))
-        handle.remove()
-        return seen[0]
-
-    assert torch.equal(first_pass_mean(symbols), first_pass_mean(other))
-
-
-def test_training_learns_and_resumes(tmp_path: Path) -> None:
-    """Training changes the weights, writes a checkpoint that loads with weights_only, and a second call goes
-    on from its step and weights."""
-    needs_metric_weights()
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    write_photos(photos, 20)
-    config = TrainConfig(batch=2, crop_px=64)
-    path = run(photos, tmp_path / "run", 1.0, config, SMALL, last_step=2)
-    first = torch.load(path, weights_only=True)
-    assert first["step"] == 2
-    run(photos, tmp_path / "run", 1.0, config, SMALL, last_step=16)
-    second = torch.load(path, weights_only=True)
-    assert second["step"] == 16 and second["seconds"] > first["seconds"]
-    still = [name for name, value in first["model"].items() if torch.equal(second["model"][name], value)]
-    assert not still
-    assert not list((tmp_path / "run").glob("*.part"))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.2], ids=["alone", "against critics"])
-def test_the_decoder_stage_leaves_the_latent_space_alone(tmp_path: Path, share: float) -> None:
-    """Trained alone or against critics, the decoder changes and the encoder does not, so files of the space stay
-    readable; critics resume with it, and neither another stage's folder nor nothing can be its start."""
-    needs_metric_weights()
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    write_photos(photos, 20)
-    joint = run(photos, tmp_path / "joint", 1.0, TrainConfig(batch=2, crop_px=64), SMALL, last_step=2)
-    loss = LossConfig(vgg_crop_px=48, texture_weight=0.5, patch_critic_share=share, feature_critic_share=share)
-    config = TrainConfig(stage="decoder", batch=2, crop_px=64, loss=loss)
-    with pytest.raises(ValueError, match="start-from"):
-        run(photos, tmp_path / "none", 1.0, config, SMALL, last_step=1)
-    with pytest.raises(ValueError, match="stage joint"):
-        run(photos, tmp_path / "joint", 1.0, config, SMALL, last_step=3)
-    path = run(photos, tmp_path / "decoder", 1.0, config, SMALL, start_from=[joint], last_step=2)
-    run(photos, tmp_path / "decoder", 1.0, config, SMALL, last_step=3)
-    before, after = torch.load(joint, weights_only=True), torch.load(path, weights_only=True)
-    assert after["step"] == 3 and after["seconds_before"] == before["seconds"]
-    still = {name for name, value in before["average"].items() if torch.equal(value, after["average"][name])}
-    assert {name for name in before["average"] if name.startswith("encoder")} <= still
-    assert "decoder.pixels.weight" not in still
 
 
 def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:
@@ -170,59 +115,183 @@ def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:
     assert float(texture_distance([smooth, *real[1:]], real)) < float(texture_distance([*real[1:], smooth], real))
 
 
+@pytest.mark.parametrize("height, width", [(16, 16), (48, 80)])
+def test_model_keeps_the_geometry(height: int, width: int) -> None:
+    """Latents are a sixteenth of the picture on each side, and the decoder gives the picture's size back."""
+    model, level = Autoencoder(SMALL), level_map(2, height // DOWNSCALE, width // DOWNSCALE)
+    latents = model.encoder(torch.zeros(2, 3, height, width), level)
+    assert latents.shape == (2, 8, height // DOWNSCALE, width // DOWNSCALE)
+    assert model.decoder(latents, level).shape == (2, 3, height, width)
+
+
+def test_training_starts_at_the_best_block_transform() -> None:
+    """With all 768 rows the transform is exact; its rows are orthonormal and come by falling deviation; and a fresh
+    model set to it paints flat pictures within a level of it."""
+    torch.manual_seed(0)
+    pictures = torch.nn.functional.interpolate(torch.rand(16, 3, 8, 8), size=128, mode="bicubic").clamp(0, 1) * 2 - 1
+    basis, deviations = block_transform(pictures, 768)
+    assert torch.allclose(basis @ basis.T, torch.eye(768), atol=1e-4)
+    assert (deviations.diff() <= 1e-3).all()
+    model = Autoencoder(replace(SMALL, latent_channels=64))
+    model.start_at_transform(basis[:64], deviations[:64])
+    for module in (model.encoder.out, model.decoder.pixels):
+        torch.nn.init.zeros_(module.weight)
+        torch.nn.init.zeros_(module.bias)
+    sky, level = torch.tensor([-0.5, 0.1, 0.9])[None, :, None, None].expand(1, 3, 32, 32), level_map(1, 2, 2)
+    painted = model.decoder(model.encoder(sky, level), level)
+    assert float((painted - sky).detach().abs().max()) * LEVELS < 1
+
+
+def test_folded_networks_compute_the_same() -> None:
+    """Plain convolutions with folded scales and mixes, and the quality level as a channel, give what the trained
+    modules give, also where the level differs from place to place."""
+    torch.manual_seed(0)
+    model = Autoencoder(SMALL).eval()
+    basis, deviations = block_transform(torch.rand(8, 3, 64, 64) * 2 - 1, 8)
+    model.start_at_transform(basis, deviations)
+    for module in (model.encoder.body[3], model.decoder.body[1]):
+        torch.nn.init.uniform_(module.scales, 0.2, 1.5)
+    encoder, decoder = fold(model)
+    picture, level = torch.rand(2, 3, 48, 80) * 2 - 1, 5 + torch.randn(2, 1, 3, 5)
+    octaves = level - UNIT_LOG2_STEP
+    plane = octaves.repeat_interleave(DOWNSCALE, 2).repeat_interleave(DOWNSCALE, 3)
+    with torch.no_grad():
+        latents = model.encoder(picture, level)
+        torch.testing.assert_close(encoder(torch.cat([picture, plane], 1)), latents, rtol=1e-4, atol=1e-2)
+        painted = decoder(torch.cat([latents, octaves], 1))
+        torch.testing.assert_close(painted, model.decoder(latents, level), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("group", range(3))
+def test_rate_model_is_causal(group: int) -> None:
+    """What a group's first pass predicts depends on earlier groups alone."""
+    torch.manual_seed(0)
+    rate, groups = RateModel(16), channel_groups(16)
+    start = sum(groups[:group])
+    symbols, level = torch.randn(1, 16, 4, 6) * 3, level_map(1, 4, 6)
+    other = symbols.clone()
+    other[:, start:] = torch.randn(1, 16 - start, 4, 6) * 5
+    first = (torch.arange(4)[:, None] + torch.arange(6)[None]) % 2 == 0
+    for seen, changed in zip(rate.predict(symbols, level), rate.predict(other, level), strict=True):
+        same = slice(start, start + groups[group])
+        assert torch.equal(seen[:, same][..., first], changed[:, same][..., first])
+        if start:
+            early = rate.predict(symbols.flip(1), level)[0][:, same][..., first]
+            assert not torch.equal(seen[:, same][..., first], early)
+
+
+def test_rate_model_starts_near_the_truth() -> None:
+    """With the transform's deviations set, a fresh model codes such Gaussian symbols near their entropy."""
+    torch.manual_seed(0)
+    deviations = torch.tensor([80.0, 40.0, 20.0, 10.0])
+    rate = RateModel(4)
+    rate.log_deviations.copy_(deviations.log())
+    symbols = torch.round(torch.randn(1, 4, 64, 64) * deviations[:, None, None] / 2**3)
+    bits = float(rate(symbols, level_map(1, 64, 64, 3.0)).detach()) / symbols.numel()
+    entropy = float((torch.log2(deviations / 2**3) + 0.5 * np.log2(2 * np.pi * np.e)).mean())
+    assert entropy < bits < 1.1 * entropy + 0.1
+
+
+def test_training_learns_and_resumes(tmp_path: Path) -> None:
+    """Training changes all weights, writes a checkpoint that loads with weights_only, and a second call goes on from
+    its step and weights, through the recipe's stages."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_photos(photos, 20)
+    stages = (*small_recipe(steps=3).stages, *small_recipe(steps=4, learns="decoder").stages)
+    recipe = replace(small_recipe(), stages=stages)
+    path = run(photos, tmp_path / "run", recipe, last_step=2, cache=tmp_path / "cache")
+    first = torch.load(path, weights_only=True)
+    assert (first["stage"], first["step"]) == (0, 2)
+    run(photos, tmp_path / "run", recipe, last_step=3, cache=tmp_path / "cache")
+    joint = torch.load(path, weights_only=True)
+    still = [name for name, value in first["model"].items() if torch.equal(joint["model"][name], value)]
+    assert not still
+    run(photos, tmp_path / "run", recipe, cache=tmp_path / "cache")
+    last = torch.load(path, weights_only=True)
+    assert (last["stage"], last["step"]) == (1, 4) and last["seconds"] > first["seconds"]
+    changed = {name for name, value in joint["model"].items() if not torch.equal(last["model"][name], value)}
+    assert changed and all(name.startswith("decoder") for name in changed)
+    assert not list((tmp_path / "run").glob("*.part"))
+    assert len(list((tmp_path / "cache").glob("*.rgb"))) == 1
+    with pytest.raises(ValueError, match="another shape"):
+        run(photos, tmp_path / "run", replace(recipe, model=replace(SMALL, latent_channels=9)))
+    (tmp_path / "other.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
+        run(photos, tmp_path / "other", recipe, start_from=[tmp_path / "other.pt"])
+
+
+def test_perceptual_terms_join_the_loss() -> None:
+    """LPIPS, VGG16's distance and the texture term are measured where their weights are not zero."""
+    needs_metric_weights()
+    loss = LossConfig(alex=100, vgg=100, texture=100, vgg_crop_px=48)
+    trainer = Trainer(small_recipe(loss=loss), torch.device("cpu"))
+    parts = trainer.train_step(torch.rand(2, 3, 64, 64) * 2 - 1)
+    assert {"alex", "vgg", "texture"} <= set(parts) and all(np.isfinite(value) for value in parts.values())
+
+
+def test_step_maps_differ_from_cell_to_cell() -> None:
+    """With all crops mapped, the step is one within a cell and differs between cells; without maps it is flat."""
+    mapped = Trainer(small_recipe(maps=1.0), torch.device("cpu"))._quality_levels(4, 2 * MAP_CELL)
+    cells = mapped.unflatten(2, (2, MAP_CELL)).unflatten(4, (2, MAP_CELL))
+    assert float(cells.std((3, 5)).max()) < 1e-5 and float(mapped.std((2, 3)).max()) > 0.1
+    flat_levels = Trainer(small_recipe(maps=0.0), torch.device("cpu"))._quality_levels(4, 8)
+    assert float(flat_levels.std((2, 3)).max()) < 1e-5 and float(flat_levels.std()) > 0
+
+
 def test_decisions_cost_fewer_bits_and_stay_beside_the_value() -> None:
     """A chosen symbol is one of the two integers around its value; strength 0 rounds to the nearest, and more strength
     never costs more bits than rounding does under the contexts that it was chosen in."""
     torch.manual_seed(1)
     rate = RateModel(8)
-    exact = torch.randn(2, 8, 6, 6) * 2
-    zeros, log2_step = torch.zeros(2), torch.zeros(2)
-    assert torch.equal(rate.decide(exact, log2_step, zeros), torch.round(exact))
-    chosen = rate.decide(exact, log2_step, torch.full((2,), 3.0))
+    rate.log_deviations.fill_(np.log(64.0))
+    exact, level = torch.randn(2, 8, 6, 6) * 2, level_map(2, 6, 6)
+    assert torch.equal(rate.decide(exact, level, torch.zeros(2)), torch.round(exact))
+    chosen = rate.decide(exact, level, torch.full((2,), 3.0))
     assert ((chosen - exact).abs() < 1).all() and not torch.equal(chosen, torch.round(exact))
-    mean, scale = rate.predict(torch.round(exact), log2_step)
+    mean, scale = rate.predict(torch.round(exact), level)
     assert (bits_of(chosen, mean, scale) <= bits_of(torch.round(exact), mean, scale) + 1e-4).all()
 
 
-def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
-    """The pack holds the averaged weights within the stated tolerance of torch, its space is named by the encoder's
-    weights, and what is no checkpoint is refused by name."""
-    needs_metric_weights()
-    trainer = Trainer(TrainConfig(), SMALL, torch.device("cpu"))
-    trainer.save(tmp_path / "checkpoint.pt")
-    pack = write([tmp_path / "checkpoint.pt"], tmp_path / "small", "none")
-    assert load_pack(tmp_path / "small").space == pack.space == space_of(trainer.average)
-    assert pack.halo is not None and pack.manifest["verified"]["parity"][0]["passed"]
-    with torch.no_grad():
-        trainer.average.encoder.out.bias += 1
-    trainer.save(tmp_path / "moved.pt")
-    mean, training = read_checkpoints([tmp_path / "checkpoint.pt", tmp_path / "moved.pt"])
-    torch.testing.assert_close(mean.encoder.out.bias, trainer.average.encoder.out.bias - 0.5)
-    assert training["mean_of"] == 2
-    assert space_of(trainer.average).identity != pack.space.identity
-    (tmp_path / "other.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
-        write([tmp_path / "other.pt"], tmp_path / "other", "none")
-    with pytest.raises(ModelError, match=r"other\.pt is no checkpoint"):
-        trainer.start_from([tmp_path / "other.pt"])
-    state = torch.load(tmp_path / "moved.pt", weights_only=True)
-    del state["average"]
-    torch.save(state, tmp_path / "part.pt")
-    with pytest.raises(ModelError, match=r"part\.pt is no checkpoint"):
-        read_checkpoints([tmp_path / "part.pt"])
-    with pytest.raises(ModelError, match=r"cannot read .*absent\.pt"):
-        read_checkpoints([tmp_path / "absent.pt"])
-    wider = Trainer(TrainConfig(), replace(SMALL, latent_channels=2 * SMALL.latent_channels), torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"moved\.pt holds a model of another shape"):
-        wider.start_from([tmp_path / "moved.pt"])
+def test_drawings_and_recolored_photographs_are_saturated() -> None:
+    """The same generator gives the same picture; flats reach the corners of the color cube; recoloring keeps luma."""
+    first, second = (drawing(np.random.default_rng(3), 64) for _ in range(2))
+    assert first.shape == (64, 64, 3) and first.dtype == np.uint8 and np.array_equal(first, second)
+    random = np.random.default_rng(0)
+    corners = {tuple(value) for _ in range(300) for value in flat(random, 16).reshape(-1, 3) if set(value) <= {0, 255}}
+    assert len(corners) == 8
+    photo = np.full((16, 16, 3), (120, 110, 100), np.uint8)
+    luma = [np.asarray(Image.fromarray(p).convert("L"), int).mean() for p in (photo, recolored(random, photo))]
+    assert abs(luma[0] - luma[1]) < 2
 
 
-def test_metric_weights_are_read_without_running_code() -> None:
-    """A pickle that names anything but numpy's array builders is refused before it runs."""
+def test_photographs_are_decoded_once(tmp_path: Path) -> None:
+    """A second call with a cache reads no photograph, and gives the same pixels."""
+    write_photos(tmp_path, 3)
+    paths = sorted(tmp_path.glob("*.webp"))
+    plain = load_photos(paths, 64)
+    load_photos(paths, 64, tmp_path / "cache")
+    for path in paths:
+        path.write_bytes(bytes(path.stat().st_size))
+    cached = load_photos(paths, 64, tmp_path / "cache")
+    assert len(plain) == 3 and all(np.array_equal(a, b) for a, b in zip(plain, cached, strict=True))
 
-    class Attack:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.system, ("true",)
 
-    with pytest.raises(pickle.UnpicklingError, match="not an array"):
-        perceptual._ArrayUnpickler(io.BytesIO(pickle.dumps(Attack()))).load()
+def test_the_rate_rises_holds_and_falls() -> None:
+    """Warm-up, a plateau at 1, and a fall to a fiftieth at the end."""
+    factors = [rate_factor(step, 1000, 0.3) for step in range(1001)]
+    assert factors[0] < 0.01 and factors[WARM_UP - 1] == 1 and all(f == 1 for f in factors[WARM_UP:700])
+    assert factors[700:] == sorted(factors[700:], reverse=True) and abs(factors[-1] - 0.02) < 1e-9
+
+
+def test_recipes_are_read_strictly(tmp_path: Path) -> None:
+    """Every recipe of the repository is valid; a setting that does not exist is named; an override changes the name."""
+    recipes = sorted((ROOT / "training" / "recipes").glob("*.toml"))
+    assert recipes and all(read_recipe(path)[0].steps > 0 for path in recipes)
+    plain, changed = (read_recipe(recipes[0], o) for o in ([], ["model.latent_channels=7", "stages.0.steps=5"]))
+    assert changed[0].model.latent_channels == 7 and changed[0].stages[0].steps == 5 and plain[1] != changed[1]
+    bad = tmp_path / "bad.toml"
+    for text, word in (("[model]\nwidth = 3", "width"), ("seed = ", "TOML"), ('[[stages]]\nlearns = "x"', "learns")):
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=word):
+            read_recipe(bad)

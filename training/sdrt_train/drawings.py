@@ -108,7 +108,7 @@ def shapes(random: Random, size_px: int) -> np.ndarray:
             box = (left, top, right, bottom)
             fill = color if random.random() < 0.5 else None
             (draw.rectangle if kind == 2 else draw.ellipse)(box, fill=fill, outline=color, width=width)
-    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BOX))
+    return np.array(image.resize((size_px, size_px), Image.Resampling.BOX))
 
 
 _KINDS: tuple[tuple[Callable[[Random, int], np.ndarray], float], ...] = (

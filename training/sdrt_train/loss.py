@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdrt_train.model import DOWNSCALE, LEVELS
 from sdrt_metrics.perceptual import Lpips
+from sdrt_train.model import DOWNSCALE, LEVELS
 
 _TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)  # weights of VGG16's five maps in the texture term
 

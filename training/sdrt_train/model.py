@@ -31,8 +31,8 @@ from sdrt.errors import ModelError
 DOWNSCALE = 16
 BLOCK_VALUES = 3 * DOWNSCALE**2
 LEVELS = 127.5  # 8-bit levels in one unit of a sample, which lies in [-1, 1]
-LOG2_STEPS = (2.5, 7.0)  # the quality levels that training visits
-_QUALITY_CENTER, _QUALITY_SPAN = 4.75, 2.25
+LOG2_STEPS = (3.0, 7.75)  # the quality levels that training visits
+QUALITY_CENTER, QUALITY_SPAN = 5.4, 2.4
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Upsample(nn.Module):
         if self.scales is None:
             return weight, bias
         together = torch.cat([weight.flatten(1), bias[:, None]], 1) * self.scales[:, None]
-        mixed = torch.einsum("sp,osi->opi", _HAAR.to(weight), together.unflatten(0, (-1, 4))).flatten(0, 1)
+        mixed = torch.einsum("sp,osi->opi", _HAAR.to(weight), together.reshape(-1, 4, together.shape[1])).flatten(0, 1)
         return mixed[:, :-1, None, None], mixed[:, -1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Downsample(nn.Module):
         assert bias is not None
         if self.scales is None:
             return weight, bias
-        scaled = (weight.flatten(1) * self.scales).unflatten(1, (-1, 4))
+        scaled = (weight.flatten(1) * self.scales).reshape(len(weight), -1, 4)
         return torch.einsum("ois,sp->oip", scaled, _HAAR.to(weight) / 2).flatten(1)[:, :, None, None], bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Quality(nn.Module):
         nn.init.normal_(self.first.weight)
 
     def forward(self, log2_step: Tensor) -> Tensor:
-        result: Tensor = self.second(F.relu(self.first((log2_step - _QUALITY_CENTER) / _QUALITY_SPAN)))
+        result: Tensor = self.second(F.relu(self.first((log2_step - QUALITY_CENTER) / QUALITY_SPAN)))
         return result
 
 
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
         x = self.body(sample)
         if self.quality is not None:
             x = x + self.quality(log2_step)
-        latents = self.out(self.tail(x)) * self.log_scales.exp()[:, None, None]
+        latents: Tensor = self.out(self.tail(x)) * self.log_scales.exp()[:, None, None]
         if self.linear is not None:
             with torch.autocast(sample.device.type, enabled=False):
                 latents = latents.float() + LEVELS * self.linear(F.pixel_unshuffle(sample.float(), DOWNSCALE))

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LAMBDA = 0.14  # squared error, in squared steps, that a bit is worth; near 2 ln 2 / 12, the law of fine steps
+from sdrt_train.model import QUALITY_CENTER, QUALITY_SPAN
+
+LAMBDA = 0.1  # squared error, in squared steps, that a bit is worth; 2 ln 2 / 12 is the law of fine steps
 _SMALLEST_SCALE = 0.05
 _LINEAR_CHANNELS = 16  # the first channels carry large numbers: their means are also predicted linearly
 
@@ -67,7 +69,7 @@ class RateModel(nn.Module):
         columns = torch.arange(w, device=symbols.device)[None]
         first_phase = ((rows + columns) % 2 == 0).to(symbols.dtype)[None, None]
         compressed = torch.asinh(symbols)
-        quality = (log2_step - 4.75) / 2.25
+        quality = (log2_step - QUALITY_CENTER) / QUALITY_SPAN
         natural = self.log_deviations[:, None, None] + math.log(0.55) - math.log(2) * log2_step
         means, scales = [], []
         start = 0
@@ -76,9 +78,8 @@ class RateModel(nn.Module):
             mean = log_scale = torch.zeros_like(symbols[:, start:stop])
             for phase in (0, 1):
                 index = 2 * group + phase
-                known = torch.cat(
-                    [torch.ones_like(first_phase).expand(-1, start, -1, -1), first_phase.expand(-1, size, -1, -1) * phase], 1
-                )
+                earlier, own = torch.ones_like(first_phase), first_phase * phase
+                known = torch.cat([earlier.expand(-1, start, -1, -1), own.expand(-1, size, -1, -1)], 1)
                 context = torch.cat([compressed[:, :stop] * known, quality], 1)
                 hidden = F.relu(self.context[index](context))
                 phase_mean, phase_scale = self.predictors[index](hidden).float().chunk(2, 1)

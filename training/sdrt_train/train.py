@@ -108,7 +108,8 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    print(f"{len(decoded)} photographs, {len(validation)} validation crops, {trainer.device.type} {trainer.dtype}", flush=True)
+    counts = f"{len(decoded)} photographs, {len(validation)} validation crops"
+    print(f"{counts}, {trainer.device.type} {trainer.dtype}", flush=True)
 
     def source() -> CropSource:
         stage = trainer.stage
@@ -131,7 +132,7 @@ def run(
             sums[part] = sums.get(part, 0.0) + value
         count += 1
         if not math.isfinite(values["loss"]):
-            raise RuntimeError(f"the loss is {values['loss']} at step {trainer.total_step}; the checkpoint is from before")
+            raise RuntimeError(f"the loss is {values['loss']} at step {trainer.total_step}; resume the checkpoint")
         if not workers.first:
             continue
         step = trainer.total_step
@@ -158,12 +159,12 @@ def main() -> int:
     parser.add_argument("recipe", type=Path, help="a TOML file, see training/recipes")
     parser.add_argument("photos", type=Path, help="folder of photographs")
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoint, log and settings")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting, for trials")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override, for trials")
     parser.add_argument("--cache", type=Path, help="folder for decoded photographs, shared by all runs")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--last-step", type=int, help="stop after this many updates in all")
     parser.add_argument("--validate-every", type=int, default=2000, metavar="STEPS")
-    parser.add_argument("--start-from", type=Path, nargs="+", default=(), help="checkpoints of other runs, for their mean")
+    parser.add_argument("--start-from", type=Path, nargs="+", default=(), help="checkpoints whose mean to start at")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

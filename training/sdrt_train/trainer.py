@@ -1,7 +1,9 @@
 """The trainer: everything that a checkpoint holds, one step of the optimizer, and the measure of progress.
 
 The cost of a pixel coded with step s (in 8-bit levels) is ``distortion / (LAMBDA s^2) + bits``: the Lagrangian of
-rate and distortion in units of bits, so that pictures of all quality levels weigh alike.
+rate and distortion in bits. A picture's loss is the logarithm of its cost, so that a page of type, whose errors are
+tens of times those of a photograph, does not weigh more than one, and a coarse step no less than a fine one: what
+counts is the share of its cost that each picture saves, as in a mean of PSNRs.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdrt_train.loss import Distortion
-from sdrt_train.model import DOWNSCALE, LEVELS, LOG2_STEPS, Autoencoder, block_transform, mean_weights, straight_through
+from sdrt_train.model import (
+    DOWNSCALE,
+    LEVELS,
+    LOG2_STEPS,
+    Autoencoder,
+    block_transform,
+    mean_weights,
+    read_checkpoint,
+    straight_through,
+)
 from sdrt_train.optimizers import build_optimizer
 from sdrt_train.rate_model import LAMBDA, RateModel
 from sdrt_train.recipe import Recipe
@@ -26,6 +37,7 @@ from sdrt_train.schedule import rate_factor
 from sdrt_train.workers import Workers
 
 MAP_CELL = 4  # latents: a cell of the step map is 64 pixels wide
+_FLOOR_BITS = 0.05  # a pixel: what is cheaper, as flat pictures are, is not made much of
 _TRANSFORM_LEARNS = 0.02  # of the learning rate: rows of an orthonormal basis are small numbers
 
 
@@ -105,26 +117,36 @@ class Trainer:
         temporary = path.with_suffix(".part")
         state = {name: getattr(self, name).state_dict() for name in self._PARTS}
         position = {"stage": self.stage_number, "step": self.step, "seconds": self.seconds}
-        torch.save({**state, **position, "model_config": asdict(self.model.config), "recipe": asdict(self.recipe)}, temporary)
+        settings = {"model_config": asdict(self.model.config), "recipe": asdict(self.recipe)}
+        torch.save({**state, **position, **settings}, temporary)
         temporary.replace(path)
 
     def load(self, path: Path) -> None:
-        """Goes on where ``path`` stopped. Raises ValueError for another model, OSError."""
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
-        if state["model_config"] != asdict(self.model.config):
-            raise ValueError(f"{path} holds a model of another shape: {state['model_config']}")
+        """Goes on where ``path`` stopped.
+
+        Raises:
+            ModelError: no checkpoint.
+            ValueError: one of another model.
+        """
+        state = self._read(path)
         self.stage_number, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
         self._enter_stage()
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
 
     def start_from(self, paths: Sequence[Path]) -> None:
-        """Takes the averaged weights of other runs, of several their mean, for its own first ones."""
-        states = [torch.load(path, weights_only=True, map_location=self.device) for path in paths]
+        """Takes the averaged weights of other runs, of several their mean, for its own first ones. Raises as `load`."""
+        states = [self._read(path) for path in paths]
         for name, average in (("model", "average"), ("rate", "average_rate")):
             mean = mean_weights([state[average] for state in states])
             getattr(self, name).load_state_dict(mean)
             getattr(self, average).load_state_dict(mean)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        model, state = read_checkpoint(path, self.device)
+        if model.config != self.model.config:
+            raise ValueError(f"{path} holds a model of another shape: {state['model_config']}")
+        return state
 
     def _quality_levels(self, count: int, side: int) -> Tensor:
         """(N, 1, side, side): log2 of the step; for a share of the pictures it differs from cell to cell."""
@@ -155,7 +177,7 @@ class Trainer:
             if stage.learns != "decoder":
                 symbols = latents / step
                 bpp = self.rate(symbols + torch.rand_like(symbols) - 0.5, level) / (height * width)
-        loss = (distortion + bpp).mean()
+        loss = (distortion + bpp + _FLOOR_BITS).log().mean()
         parts["bpp"], parts["loss"] = bpp.mean().item(), loss.item()
         self._update(loss)
         with torch.no_grad():
@@ -171,7 +193,7 @@ class Trainer:
             group.setdefault("full_lr", group["lr"])
             group["lr"] = group["full_lr"] * factor
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.workers.average_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
@@ -186,14 +208,15 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, pictures: Tensor) -> list[dict[str, float]]:
-        """Rate and distortion of the averaged weights at five steps and without quantization; decisions of half strength."""
+        """Rate and distortion of the averaged weights at five steps, decided with half strength, and unquantized."""
         rows = []
-        for log2_step in (7.0, 6.0, 5.0, 4.0, 3.0, None):
-            bpp = squared = 0.0
-            psnrs = []
+        for log2_step in (7.5, 6.75, 6.0, 5.0, 4.0, None):
+            bpp = 0.0
+            psnrs: list[float] = []
             for batch in torch.split(pictures.to(self.device), 4):
                 n, _, height, width = batch.shape
-                level = torch.full((n, 1, height // DOWNSCALE, width // DOWNSCALE), log2_step or 2.5, device=self.device)
+                shape = (n, 1, height // DOWNSCALE, width // DOWNSCALE)
+                level = torch.full(shape, log2_step or LOG2_STEPS[0], device=self.device)
                 step = torch.exp2(level)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
                     latents = self.average.encoder(batch, level).float()
@@ -204,6 +227,6 @@ class Trainer:
                     picture = self.average.decoder(latents, level).float().clamp(-1, 1)
                 mse = (picture - batch).square().mean((1, 2, 3)) * LEVELS**2
                 psnrs += (10 * torch.log10(255**2 / mse)).tolist()
-            n_all = len(pictures)
-            rows.append({"log2_step": -1.0 if log2_step is None else log2_step, "bpp": bpp / n_all, "psnr": sum(psnrs) / n_all})
+            shown = -1.0 if log2_step is None else log2_step
+            rows.append({"log2_step": shown, "bpp": bpp / len(pictures), "psnr": sum(psnrs) / len(pictures)})
         return rows

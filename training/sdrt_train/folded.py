@@ -1,0 +1,118 @@
+"""The trained networks as an export wants them: plain convolutions, one input each.
+
+The graphs take the quality level as one more channel: a fourth plane beside red, green and blue in the encoder, of
+which each cell's upper left value counts, and a last channel beside the latents in the decoder. It is in octaves of
+the step above or below `UNIT_LOG2_STEP`. Scales, sub-band mixes and units are folded into weights.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdrt_train.model import (
+    DOWNSCALE,
+    LEVELS,
+    QUALITY_CENTER,
+    QUALITY_SPAN,
+    Autoencoder,
+    Decoder,
+    Downsample,
+    Encoder,
+    Quality,
+    Upsample,
+)
+
+UNIT_LOG2_STEP = 5.0
+"""The quality level 0 of the graphs: a step of 32 8-bit levels."""
+
+
+def _conv(weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+    n_out, n_in, kernel, _ = weight.shape
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=bias is not None)
+    conv.weight.data = weight.detach().clone()
+    if bias is not None:
+        assert conv.bias is not None
+        conv.bias.data = bias.detach().clone()
+    return conv
+
+
+def _unshuffled(weight: Tensor, factor: int) -> Tensor:
+    """A 1x1 kernel over pixel-unshuffled channels as a kernel of ``factor`` x ``factor`` with that stride."""
+    n_out, n_in = weight.shape[:2]
+    return weight.reshape(n_out, n_in // factor**2, factor, factor)
+
+
+class _Shuffled(nn.Module):
+    """A 1x1 convolution and a pixel shuffle."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, factor: int) -> None:
+        super().__init__()
+        self.conv, self.factor = _conv(weight, bias, padding=weight.shape[-1] // 2), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), self.factor)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """A stage with its resampling folded."""
+    if isinstance(module, Downsample):
+        weight, bias = module.weights()
+        return _conv(_unshuffled(weight, 2), bias, stride=2)
+    if isinstance(module, Upsample):
+        return _Shuffled(*module.weights(), factor=2)
+    return module
+
+
+def _quality(quality: Quality) -> nn.Sequential:
+    weight, bias = quality.first.weight, quality.first.bias
+    assert bias is not None
+    shifted = bias + weight[:, 0, 0, 0] * (UNIT_LOG2_STEP - QUALITY_CENTER) / QUALITY_SPAN
+    return nn.Sequential(_conv(weight / QUALITY_SPAN, shifted), nn.ReLU(), quality.second)
+
+
+class FoldedEncoder(nn.Module):
+    """(N, 4, H, W): samples in [-1, 1] and the quality level -> latents (N, C, H/16, W/16)."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        assert encoder.quality is not None and encoder.linear is not None and encoder.out.bias is not None
+        self.body = nn.Sequential(*(_plain(module) for module in encoder.body))
+        self.quality, self.tail = _quality(encoder.quality), encoder.tail
+        scales = encoder.log_scales.exp()
+        self.out = _conv(encoder.out.weight * scales[:, None, None, None], encoder.out.bias * scales, padding=1)
+        self.linear = _conv(LEVELS * _unshuffled(encoder.linear.weight, DOWNSCALE), None, stride=DOWNSCALE)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        picture, level = sample[:, :3], sample[:, 3:, ::DOWNSCALE, ::DOWNSCALE]
+        x = self.body(picture) + self.quality(level)
+        latents: Tensor = self.out(self.tail(x)) + self.linear(picture)
+        return latents
+
+
+class FoldedDecoder(nn.Module):
+    """(N, C + 1, h, w): latents and the quality level -> samples (N, 3, 16h, 16w)."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        assert decoder.quality is not None and decoder.linear is not None
+        scales = decoder.log_scales.exp()
+        self.channels = len(scales)
+        self.entry = _conv(decoder.entry.weight * scales[:, None, None], decoder.entry.bias, padding=1)
+        self.quality = _quality(decoder.quality)
+        self.body = nn.Sequential(*(_plain(module) for module in decoder.body))
+        self.pixels = decoder.pixels
+        self.linear = _Shuffled(decoder.linear.weight / LEVELS, None, DOWNSCALE)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        symbols, level = latents[:, : self.channels], latents[:, self.channels :]
+        x = self.body(self.entry(symbols) + self.quality(level))
+        picture: Tensor = F.pixel_shuffle(self.pixels(x), 4) + self.linear(symbols)
+        return picture
+
+
+@torch.no_grad()
+def fold(model: Autoencoder) -> tuple[FoldedEncoder, FoldedDecoder]:
+    """Both networks as plain modules that share the weights that need no folding."""
+    return FoldedEncoder(model.encoder).eval(), FoldedDecoder(model.decoder).eval()
