@@ -121,8 +121,12 @@ _CACHES: WeakSet[ModelCache] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """A forked process has none of its parent's threads: a lock may be held for ever, and engines never answer."""
+    """Begin anew: a lock may be held by a thread that is not here, and an engine's own threads are not here either."""
+    import ctypes
+
     for cache in list(_CACHES):
+        # Never to be freed, not even at exit: an engine would wait for its threads for ever.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._engines))
         cache._renew()
 
 
