@@ -80,7 +80,7 @@ def test_keywords_are_the_fields_of_what_they_stand_for() -> None:
 )
 def test_wrong_arguments_are_one_family(wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is an ArgumentError, which is a ValueError, in one line, before a model is looked for or a file read."""
-    monkeypatch.setattr("sdrt.packs.search.search_paths", lambda: [])
+    monkeypatch.setattr("sdrt.packs.search.search_paths", list)
     with pytest.raises(sdrt.ArgumentError) as caught:
         sdrt.encode("no such file", **wrong)
     assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
@@ -182,7 +182,7 @@ def test_a_stream_takes_memory_by_what_it_gives() -> None:
             return super().read(size)
 
     sdrt.info(Watched(FILE.read_bytes()))
-    assert 0 < min(asked) and max(asked) <= 1 << 20
+    assert min(asked) > 0 and max(asked) <= 1 << 20
 
 
 @pytest.mark.parametrize("call", ["encode", "decode", "info", "load", "decode_many"])
@@ -336,6 +336,8 @@ def test_every_public_name_exists_for_python_and_for_type_checkers() -> None:
     told = [alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(["__version__", *map(str, told)]) == sorted(sdrt.__all__)
     assert all(getattr(sdrt, name) is not None for name in sdrt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = sdrt.nonsense
 
 
 def test_public_calls_say_what_they_take_and_raise() -> None:

@@ -112,6 +112,9 @@ class SdlImageFile(ImageFile.ImageFile):
             self._finish()
         return Image.Image.load(self)
 
+    def load_seek(self, pos: int) -> None:
+        """That there is such a method tells ``ImageFile.Parser`` to wait for the whole file."""
+
     def verify(self) -> None:
         """Check the container and its checksum without decoding. Raises OSError."""
         try:
