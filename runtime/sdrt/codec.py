@@ -6,7 +6,6 @@ latents repeats while a target size is sought. Decoding is the way back.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from os import PathLike
@@ -33,7 +32,7 @@ from sdrt.options import EncodeOptions, Note, updated
 from sdrt.packs.manifest import ModelPack
 from sdrt.parallel import InOrder
 from sdrt.pixels.load import Source, load
-from sdrt.pixels.picture import Crop, Picture, Strips, gather
+from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
 from sdrt.pixels.save import save, to_pil
 from sdrt.pixels.scaling import enlarge, reduce, window_of
 
@@ -264,7 +263,7 @@ class Codec:
         ModelError for what the graph returns, may come with any strip; all other errors come before the first.
         """
         file = self._read(data)
-        crop = left, top, width_px, height_px = _checked_crop(crop, file)
+        crop = left, top, width_px, height_px = checked_crop(crop, file.width_px, file.height_px)
         pack = self._models.decoding_pack(file)
         decoder = self._engine(pack, "decoder")
         latents = self._models.coder_of(file).latents(file)
@@ -364,18 +363,3 @@ def _chunks_of(picture: Picture, options: EncodeOptions) -> tuple[sdl.Chunk, ...
         return chunks
     max_error = 0 if options.exact_alpha else DEFAULT_MAX_ERROR
     return (sdl.Chunk(sdl.ALPHA, encode_alpha(picture.alpha, max_error=max_error)), *chunks)
-
-
-def _checked_crop(crop: Crop | None, file: sdl.SdlFile) -> Crop:
-    if crop is None:
-        return 0, 0, file.width_px, file.height_px
-    try:
-        x, y, width_px, height_px = map(operator.index, crop)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"crop is {crop!r}, it must be four integers: x, y, width and height") from None
-    if min(x, y) < 0 or min(width_px, height_px) < 1 or x + width_px > file.width_px or y + height_px > file.height_px:
-        raise ArgumentError(
-            f"the crop {width_px}x{height_px} at {x},{y} does not lie in the picture of "
-            f"{file.width_px}x{file.height_px} pixels"
-        )
-    return x, y, width_px, height_px

@@ -1,4 +1,8 @@
-"""Metadata of a picture <-> ancillary chunks of a file: the table of both, and the way in each direction."""
+"""Metadata of a picture <-> ancillary chunks of a file: the table of both, and the way in each direction.
+
+A new item takes a kind in ``container.sdl``, a row in docs/FORMAT.md, a line in the table below, a field of
+``pixels.metadata.Metadata`` with the line that reads it, and its form in ``pixels.png``.
+"""
 
 from __future__ import annotations
 

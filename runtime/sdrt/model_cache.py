@@ -46,7 +46,7 @@ class ModelCache:
         _CACHES.add(self)
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: loading one thing may ask for another
         self._packs: dict[Hashable, ModelPack] = {}
         self._coders: dict[Hashable, LatentCoder] = {}
         self._engines: dict[Hashable, Engine] = {}

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from sdrt.container import sdl
 from sdrt.container.source import read_source
 from sdrt.errors import SdrtError
-from sdrt.metadata_chunks import from_chunks
+from sdrt.metadata_chunks import KINDS, from_chunks
 from sdrt.options import CodecKeywords, EncodeKeywords
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FORMAT = "SDL"
 _PIXEL_INFO = ("icc_profile", "transparency")
 """Items of ``Image.info`` that say what the numbers of the pixels mean."""
-_METADATA_INFO = ("exif", "xmp")
 
 _codecs: dict[str, Codec] = {}
 """The codec that all images share, under one key: absent until it is needed. ``setdefault`` sets it once, whichever
@@ -144,10 +143,10 @@ def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     Raises ValueError for options that are wrong, and any other SdrtError as it is.
     """
     given = {name: value for name, value in image.encoderinfo.items() if name in EncodeKeywords.__annotations__}
-    kept = _PIXEL_INFO + _METADATA_INFO if given.get("keep_metadata") else _PIXEL_INFO
+    kept = (*_PIXEL_INFO, *KINDS) if given.get("keep_metadata") else _PIXEL_INFO
     bare = image.copy()
     bare.info = {name: value for name, value in image.info.items() if name in kept}
-    for name in _METADATA_INFO:
+    for name in KINDS:
         if data := image.encoderinfo.get(name):
             bare.info[name] = data.tobytes() if isinstance(data, Image.Exif) else data
     options = cast(EncodeKeywords, {**given, "keep_metadata": True})

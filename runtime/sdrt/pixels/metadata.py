@@ -32,7 +32,7 @@ _DESCRIPTIVE_TAGS = (
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says about its picture. Each item is None where there is none.
+    """What a file says about its picture. Each item has Pillow's name for it, and is None where there is none.
 
     Attributes:
         exif: From the TIFF header on, without "Exif\\0\\0". It states orientation 1: the pixels are upright.
@@ -43,9 +43,9 @@ class Metadata:
     xmp: bytes | None = None
 
     def for_pillow(self) -> dict[str, bytes]:
-        """The items under the names that Pillow has for them, in ``Image.info`` and as options of ``Image.save``."""
-        items = {"exif": None if self.exif is None else EXIF_PREFIX + self.exif, "xmp": self.xmp}
-        return {name: data for name, data in items.items() if data is not None}
+        """The items that there are, as Pillow has them in ``Image.info`` and takes them in ``Image.save``."""
+        items = {name: data for name, data in vars(self).items() if data is not None}
+        return items if self.exif is None else {**items, "exif": EXIF_PREFIX + self.exif}
 
 
 @dataclass(frozen=True)

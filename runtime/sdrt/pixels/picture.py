@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -78,3 +79,21 @@ def scatter(picture: Picture) -> Strips:
     """``picture`` as one strip, without a copy."""
     height_px, width_px = picture.rgb.shape[:2]
     return Strips(width_px, height_px, iter((picture.rgb,)), picture.alpha, picture.metadata)
+
+
+def checked_crop(crop: Crop | None, width_px: int, height_px: int) -> Crop:
+    """``crop`` of a picture of this size; None stands for all of it.
+
+    Raises ArgumentError for anything but four integers, and for a part that does not lie in the picture.
+    """
+    if crop is None:
+        return 0, 0, width_px, height_px
+    try:
+        x, y, wide, high = map(operator.index, crop)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"crop is {crop!r}, it must be four integers: x, y, width and height") from None
+    if min(x, y) < 0 or min(wide, high) < 1 or x + wide > width_px or y + high > height_px:
+        raise ArgumentError(
+            f"the crop {wide}x{high} at {x},{y} does not lie in the picture of {width_px}x{height_px} pixels"
+        )
+    return x, y, wide, high

@@ -56,14 +56,20 @@ def save(
     suffix: str | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write a picture; a path gets the whole file or stays as it was (see ``sdrt.atomic.atomic_file``).
+    """Write a picture to a file or a stream. EXIF and XMP are kept in PNG, WebP, JPEG and AVIF.
 
-    The format follows ``suffix`` (".webp"), by default that of the path; PNG where there is none. EXIF and XMP are kept
-    in PNG, WebP, JPEG and AVIF. Nothing is written before the first rows are there; a stream has got a part of the file
-    where later ones fail.
+    Args:
+        picture: A whole picture, or strips of one, which PNG and PPM write as they come.
+        destination: A path, which gets the whole file or stays as it was, or a binary stream. Nothing is written before
+            the first rows are there; where later ones fail, a stream has got a part of the file.
+        suffix: ".png", ".webp", ...: chooses the format. None: that of the path; PNG where it has none.
+        overwrite: Replace a file that exists.
 
-    Raises OutputError for an unknown suffix, a format that cannot hold the picture, an existing file with ``overwrite``
-    False, and whatever the system refuses; and what making the rows raises.
+    Raises:
+        OutputError: An unknown suffix, a format that cannot hold the picture, a file that exists while ``overwrite`` is
+            False, or whatever the system refuses.
+
+    And what making the rows raises.
     """
     stream = None if isinstance(destination, (str, os.PathLike)) else destination
     path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
