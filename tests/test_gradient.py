@@ -1,0 +1,266 @@
+"""sdrt_export.gradient: the added nodes compute what torch's autograd computes, at any size, and add little."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from torch import Tensor, nn
+
+from sdrt.errors import ModelError
+from sdrt_export.autoencoders import describe_space, halves
+from sdrt_export.gradient import add_gradient
+from sdrt_export.graph import trace
+from sdrt_export.precision import convert
+from sdrt_export.session import open_session
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[1]
+Arrays = dict[str, NDArray[Any]]
+
+SIZES = ({"N": 2, "H": 7, "W": 5, "P": 7, "Q": 5}, {"N": 1, "H": 6, "W": 9, "P": 1, "Q": 1})
+"""What free dimensions are in two runs of one graph: odd, even, and broadcast or not."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A graph in ONNX's text form and the same in torch.
+
+    Attributes:
+        body: statements that compute y.
+        function: of the inputs, in order.
+        inputs: name -> type and dimensions.
+        wanted: the inputs to differentiate for.
+        constants: initializers in text form.
+        positive: draws inputs from [0.5, 1.5) and not from a normal distribution. Integers are 2, 3, ...
+    """
+
+    body: str
+    function: Callable[..., Tensor]
+    inputs: Mapping[str, str]
+    wanted: str = "x"
+    constants: str = ""
+    positive: bool = False
+
+    def model(self) -> onnx.ModelProto:
+        inputs = ", ".join(f"{kind} {name}" for name, kind in self.inputs.items())
+        head = f'<ir_version: 8, opset_import: ["" : 18]> f ({inputs}) => (float y)'
+        model = onnx.parser.parse_model(f"{head} <{self.constants}> {{ {self.body} }}")
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        return model
+
+    def draw(self, sizes: Mapping[str, int]) -> Arrays:
+        rng = np.random.default_rng(1)
+        drawn: Arrays = {}
+        for value in self.model().graph.input:
+            if value.type.tensor_type.elem_type == TensorProto.INT64:
+                drawn[value.name] = np.arange(2, 2 + value.type.tensor_type.shape.dim[0].dim_value)
+                continue
+            shape = [sizes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            array = rng.uniform(0.5, 1.5, shape) if self.positive else rng.normal(size=shape)
+            drawn[value.name] = array.astype(np.float32)
+        return drawn
+
+
+X = {"x": "float[N,4,H,W]"}
+
+
+def unary(body: str, function: Callable[..., Tensor], **more: Any) -> Rule:
+    return Rule(body, function, X, **more)
+
+
+def conv(attributes: str, weights: str, function: Callable[..., Tensor], operator: str = "Conv") -> Rule:
+    return Rule(f"y = {operator} {attributes} (x, w)", function, {**X, "w": f"float[{weights}]"})
+
+
+def binary(body: str, function: Callable[..., Tensor], x: str, z: str, **more: Any) -> Rule:
+    return Rule(body, function, {"x": f"float[{x}]", "z": f"float[{z}]"}, wanted="xz", **more)
+
+
+def outer_last(x: Tensor, outer: int) -> Tensor:
+    """Channels (outer, inner) as channels (inner, outer): ONNX counts the places of a block first, torch last."""
+    return x.unflatten(1, (outer, -1)).transpose(1, 2).flatten(1, 2)
+
+
+RULES = (
+    unary("y = Relu(x)", torch.relu),
+    unary("y = LeakyRelu <alpha=0.2> (x)", lambda x: F.leaky_relu(x, 0.2)),
+    unary("y = Neg(x)", torch.neg),
+    unary("y = Abs(x)", torch.abs),
+    unary("y = Sigmoid(x)", torch.sigmoid),
+    unary("s = Sigmoid(x) y = Mul(x, s)", F.silu),
+    unary("y = Tanh(x)", torch.tanh),
+    unary("y = Erf(x)", torch.erf),
+    unary("y = Exp(x)", torch.exp),
+    unary("y = Log(x)", torch.log, positive=True),
+    unary("y = Sqrt(x)", torch.sqrt, positive=True),
+    unary("y = Reciprocal(x)", torch.reciprocal, positive=True),
+    unary("y = Clip(x, low, high)", lambda x: x.clamp(-0.5, 1), constants="float low = {-0.5}, float high = {1}"),
+    unary("y = Clip(x, , high)", lambda x: x.clamp(max=0.25), constants="float high = {0.25}"),
+    unary("y = Identity(x)", lambda x: x * 1),
+    unary("h = Cast <to=11> (x) s = Mul(h, h) y = Cast <to=1> (s)", torch.square),
+    unary("y = Pow(x, e)", torch.square, constants="float e = {2}"),
+    unary("y = Pow(x, e)", lambda x: x**3, constants="int64[1] e = {3}"),
+    unary(
+        "y = Pow(x, e)",
+        lambda x: x ** torch.tensor([0.5, 2, 3, -1])[:, None, None],
+        constants="float[4,1,1] e = {0.5, 2, 3, -1}",
+        positive=True,
+    ),
+    unary("y = Softmax <axis=1> (x)", lambda x: x.softmax(1)),
+    unary("y = Softmax(x)", lambda x: x.softmax(-1)),
+    unary("y = ReduceMean <keepdims=0> (x, a)", lambda x: x.mean((2, 3)), constants="int64[2] a = {-1, 2}"),
+    unary("y = ReduceMean(x)", lambda x: x.mean((0, 1, 2, 3), keepdim=True)),
+    unary("y = ReduceMean <noop_with_empty_axes=1> (x)", lambda x: x * 1),
+    unary("y = ReduceSum(x, a)", lambda x: x.sum(1, keepdim=True), constants="int64[1] a = {1}"),
+    unary("y = ReduceSum <keepdims=0> (x)", torch.sum),
+    Rule(
+        "y = InstanceNormalization <epsilon=0.01> (x, s, b)",
+        lambda x, s, b: F.instance_norm(x, weight=s, bias=b, eps=0.01),
+        {**X, "s": "float[4]", "b": "float[4]"},
+    ),
+    Rule(  # GroupNorm as torch exports it
+        "g = Reshape(x, into) n = InstanceNormalization <epsilon=0.01> (g, s, b) "
+        "size = Shape(x) r = Reshape(n, size) m = Mul(r, w) y = Add(m, x)",
+        lambda x, w: F.group_norm(x, 2, eps=0.01) * w + x,
+        {**X, "w": "float[4,1,1]"},
+        constants="int64[3] into = {0, 2, -1}, float[2] s = {1, 1}, float[2] b = {0, 0}",
+    ),
+    binary("y = Add(x, z)", torch.add, "N,4,H,W", "N,4,H,W"),
+    binary("y = Sub(x, z)", torch.sub, "N,4,H,W", "N,4,1,1"),
+    binary("y = Sub(z, x)", lambda x, z: z - x, "N,4,H,W", "W"),
+    binary("y = Mul(x, z)", torch.mul, "N,4,H,W", "4,1,1"),
+    binary("y = Mul(z, x)", torch.mul, "N,4,H,W", ""),
+    binary("y = Div(x, z)", torch.div, "N,1,H,W", "4,H,1", positive=True),
+    binary("y = Div(x, z)", torch.div, "H,W", "N,4,1,W", positive=True),
+    # Free dimensions of other names may be equal or 1: only the run tells.
+    binary("y = Mul(x, z)", torch.mul, "N,4,H,W", "P,Q"),
+    binary("y = Add(x, z)", torch.add, "P,Q", "N,4,H,W"),
+    binary("p = Mul(x, z) y = Add(p, x)", lambda x, z: x * z + x, "N,4,H,W", "Q"),
+    binary("c = Greater(x, z) y = Where(c, x, z)", lambda x, z: torch.where(x > z, x, z), "N,4,H,W", "H,1"),
+    binary("y = MatMul(x, z)", torch.matmul, "N,H,W", "N,W,3"),
+    binary("y = MatMul(x, z)", torch.matmul, "N,4,H,W", "W,3"),
+    binary("y = MatMul(x, z)", torch.matmul, "N,1,3,H", "4,H,W"),
+    binary("y = Concat <axis=1> (x, z, x)", lambda x, z: torch.cat((x, z, x), 1), "N,4,H", "N,1,H"),
+    binary("y = Concat <axis=-1> (x, z)", lambda x, z: torch.cat((x, z), -1), "N,4,H", "N,4,P"),
+    conv("<pads=[1,1,1,1]>", "5,4,3,3", lambda x, w: F.conv2d(x, w, padding=1)),
+    conv("", "5,4,1,1", F.conv2d),
+    conv("<pads=[0,2,1,0]>", "5,4,3,2", lambda x, w: F.conv2d(F.pad(x, (2, 0, 0, 1)), w)),
+    conv("<pads=[3,3,3,3]>", "5,4,2,2", lambda x, w: F.conv2d(x, w, padding=3)),
+    conv("<dilations=[2,1],pads=[2,0,2,0]>", "5,4,3,2", lambda x, w: F.conv2d(x, w, padding=(2, 0), dilation=(2, 1))),
+    conv("<group=2,pads=[1,1,1,1]>", "6,2,3,3", lambda x, w: F.conv2d(x, w, padding=1, groups=2)),
+    conv("<strides=[2,3],pads=[1,0,1,0]>", "5,4,3,3", lambda x, w: F.conv2d(x, w, None, (2, 3), (1, 0))),
+    conv("<strides=[3,3],group=4>", "8,1,3,3", lambda x, w: F.conv2d(x, w, None, 3, groups=4)),
+    conv(
+        "<strides=[2,2],pads=[2,0,3,2],dilations=[1,2]>",
+        "5,4,3,2",
+        lambda x, w: F.conv2d(F.pad(x, (0, 2, 2, 3)), w, None, 2, 0, (1, 2)),
+    ),
+    Rule(
+        "y = Conv <strides=[2],pads=[1,1]> (x, w, b)",
+        lambda x, w, b: F.conv1d(x, w, b, 2, 1),
+        {"x": "float[N,4,H]", "w": "float[3,4,3]", "b": "float[3]"},
+    ),
+    conv("", "4,5,3,3", F.conv_transpose2d, "ConvTranspose"),
+    conv(
+        "<strides=[2,3],pads=[1,0,1,0],output_padding=[1,2],dilations=[1,2],group=2>",
+        "4,3,3,2",
+        lambda x, w: F.conv_transpose2d(x, w, None, (2, 3), (1, 0), (1, 2), 2, (1, 2)),
+        "ConvTranspose",
+    ),
+    unary("y = MaxPool <kernel_shape=[3,3],strides=[2,2]> (x)", lambda x: F.max_pool2d(x, 3, 2)),
+    unary("y = MaxPool <kernel_shape=[2,2],strides=[2,2]> (x)", lambda x: F.max_pool2d(x, 2)),
+    unary("y = MaxPool <kernel_shape=[3,2],pads=[1,0,1,0]> (x)", lambda x: F.max_pool2d(x, (3, 2), 1, (1, 0))),
+    unary("y = AveragePool <kernel_shape=[2,2],strides=[2,2]> (x)", lambda x: F.avg_pool2d(x, 2)),
+    unary(
+        "y = AveragePool <kernel_shape=[3,2],strides=[2,1],pads=[1,1,1,1],count_include_pad=1> (x)",
+        lambda x: F.avg_pool2d(x, (3, 2), (2, 1), (1, 1)),
+    ),
+    unary(
+        "y = AveragePool <kernel_shape=[3,2],strides=[2,1],pads=[1,1,1,1]> (x)",
+        lambda x: F.avg_pool2d(x, (3, 2), (2, 1), (1, 1), count_include_pad=False),
+    ),
+    unary(
+        'y = Resize <mode="nearest",coordinate_transformation_mode="asymmetric",nearest_mode="floor"> (x, , s)',
+        lambda x: F.interpolate(x, scale_factor=(2.0, 3.0)),
+        constants="float[4] s = {1, 1, 2, 3}",
+    ),
+    unary(
+        'y = Resize <axes=[3]> (x, , s)',
+        lambda x: F.interpolate(x, scale_factor=(1.0, 4.0)),
+        constants="float[1] s = {4}",
+    ),
+    unary('y = DepthToSpace <blocksize=2,mode="CRD"> (x)', lambda x: F.pixel_shuffle(x, 2)),
+    unary("y = DepthToSpace <blocksize=2> (x)", lambda x: F.pixel_shuffle(outer_last(x, 4), 2)),
+    Rule("y = SpaceToDepth <blocksize=2> (x)", lambda x: outer_last(F.pixel_unshuffle(x, 2), 3), {"x": "float[N,3,4,6]"}),
+    unary("y = Reshape(x, s)", lambda x: x.flatten(2), constants="int64[3] s = {0, 0, -1}"),
+    unary("y = Flatten(x)", lambda x: x.flatten(1)),
+    unary("u = Unsqueeze(x, a) s = Squeeze(u, b) y = Add(s, x)", lambda x: 2 * x,
+          constants="int64[2] a = {0, 2}, int64[2] b = {2, 0}"),
+    unary("y = Transpose <perm=[1,2,3,0]> (x)", lambda x: x.permute(1, 2, 3, 0)),
+    unary("y = Transpose(x)", lambda x: x.permute(3, 2, 1, 0)),
+    unary("a, b = Split <axis=1,num_outputs=2> (x) y = Mul(a, b)", lambda x: x[:, :2] * x[:, 2:]),
+    unary("a, b = Split <axis=1> (x, s) y = Neg(b)", lambda x: -x[:, 3:], constants="int64[2] s = {3, 1}"),
+    unary("y = Slice(x, s, e, a)", lambda x: x[..., 1:, 2:4],
+          constants="int64[2] s = {1, 2}, int64[2] e = {1000, 4}, int64[2] a = {2, -1}"),
+    unary("y = Slice(x, s, e)", lambda x: x[:1, -3:-1], constants="int64[2] s = {-9, -3}, int64[2] e = {1, -1}"),
+    unary("y = Slice(x, s, e, a, t)", lambda x: x[..., 1::2, :].flip(3),
+          constants="int64[2] s = {1, -1}, int64[2] e = {1000, -1000}, int64[2] a = {2, 3}, int64[2] t = {2, -1}"),
+    Rule("y = Slice(x, s, e, a)", lambda x, s: x[..., 2:, 3:], {**X, "s": "int64[2]"},
+         constants="int64[2] e = {1000, 1000}, int64[2] a = {2, 3}"),
+    unary("y = Pad(x, p)", lambda x: F.pad(x, (1, -2, -1, 2)), constants="int64[8] p = {0, 0, -1, 1, 0, 0, 2, -2}"),
+    unary("y = Pad(x, p, , a)", lambda x: F.pad(x, (0, 0, 1, 2)), constants="int64[2] p = {1, 2}, int64[1] a = {-2}"),
+    unary('y = Pad <mode="edge"> (x, p)', lambda x: F.pad(x, (1, 2, 3, 0), mode="replicate"),
+          constants="int64[8] p = {0, 0, 3, 1, 0, 0, 0, 2}"),
+    unary('y = Pad <mode="reflect"> (x, p)', lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect"),
+          constants="int64[8] p = {0, 0, 3, 1, 0, 0, 0, 2}"),
+    unary("y = Gather <axis=1> (x, i)", lambda x: x[:, [2, 0, 2]], constants="int64[3] i = {2, 0, -2}"),
+    unary("y = Tile(x, r)", lambda x: x.repeat(1, 2, 1, 3), constants="int64[4] r = {1, 2, 1, 3}"),
+    Rule("y = Expand(x, s)", lambda x: x.expand(2, 4, -1, 3), {"x": "float[4,H,1]"},
+         constants="int64[4] s = {2, 4, 1, 3}"),
+)  # fmt: skip
+
+
+def relative(result: NDArray[Any], expected: NDArray[Any]) -> float:
+    """The largest error, of the largest magnitude."""
+    assert result.shape == expected.shape
+    return float(np.abs(result - expected).max() / np.abs(expected).max())
+
+
+def vector_jacobian(function: Callable[..., Tensor], arrays: Arrays, wanted: str) -> tuple[NDArray[Any], Arrays]:
+    """What autograd gives for a random gradient of the output: the output, and gradients with what they came from."""
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    for name in wanted:
+        tensors[name].requires_grad_()
+    output = function(*tensors.values())
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
+    output.backward(upstream)
+    gradients = {f"{name}.gradient": np.asarray(tensors[name].grad) for name in wanted}
+    return output.detach().numpy(), {"y.gradient": upstream.numpy(), **gradients}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.body} {rule.constants}")
+def test_every_rule_is_autograds(rule: Rule) -> None:
+    """One graph, two sizes: its output is torch's, and each gradient is autograd's to 1e-4."""
+    extended = add_gradient(rule.model(), output="y", inputs=list(rule.wanted))
+    session = open_session(extended)
+    for sizes in SIZES:
+        arrays = rule.draw(sizes)
+        output, expected = vector_jacobian(rule.function, arrays, rule.wanted)
+        upstream = {"y.gradient": expected.pop("y.gradient")}
+        results = session.run(["y", *expected], {**arrays, **upstream})
+        assert relative(results[0], output) < (1e-3 if "Cast" in rule.body else 1e-5)
+        for result, gradient in zip(results[1:], expected.values(), strict=True):
+            assert relative(result, gradient) < (1e-3 if "Cast" in rule.body else 1e-4)
