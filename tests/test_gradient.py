@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from sdrt_export.gradient import add_gradient
 from sdrt_export.graph import trace
 from sdrt_export.precision import convert
 from sdrt_export.session import open_session
+from sdrt_train.loss import texture_distance
+from sdrt_train.model import Autoencoder, ModelConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -264,3 +268,169 @@ def test_every_rule_is_autograds(rule: Rule) -> None:
         assert relative(results[0], output) < (1e-3 if "Cast" in rule.body else 1e-5)
         for result, gradient in zip(results[1:], expected.values(), strict=True):
             assert relative(result, gradient) < (1e-3 if "Cast" in rule.body else 1e-4)
+
+
+def through(
+    extended: onnx.ModelProto,
+    module: Callable[..., Tensor],
+    arrays: Mapping[str, Tensor],
+    wanted: str,
+    dtype: torch.dtype = torch.float64,
+) -> float:
+    """Error of the gradient for one input against autograd in ``dtype``, relative in the Euclidean norm."""
+    values = {name: array.to(dtype, copy=True).requires_grad_(name == wanted) for name, array in arrays.items()}
+    output = module(*values.values())
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(4))
+    output.backward(upstream)
+    name = next(item.name for item in extended.graph.input if item.name not in arrays)
+    fed = {key: array.numpy() for key, array in arrays.items()} | {name: upstream.numpy()}
+    (result,) = open_session(extended).run([f"{wanted}.gradient"], fed)
+    expected = values[wanted].grad
+    assert expected is not None and result.shape == expected.shape
+    return float((torch.from_numpy(result) - expected).norm() / expected.norm())
+
+
+def torch_of(model: onnx.ModelProto) -> Callable[[Tensor], Tensor]:
+    """A graph of today's default pack, node by node in torch and in float64."""
+    graph = model.graph
+    weights = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()).double() for item in graph.initializer}
+
+    def run(x: Tensor) -> Tensor:
+        values = {**weights, graph.input[0].name: x}
+        for node in graph.node:
+            inputs = [values[name] for name in node.input]
+            attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+            if node.op_type == "Conv":
+                pads, stride = attributes["pads"][:2], attributes["strides"]
+                result = F.conv2d(*inputs, stride=stride, padding=pads, groups=attributes["group"])
+            elif node.op_type == "DepthToSpace":
+                result = F.pixel_shuffle(inputs[0], attributes["blocksize"])
+            else:
+                result = {"Relu": torch.relu, "Add": torch.add, "Cast": torch.clone}[node.op_type](*inputs)
+            values[node.output[0]] = result
+        return values[graph.output[0].name]
+
+    return run
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_the_default_pack_has_its_gradient_for_few_bytes(half: str) -> None:
+    """models/tiny: equal to autograd at two sizes of one graph, in less than 20 kB, without any shape arithmetic."""
+    model = onnx.load(ROOT / "models" / "tiny" / f"{half}.onnx")
+    source, target = model.graph.input[0].name, model.graph.output[0].name
+    before = model.SerializeToString(deterministic=True)
+    extended = add_gradient(model, output=target, inputs=[source])
+    onnx.checker.check_model(extended, full_check=True)
+    assert model.SerializeToString(deterministic=True) == before
+    assert extended.ByteSize() - model.ByteSize() < 20_000
+    assert extended.graph.initializer[: len(model.graph.initializer)] == model.graph.initializer[:]
+    assert extended.graph.node[: len(model.graph.node)] == model.graph.node[:]
+    assert "ReduceSum" not in {node.op_type for node in extended.graph.node}
+    torch.manual_seed(0)
+    for sides in ((2, 3), (5, 1)):
+        shape = (1, 3, *(16 * side for side in sides)) if half == "encoder" else (2, 32, *sides)
+        assert through(extended, torch_of(model), {source: torch.randn(shape)}, source) < 1e-4
+
+
+def test_an_autoencoder_of_stable_diffusions_kind_has_its_gradient() -> None:
+    """Group normalization, SiLU and attention: both halves of an AutoencoderKL, in float32 and with fp16 weights."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(1)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        norm_num_groups=4,
+    ).eval()
+    space = describe_space(vae, None, None)
+    examples = torch.zeros(2, 3, 6, 10), torch.zeros(2, 4, 3, 5)
+    for half, example in zip(halves(vae, space, space), examples, strict=True):
+        model = trace(half, example, "x", "y")
+        extended = add_gradient(model, output="y", inputs=["x"])
+        onnx.checker.check_model(extended, full_check=True)
+        assert "Not" not in {node.op_type for node in extended.graph.node}, "whether shapes differ is known at once"
+        half.double()
+        for batch, *sides in ((2, 8, 4), (1, 6, 14)):
+            assert through(extended, half, {"x": torch.randn(batch, example.shape[1], *sides)}, "x") < 1e-4
+    rounded = add_gradient(convert(model, "w16"), output="y", inputs=["x"])
+    assert 1e-6 < through(rounded, half, {"x": torch.randn(1, 4, 5, 3)}, "x") < 2e-3
+
+
+def test_a_tiny_autoencoder_has_its_gradient() -> None:
+    """AutoencoderTiny with its clamps by tanh and its nearest upsampling: both halves, at odd sizes."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(2)
+    vae = diffusers.AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4).eval()
+    for half, channels, unit in ((vae.encoder, 3, 8), (vae.decoder, 4, 1)):
+        model = trace(half, torch.zeros(2, channels, 3 * unit, 5 * unit), "x", "y")
+        extended = add_gradient(model, output="y", inputs=["x"])
+        half.double()
+        for batch, height, width in ((2, 1, 3), (1, 4, 2)):
+            x = torch.randn(batch, channels, height * unit, width * unit)
+            assert through(extended, half, {"x": x}, "x") < 1e-4
+
+
+def exported(module: nn.Module, arrays: Mapping[str, Tensor], folder: Path) -> onnx.ModelProto:
+    """A module of several inputs as torch's exporter writes it, constants folded; every input's sides are free."""
+    with io.BytesIO() as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in arrays}
+        names: dict[str, Any] = {"input_names": list(arrays), "output_names": ["y"], "dynamic_axes": axes}
+        torch.onnx.export(module, tuple(arrays.values()), file, dynamo=False, opset_version=18, **names)
+        open_session(onnx.load_from_string(file.getvalue()), basic_into=folder / "folded.onnx")
+    return onnx.load(folder / "folded.onnx")
+
+
+def test_the_trainers_models_have_their_gradients(tmp_path: Path) -> None:
+    """Both halves of the trainer's model, told their quality level, with the linear path beside the network."""
+    torch.manual_seed(3)
+    widths: Any = {"encoder_widths": (8, 8, 8), "decoder_widths": (8, 8, 8)}
+    model = Autoencoder(ModelConfig(latent_channels=6, **widths)).eval()
+    for half, channels, unit in ((model.encoder, 3, 16), (model.decoder, 6, 1)):
+        arrays = {"x": torch.randn(2, channels, 2 * unit, 3 * unit), "level": torch.full((2, 1, 2, 3), 4.0)}
+        extended = add_gradient(exported(half, arrays, tmp_path), output="y", inputs=["x"])
+        arrays = {"x": torch.randn(1, channels, 3 * unit, unit), "level": torch.full((1, 1, 3, 1), 5.0)}
+        assert through(extended, half, arrays, "x", torch.float32) < 1e-4
+
+
+class Perceptual(nn.Module):
+    """What a distance in the features of AlexNet and VGG16 is made of, with few channels and random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 6, 11, 4, 2), *(nn.Conv2d(6, 6, 3, 1, 1) for _ in range(4))])
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for index, layer in enumerate(self.convs):
+            if index in (1, 3):
+                x = F.max_pool2d(x, 3, 2) if index == 1 else F.max_pool2d(x, 2, 2)
+            x = torch.relu(layer(x))
+            maps.append(x)
+        return maps
+
+    def forward(self, picture: Tensor, photo: Tensor) -> Tensor:
+        total = (picture - photo).square().mean()
+        seen, wanted = self.features(picture[..., 3:, 5:]), self.features(photo[..., 3:, 5:])
+        for one, other in zip(seen, wanted, strict=True):
+            units = [each / (each.square().sum(1, keepdim=True) + 1e-4).sqrt() for each in (one, other)]
+            total = total + (units[0] - units[1]).square().sum(1).mean()
+        return total + texture_distance(seen, wanted).sum()
+
+
+def test_a_loss_behind_a_decoder_has_its_gradient(tmp_path: Path) -> None:
+    """One graph from latents to a scalar: a decoder, squared error, unit feature maps behind max pools, textures."""
+    torch.manual_seed(5)
+    decoder = nn.Sequential(nn.Conv2d(4, 12, 3, padding=1), nn.SiLU(), nn.Conv2d(12, 48, 1), nn.PixelShuffle(4))
+    loss = Perceptual()
+    photo = torch.rand(1, 3, 48, 64)
+    head = trace(decoder, torch.zeros(2, 4, 3, 5), "latents", "picture")
+    tail = exported(loss, {"picture": photo, "photo": photo}, tmp_path)
+    head.ir_version = tail.ir_version = 8
+    whole = onnx.compose.merge_models(head, tail, io_map=[("picture", "picture")])
+    extended = add_gradient(whole, output="y", inputs=["latents"])
+    for sides in ((12, 16), (15, 13)):
+        arrays = {"latents": torch.randn(1, 4, *sides), "photo": torch.rand(1, 3, 4 * sides[0], 4 * sides[1])}
+        function = lambda latents, photo: loss.double()(decoder.double()(latents), photo)  # noqa: E731
+        assert through(extended, function, arrays, "latents") < 1e-4

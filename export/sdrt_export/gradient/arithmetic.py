@@ -70,7 +70,10 @@ def _log(graph: Writer, step: Step) -> str:
 
 
 def _sqrt(graph: Writer, step: Step) -> str:
-    return graph.add("Div", graph.add("Mul", step.g, graph.constant(0.5, like=step.x)), step.y)
+    # A deviation or a length of 0 takes no gradient, as in torch.std and torch.norm: over infinity, not over 0.
+    at_zero = graph.add("Equal", step.y, graph.constant(0, like=step.y))
+    root = graph.add("Where", at_zero, graph.constant(np.inf, like=step.y), step.y)
+    return graph.add("Div", graph.add("Mul", step.g, graph.constant(0.5, like=step.x)), root)
 
 
 def _reciprocal(graph: Writer, step: Step) -> str:
