@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import warnings
@@ -72,7 +73,7 @@ class Rule:
             if value.type.tensor_type.elem_type == TensorProto.INT64:
                 drawn[value.name] = np.arange(2, 2 + value.type.tensor_type.shape.dim[0].dim_value)
                 continue
-            shape = [sizes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            shape = [sizes.get(dim.dim_param, dim.dim_value) for dim in value.type.tensor_type.shape.dim]
             array = rng.uniform(0.5, 1.5, shape) if self.positive else rng.normal(size=shape)
             drawn[value.name] = array.astype(np.float32)
         return drawn
@@ -208,7 +209,11 @@ RULES = (
     ),
     unary('y = DepthToSpace <blocksize=2,mode="CRD"> (x)', lambda x: F.pixel_shuffle(x, 2)),
     unary("y = DepthToSpace <blocksize=2> (x)", lambda x: F.pixel_shuffle(outer_last(x, 4), 2)),
-    Rule("y = SpaceToDepth <blocksize=2> (x)", lambda x: outer_last(F.pixel_unshuffle(x, 2), 3), {"x": "float[N,3,4,6]"}),
+    Rule(
+        "y = SpaceToDepth <blocksize=2> (x)",
+        lambda x: outer_last(F.pixel_unshuffle(x, 2), 3),
+        {"x": "float[N,3,4,6]"},
+    ),
     unary("y = Reshape(x, s)", lambda x: x.flatten(2), constants="int64[3] s = {0, 0, -1}"),
     unary("y = Flatten(x)", lambda x: x.flatten(1)),
     unary("u = Unsqueeze(x, a) s = Squeeze(u, b) y = Add(s, x)", lambda x: 2 * x,
@@ -434,3 +439,119 @@ def test_a_loss_behind_a_decoder_has_its_gradient(tmp_path: Path) -> None:
         arrays = {"latents": torch.randn(1, 4, *sides), "photo": torch.rand(1, 3, 4 * sides[0], 4 * sides[1])}
         function = lambda latents, photo: loss.double()(decoder.double()(latents), photo)  # noqa: E731
         assert through(extended, function, arrays, "latents") < 1e-4
+
+
+def test_kinks_are_torchs() -> None:
+    """Relu at 0, Clip on its bounds, equal maxima of a MaxPool, a length of 0: torch's choice, and never NaN."""
+    rng = np.random.default_rng(7)
+    x = rng.choice([-1, 0, 2], (2, 4, 5, 6)).astype(np.float32)
+    x[0, 0] = 0
+    kinks = (
+        unary("y = Relu(x)", torch.relu),
+        unary("y = Clip(x, a, b)", lambda x: x.clamp(-1, 2), constants="float a = {-1}, float b = {2}"),
+        unary("y = MaxPool <kernel_shape=[2,2]> (x)", lambda x: F.max_pool2d(x, 2, 1)),
+        unary(
+            "s = Mul(x, x) r = ReduceSum <keepdims=0> (s, a) y = Sqrt(r)",
+            lambda x: x.norm(dim=(2, 3)),
+            constants="int64[2] a = {2, 3}",
+        ),
+    )
+    for rule in kinks:
+        extended = add_gradient(rule.model(), output="y", inputs=["x"])
+        _, expected = vector_jacobian(rule.function, {"x": x}, "x")
+        (result,) = open_session(extended).run(["x.gradient"], {"x": x, "y.gradient": expected["y.gradient"]})
+        np.testing.assert_allclose(result, expected["x.gradient"], rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_graphs_have_gradients_too() -> None:
+    """Casts and islands of a graph that computes in fp16 are differentiated as they stand."""
+    torch.manual_seed(6)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 2, 1)).eval()
+    model = convert(trace(module, torch.zeros(2, 3, 4, 6), "x", "y"), "fp16")
+    extended = add_gradient(model, output="y", inputs=["x"])
+    onnx.checker.check_model(extended, full_check=True)
+    assert 1e-5 < through(extended, module.double(), {"x": torch.randn(1, 3, 5, 7)}, "x") < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("a = Ceil(x) b = Cumulate(a) y = Add(b, x)", "no gradient is known of Ceil, Cumulate$"),
+        ("a = com.example.Neg(x) y = Neg(a)", "no gradient is known of com.example.Neg$"),
+        ("w = Unsqueeze(x, a) y = Conv(z, w)", "Conv is differentiated in its first input alone, .* x|asked for"),
+        ("a = Cast <to=7> (x) y = Cast <to=1> (a)", "no gradient of Cast to a type that is not of floating point"),
+        ('y = Resize <mode="linear"> (x, , s)', "no gradient of Resize but to repeated pixels"),
+        ("y = Resize(x, , s)", "no gradient of Resize by scales"),
+        ('y = Conv <auto_pad="SAME_UPPER"> (x, v)', "no gradient of Conv with automatic padding"),
+        ("y = Pow(x, x)", "Pow is differentiated in its first input alone"),
+        ("y = Neg(z)", "y does not depend on x"),
+        ("s = Shape(x) y = Cast <to=1> (s)", "y does not depend on x"),
+    ],
+)
+def test_what_has_no_rule_is_refused_by_name(body: str, said: str) -> None:
+    """An operator or a form of it that cannot be differentiated is named in one line."""
+    inputs = {"x": "float[2,3,5,7]", "z": "float[2,3,5,7]", "v": "float[4,3,3,3]"}
+    constants = "int64[1] a = {0}, float[4] s = {1, 1, 2.5, 2}"
+    model = Rule(body, torch.relu, inputs, constants=constants).model()
+    with pytest.raises(ModelError, match=said) as caught:
+        add_gradient(model, output="y", inputs=["x"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("output", "inputs", "said"),
+    [
+        ("z", ["x"], "no output z; it has y"),
+        ("y", ["w"], "no input w; it has x, i"),
+        ("y", ["i"], "input i is not of a floating-point type"),
+        ("y", ["x", "x"], "x is given twice"),
+    ],
+)
+def test_ends_that_are_not_there_are_refused(output: str, inputs: list[str], said: str) -> None:
+    """The output and the inputs are the graph's own, of floating point, each once."""
+    model = Rule("y = Gather(x, i)", torch.relu, {**X, "i": "int64[2]"}).model()
+    with pytest.raises(ModelError, match=said):
+        add_gradient(model, output=output, inputs=inputs)
+    model.opset_import[0].version = 17
+    with pytest.raises(ModelError, match="opset 18 or newer, the graph has 17"):
+        add_gradient(model, output="y", inputs=["x"])
+
+
+def test_names_in_use_are_left_alone() -> None:
+    """A graph that is extended already may be extended again for another input; the same one is refused."""
+    model = Rule("y = Mul(x, z)", torch.mul, {**X, "z": "float[W]"}).model()
+    once = add_gradient(model, output="y", inputs=["x"])
+    with pytest.raises(ModelError, match=r"has a y\.gradient already"):
+        add_gradient(once, output="y", inputs=["z"])
+    bent = add_gradient(once, output="x.gradient", inputs=["z"])
+    names = [name for node in bent.graph.node for name in node.output]
+    assert len(names) == len(set(names))
+    open_session(bent)
+
+
+def test_only_what_lies_between_matters() -> None:
+    """Unknown operators beside the path are no hindrance; a subgraph that reads a value of the path is on it."""
+    beside = "a = com.example.Odd(z) b = Round(a) y = Mul(x, b)"
+    inputs = {**X, "z": "float[1]", "c": "bool"}
+    extended = add_gradient(Rule(beside, torch.mul, inputs).model(), output="y", inputs=["x"])
+    assert {node.op_type for node in extended.graph.node[3:]} >= {"Mul", "Identity"}
+    inner = "then_branch = t () => (float[N] u) { u = Neg(x) }, else_branch = e () => (float[N] v) { v = Identity(x) }"
+    with pytest.raises(ModelError, match=r"no gradient is known of If$"):
+        add_gradient(Rule(f"k = If <{inner}> (c) y = Add(k, x)", torch.add, inputs).model(), output="y", inputs=["x"])
+
+
+def test_the_same_graph_gives_the_same_bytes() -> None:
+    """An extension is reproducible."""
+    model = onnx.load(ROOT / "models" / "tiny" / "decoder.onnx")
+    once, again = (add_gradient(model, output="sample", inputs=["latent_sample"]) for _ in range(2))
+    assert once.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
+
+
+def test_differentiation_needs_no_torch() -> None:
+    """The package imports neither torch nor an engine, so it can be used where a pack is all there is."""
+    code = "import sys, sdrt_export.gradient; print({'torch', 'onnxruntime', 'diffusers'} & set(sys.modules))"
+    path = os.pathsep.join(str(ROOT / part) for part in ("runtime", "export"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=True, text=True
+    )
+    assert done.stdout.strip() == "set()"

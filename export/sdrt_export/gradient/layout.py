@@ -79,8 +79,8 @@ def _pad(graph: Writer, step: Step) -> str:
 def _copies(graph: Writer, step: Step) -> str:
     """Whatever copies elements to new places also copies their positions, which say where each gradient belongs."""
     size = graph.add("Size", step.x)
-    zero, one, flat = graph.constant(0), graph.constant(1), graph.constant([-1])
-    positions = graph.add("Reshape", graph.add("Range", zero, size, one), graph.shape(step.x))
+    count = graph.add("Range", graph.constant(0), size, graph.constant(1))
+    positions = graph.add("Reshape", count, graph.shape(step.x))
     copied = graph.add(step.node.op_type, positions, *step.node.input[1:], **step.attributes)
     return scatter(graph, step.g, copied, step.x)
 

@@ -7,19 +7,21 @@ that ONNX leaves open get names here, and equal arithmetic on equal names gives 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, TypeProto, helper
+from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 Dim = int | str
 Dims = tuple[Dim, ...]
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_CONSTANT_FORMS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 _SHAPE_INPUTS = 64  # constants of at most so many numbers may be shapes, axes or scales, which inference reads
 
 
@@ -29,7 +31,7 @@ class Value:
 
     Attributes:
         element: ONNX's number of the element type, ``TensorProto.UNDEFINED`` if unknown.
-        dims: sides, names for free ones; two sides of the same name are equal in every run. None if the rank is unknown.
+        dims: sides, names for free ones: sides of one name are equal in every run. None if the rank is unknown.
     """
 
     element: int = TensorProto.UNDEFINED
@@ -49,8 +51,12 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     inputs = {item.name for item in graph.input}
     constants = {item.name: item for item in graph.initializer if item.name not in inputs}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
+        if node.op_type == "Constant":
+            ((form, value),) = attributes_of(node).items()
+            if form == "value":
+                constants[node.output[0]] = value
+            elif form in _CONSTANT_FORMS:
+                constants[node.output[0]] = numpy_helper.from_array(np.asarray(value, _CONSTANT_FORMS[form]))
     return constants
 
 
@@ -68,20 +74,17 @@ def infer(model: onnx.ModelProto, opset: int) -> dict[str, Value]:
     fresh = (f"?{number}" for number in count())
     values = {item.name: Value(item.data_type, tuple(item.dims)) for item in graph.initializer}
     values |= {item.name: _value(item.type, fresh) for item in graph.input}
-    constants = {
-        name: tensor for name, tensor in constants_of(graph).items() if sum(tensor.dims) <= _SHAPE_INPUTS
-    }
-    shapes_of: dict[str, str] = {}  # the output of a Shape -> whose shape it is
+    constants = {name: item for name, item in constants_of(graph).items() if sum(item.dims) <= _SHAPE_INPUTS}
+    shape_of: dict[str, str] = {}  # the output of a Shape -> whose shape it is
     for node in graph.node:
-        if node.op_type == "Shape" and not {"start", "end"} & {a.name for a in node.attribute if a.i != 0}:
-            shapes_of[node.output[0]] = node.input[0]
+        if node.op_type == "Shape" and not any(item.i for item in node.attribute):
+            shape_of[node.output[0]] = node.input[0]
+        sides: Sequence[Dim | None] | None = _sides(node, values, constants)
+        if node.op_type == "Reshape" and node.input[1] in shape_of:
+            sides = values.get(shape_of[node.input[1]], UNKNOWN).dims
         inferred = _inferred(node, opset, values, constants)
-        if node.op_type == "Reshape" and node.input[1] in shapes_of:
-            named: list[Dim | None] | None = _dims(values.get(shapes_of[node.input[1]], UNKNOWN))
-        else:
-            named = _sides(node, values, constants)
         for name in filter(None, node.output):
-            values[name] = _value(inferred.get(name, TypeProto()), fresh, named)
+            values[name] = _value(inferred.get(name, TypeProto()), fresh, sides)
     return values
 
 
@@ -90,40 +93,39 @@ def _inferred(
 ) -> dict[str, TypeProto]:
     """ONNX's inference for one node; nothing where it knows nothing."""
     known = {name: values.get(name, UNKNOWN) for name in node.input if name}
+    if any(value.element == TensorProto.UNDEFINED for value in known.values()):
+        return {}
     data = {name: constants[name] for name in known if name in constants}
     version = [helper.make_opsetid(node.domain, opset)]
-    # Sides of different names may be equal when the graph runs: the types are known even where the shapes contradict.
-    for dims in (lambda value: value.dims), (lambda value: None):
-        types = {name: helper.make_tensor_type_proto(value.element, dims(value)) for name, value in known.items()}
+    # Shapes may contradict where the graph declares them wrongly; the types are known all the same.
+    for with_shapes in (True, False):
+        types = {
+            name: helper.make_tensor_type_proto(value.element, value.dims if with_shapes else None)
+            for name, value in known.items()
+        }
         with suppress(onnx.defs.SchemaError, onnx.shape_inference.InferenceError):
             schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
             return dict(onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=version))
     return {}
 
 
-def _value(known: TypeProto, fresh: Iterator[str], named: list[Dim | None] | None = None) -> Value:
-    """From ONNX's description; sides that it leaves open are called as in ``named``, or else are new."""
-    tensor = known.tensor_type
+def _value(described: TypeProto, fresh: Iterator[str], sides: Sequence[Dim | None] | None = None) -> Value:
+    """From ONNX's description. What it leaves open is named by ``sides``, if they say it, or else anew."""
+    tensor = described.tensor_type
     if not tensor.HasField("shape"):
-        rank_known = named is not None and None not in named
-        return Value(tensor.elem_type, tuple(side for side in named or [] if side is not None) if rank_known else None)
+        return Value(tensor.elem_type)
     dims: list[Dim] = []
     for axis, dim in enumerate(tensor.shape.dim):
-        given = named[axis] if named is not None and len(named) == len(tensor.shape.dim) else None
-        open_side = given if given is not None else next(fresh)
-        dims.append(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or open_side)
+        told = sides[axis] if sides is not None and len(sides) == len(tensor.shape.dim) else None
+        dims.append(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or told or next(fresh))
     return Value(tensor.elem_type, tuple(dims))
-
-
-def _dims(value: Value) -> list[Dim | None] | None:
-    return None if value.dims is None else list(value.dims)
 
 
 def _sides(
     node: onnx.NodeProto, values: Mapping[str, Value], constants: Mapping[str, TensorProto]
 ) -> list[Dim | None] | None:
-    """The output's sides by operators that ONNX does not follow with names; None for a side that is not known."""
-    dims = values[node.input[0]].dims if node.input and node.input[0] in values else None
+    """Sides of the first output, where ONNX loses free ones; None for a side that nothing is said of."""
+    dims = values.get(node.input[0], UNKNOWN).dims if node.input else None
     if dims is None:
         return None
     attributes = attributes_of(node)
@@ -131,8 +133,8 @@ def _sides(
         sign = "*" if node.op_type == "DepthToSpace" else "//"
         return [None, None, *(_scaled(side, sign, attributes["blocksize"]) for side in dims[2:])]
     if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
-        scales = onnx.numpy_helper.to_array(constants[node.input[2]])
-        whole = len(scales) == len(dims) and all(float(scale).is_integer() for scale in scales)
+        scales = numpy_helper.to_array(constants[node.input[2]])
+        whole = len(scales) == len(dims) and np.array_equal(scales, np.rint(scales)) and "axes" not in attributes
         return [_scaled(side, "*", int(scale)) for side, scale in zip(dims, scales, strict=True)] if whole else None
     if node.op_type in ("Conv", "MaxPool", "AveragePool"):
         plain = attributes.get("auto_pad", b"NOTSET") == b"NOTSET" and not attributes.get("ceil_mode", 0)
@@ -142,7 +144,7 @@ def _sides(
     return None
 
 
-def _windows(attributes: Mapping[str, Any], sides: Dims, kernel: list[int]) -> list[Dim]:
+def _windows(attributes: Mapping[str, Any], sides: Dims, kernel: Sequence[Any]) -> list[Dim]:
     """How many windows fit each side: (side + pads - reach) // stride + 1."""
     rank = len(sides)
     pads, ones = attributes.get("pads", [0] * 2 * rank), [1] * rank
@@ -159,7 +161,7 @@ def _windows(attributes: Mapping[str, Any], sides: Dims, kernel: list[int]) -> l
 
 
 def _scaled(side: Dim, sign: str, factor: int) -> Dim:
-    """``height*2`` times 2 is ``height*4``, and ``height//2`` over 2 is ``height//4``."""
+    """``height*2`` times 2 is ``height*4``, and ``height//2`` by 2 is ``height//4``."""
     if factor == 1:
         return side
     base, _, last = str(side).rpartition(sign)

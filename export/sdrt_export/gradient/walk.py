@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 from onnx import helper
@@ -35,11 +35,15 @@ def add_gradient(model: onnx.ModelProto, *, output: str, inputs: Sequence[str]) 
     its gradient; for a picture feed the gradient of whatever is measured on it.
 
     All that the graph had is still there: nodes, weights (none is stored twice), inputs, outputs, free dimensions.
-    Arithmetic is in the type of the forward value, so float32 where weights alone are stored in fp16. At kinks:
-    Relu has slope 0 at 0, Clip slope 1 on its bounds, MaxPool goes to the first of equal maxima; as in torch.
+    Arithmetic is in the type of the forward value, so float32 where weights alone are stored in fp16.
+
+    Where there is no derivative: Relu has slope 0 at 0, Clip has 1 on its bounds, MaxPool's gradient goes to the first
+    of equal maxima, all as in torch; Sqrt has 0 at 0, as torch.std and torch.norm have and torch.sqrt has not.
 
     Args:
-        model: opset 18 or newer, nodes in topological order, without functions. It is not changed.
+        model: opset 18 or newer, nodes in topological order, without functions. It is not changed. Free dimensions of
+            its inputs that have one name must be equal whenever it runs; a name may be a multiple of another
+            (``height*16``). What cannot be told from the names is decided by nodes when it runs.
         output: a graph output of floating-point type.
         inputs: graph inputs of floating-point type, each once.
 
@@ -73,14 +77,14 @@ def add_gradient(model: onnx.ModelProto, *, output: str, inputs: Sequence[str]) 
         if not any(step.gradients):
             continue
         for position, name in enumerate(node.input):
-            if name in path and (node.op_type in EACH or position == 0):
+            if name in path:
                 each = EACH.get(node.op_type)
-                gradient = FIRST[node.op_type](writer, step) if each is None else each(writer, step, position)
+                gradient = each(writer, step, position) if each else FIRST[node.op_type](writer, step)
                 arrived.setdefault(name, []).append(gradient)
     for name in inputs:
-        gradient = total(name)
-        assert gradient is not None, "there is a path"
-        graph.node.append(helper.make_node("Identity", [gradient], [_gradient_of(name)]))
+        came = total(name)
+        assert came is not None, "there is a path"
+        graph.node.append(helper.make_node("Identity", [came], [_gradient_of(name)]))
     graph.input.append(_renamed(ends[output]))
     graph.output.extend(_renamed(ends[name]) for name in inputs)
     return extended
@@ -109,8 +113,10 @@ def _ends(graph: onnx.GraphProto, output: str, inputs: Sequence[str]) -> dict[st
             raise ModelError(f"the graph has no {kind} {name}; it has {', '.join(item.name for item in values)}")
         if found.type.tensor_type.elem_type not in FLOATS:
             raise ModelError(f"{kind} {name} is not of a floating-point type")
-        if name in ends or _gradient_of(name) in taken:
-            raise ModelError(f"{kind} {name} is given twice, or the graph has a {_gradient_of(name)} already")
+        if name in ends:
+            raise ModelError(f"{kind} {name} is given twice")
+        if _gradient_of(name) in taken:
+            raise ModelError(f"the graph has a {_gradient_of(name)} already")
         ends[name] = found
     return ends
 
@@ -119,19 +125,27 @@ def _between(graph: onnx.GraphProto, output: str, inputs: Sequence[str]) -> set[
     """Values that depend on an input and on which the output depends. Raises ModelError if an input is not one."""
     depend = set(inputs)
     for node in graph.node:
-        if node.op_type not in FLAT and depend.intersection(node.input):
+        if node.op_type not in FLAT and depend.intersection(_reads(node)):
             depend.update(name for name in node.output if name)
     path = {output} & depend
     for node in reversed(graph.node):
         if path.intersection(node.output):
-            path |= depend.intersection(node.input)
+            path |= depend.intersection(_reads(node))
     for name in inputs:
         if name not in path:
             raise ModelError(f"{output} does not depend on {name}")
     return path
 
 
-def _refuse_unknown(graph: onnx.GraphProto, path: Collection[str]) -> None:
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The names of a node's inputs, and for control flow of all that its subgraphs read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _reads(inner)
+
+
+def _refuse_unknown(graph: onnx.GraphProto, path: set[str]) -> None:
     unknown: set[str] = set()
     for node in graph.node:
         if not path.intersection(node.output):
@@ -139,7 +153,7 @@ def _refuse_unknown(graph: onnx.GraphProto, path: Collection[str]) -> None:
         own = node.domain in OWN_DOMAIN
         if not own or node.op_type not in FIRST.keys() | EACH.keys():
             unknown.add(node.op_type if own else f"{node.domain}.{node.op_type}")
-        elif node.op_type in FIRST and path.intersection(node.input[1:]) - {node.input[0]}:
+        elif node.op_type in FIRST and path.intersection(node.input[1:]):
             raise ModelError(
                 f"{node.op_type} is differentiated in its first input alone, and here another one depends on "
                 f"what is asked for ({node.output[0]})"

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sdrt.errors import ModelError
 from sdrt_export.gradient.shapes import UNKNOWN, Dims, Value, attributes_of
 
+
 @dataclass(frozen=True)
 class Step:
     """A node of the forward pass and what has come back to its outputs.
@@ -169,7 +170,7 @@ class Writer:
         if any(isinstance(side, str) and side != full for side, full in zip(own, dims[leading:], strict=True)):
             return self._sum_where_shapes_differ(gradient, name)
         aligned = [1] * leading + list(own)
-        axes = [axis for axis, full in enumerate(dims) if aligned[axis] == 1 and full != 1 or axis < leading]
+        axes = [axis for axis, full in enumerate(dims) if axis < leading or (aligned[axis] == 1 and full != 1)]
         if not axes:
             return gradient
         summed = self.add("ReduceSum", gradient, self.constant(axes), keepdims=1)
