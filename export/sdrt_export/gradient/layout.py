@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from sdrt_export.gradient.arithmetic import Rule, RuleOfEach
 from sdrt_export.gradient.shapes import FLOATS
-from sdrt_export.gradient.writer import Step, Writer
+from sdrt_export.gradient.writer import Rule, RuleOfEach, Step, Writer
 
 
 def _reshape(graph: Writer, step: Step) -> str:

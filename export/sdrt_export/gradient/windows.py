@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from sdrt_export.gradient.arithmetic import Rule
 from sdrt_export.gradient.layout import scatter
-from sdrt_export.gradient.writer import Step, Writer
+from sdrt_export.gradient.writer import Rule, Step, Writer
 
 
+@dataclass(frozen=True)
 class _Window:
-    """Kernel, strides, pads and dilations of a node, with their defaults written out."""
+    """A node's window with ONNX's defaults written out; one number a side, pads two (all begins, then all ends)."""
 
-    def __init__(self, graph: Writer, step: Step, kernel: Sequence[object] | None) -> None:
-        given = step.attributes
-        if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            raise step.refuse("with automatic padding")
-        sides = given.get("kernel_shape", kernel)
-        if sides is None or not all(isinstance(side, int) for side in sides):
-            raise step.refuse("with a kernel of unknown size")
-        self.kernel: list[int] = list(sides)
-        self.rank = len(self.kernel)
-        ones = [1] * self.rank
-        self.strides: list[int] = given.get("strides", ones)
-        self.dilations: list[int] = given.get("dilations", ones)
-        self.pads: list[int] = given.get("pads", [0] * 2 * self.rank)
-        self.group: int = given.get("group", 1)
+    kernel: Sequence[int]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    pads: Sequence[int]
+    group: int
 
     @property
-    def reach(self) -> list[int]:
-        """How far the last element of the kernel lies from the first."""
-        return [(side - 1) * dilation for side, dilation in zip(self.kernel, self.dilations, strict=True)]
+    def rank(self) -> int:
+        return len(self.kernel)
+
+
+def _window(graph: Writer, step: Step, weights: str = "") -> _Window:
+    """The window of a node, of an AveragePool or with weights (out, in, sides...)."""
+    given, dims = step.attributes, graph.dims(weights)
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise step.refuse("with automatic padding")
+    kernel = given.get("kernel_shape", None if dims is None else dims[2:])
+    if kernel is None or not all(isinstance(side, int) for side in kernel):
+        raise step.refuse("with a kernel of unknown size")
+    ones = [1] * len(kernel)
+    strides, dilations = given.get("strides", ones), given.get("dilations", ones)
+    return _Window(list(kernel), strides, dilations, given.get("pads", [0] * 2 * len(kernel)), given.get("group", 1))
 
 
 def _conv(graph: Writer, step: Step) -> str:
     weights = step.input(1)
-    dims = graph.dims(weights)
-    window = _Window(graph, step, None if dims is None else dims[2:])
-    mirrored_pads = [reach - pad for reach, pad in zip(window.reach * 2, window.pads, strict=True)]
+    window = _window(graph, step, weights)
+    reach = [(side - 1) * dilation for side, dilation in zip(window.kernel, window.dilations, strict=True)]
+    mirrored_pads = [far - pad for far, pad in zip(reach * 2, window.pads, strict=True)]
     if window.group > 1 or max(window.strides) > 1 or min(mirrored_pads) < 0:
         return _transposed(graph, step.g, weights, step.x, window)
-    # The same as the transposed convolution, and what engines do fastest; they mirror constant weights when they load.
+    # The same as the transposed convolution, and faster in ONNX Runtime, which mirrors constant weights as it loads.
     if max(window.kernel) > 1:
         axes = list(range(2, 2 + window.rank))
-        back, far = [-1] * window.rank, [np.iinfo(np.int64).min] * window.rank
-        weights = graph.add("Slice", weights, *map(graph.constant, (back, far, axes, back)))
+        back, far_end = [-1] * window.rank, [np.iinfo(np.int64).min] * window.rank
+        weights = graph.add("Slice", weights, *map(graph.constant, (back, far_end, axes, back)))
     turned = graph.add("Transpose", weights, perm=[1, 0, *range(2, 2 + window.rank)])
     return graph.add("Conv", step.g, turned, pads=mirrored_pads, dilations=window.dilations)
 
@@ -75,15 +79,14 @@ def _transposed(graph: Writer, gradient: str, weights: str, name: str, window: _
 
 
 def _conv_transpose(graph: Writer, step: Step) -> str:
-    weights = step.input(1)
-    dims = graph.dims(weights)
-    window = _Window(graph, step, None if dims is None else dims[2:])
-    if "output_shape" in step.attributes:
-        raise step.refuse("with output_shape")
+    window = _window(graph, step, step.input(1))
+    more = step.attributes.get("output_padding", [0] * window.rank)
+    if "output_shape" in step.attributes or np.any(np.array(more) >= window.strides):
+        raise step.refuse("with output_shape, or with output_padding of a stride or more")
     return graph.add(
         "Conv",
         step.g,
-        weights,
+        step.input(1),
         kernel_shape=window.kernel,
         strides=window.strides,
         dilations=window.dilations,
@@ -99,7 +102,7 @@ def _max_pool(graph: Writer, step: Step) -> str:
 
 
 def _average_pool(graph: Writer, step: Step) -> str:
-    window = _Window(graph, step, None)
+    window = _window(graph, step)
     if step.attributes.get("ceil_mode", 0):
         raise step.refuse("with ceil_mode")
     gradient, alone = step.g, graph.constant([1, 1])
@@ -122,7 +125,9 @@ def _resize(graph: Writer, step: Step) -> str:
     floors = (mapping, rounding) == (b"asymmetric", b"floor")
     nearest = mapping == b"half_pixel" and rounding in (b"round_prefer_floor", b"round_prefer_ceil")
     if given.get("mode", b"nearest") != b"nearest" or not (floors or nearest):
-        raise step.refuse("but to repeated pixels (mode nearest, asymmetric with floor, or half_pixel with rounding)")
+        raise step.refuse(
+            "other than to repeated pixels (mode nearest, asymmetric with floor, or half_pixel with rounding)"
+        )
     rank = graph.rank(step, step.x)
     scales = np.ones(rank)
     found = graph.numbers(step.input(2))

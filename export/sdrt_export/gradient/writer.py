@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -186,3 +186,9 @@ class Writer:
         axes = self.add("Reshape", differs, self.constant([-1]))
         summed = self.add("ReduceSum", gradient, axes, keepdims=1, noop_with_empty_axes=1)
         return self.add("Reshape", summed, own)
+
+
+Rule = Callable[[Writer, Step], str]
+"""Writes the gradient of a node's first input; gives its name."""
+RuleOfEach = Callable[[Writer, Step, int], str]
+"""Writes the gradient of the input at a position; gives its name."""
