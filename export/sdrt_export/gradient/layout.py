@@ -59,14 +59,34 @@ def _slice(graph: Writer, step: Step) -> str:
         return _copies(graph, step)
     # Zeros around it: as many before as the start says, after as many as are missing then.
     axes = step.input(3) or graph.constant(range(graph.length(step, step.input(1))))
+    pads = _known_pads(graph, step)
+    return graph.add("Pad", step.g, graph.constant(pads) if pads else _computed_pads(graph, step, axes), "", axes)
+
+
+def _known_pads(graph: Writer, step: Step) -> list[int] | None:
+    """What a Slice of steps of 1 took away, before and after, if starts and sides are known."""
+    starts, axes = graph.numbers(step.input(1)), graph.numbers(step.input(3))
+    full, cut = graph.dims(step.x), graph.dims(step.y)
+    if starts is None or full is None or cut is None or (axes is None and step.input(3)):
+        return None
+    before, after = [], []
+    for axis, start in zip(range(len(starts)) if axes is None else axes, starts, strict=True):
+        side, left = full[axis], cut[axis]
+        if not isinstance(side, int) or not isinstance(left, int):
+            return None
+        before.append(int(max(start + side, 0) if start < 0 else start))
+        after.append(side - left - before[-1])
+    return before + after
+
+
+def _computed_pads(graph: Writer, step: Step, axes: str) -> str:
+    """The same when the graph runs."""
     full, cut = (graph.add("Gather", graph.shape(name), axes) for name in (step.x, step.y))
-    before, numbers = graph.add("Cast", step.input(1), to=TensorProto.INT64), graph.numbers(step.input(1))
-    if numbers is None or np.any(numbers < 0):
-        zero = graph.constant([0])
-        from_end = graph.add("Max", graph.add("Add", before, full), zero)
-        before = graph.add("Where", graph.add("Less", before, zero), from_end, before)
+    before, zero = graph.add("Cast", step.input(1), to=TensorProto.INT64), graph.constant([0])
+    from_end = graph.add("Max", graph.add("Add", before, full), zero)
+    before = graph.add("Where", graph.add("Less", before, zero), from_end, before)
     after = graph.add("Sub", graph.add("Sub", full, cut), before)
-    return graph.add("Pad", step.g, graph.add("Concat", before, after, axis=0), "", axes)
+    return graph.add("Concat", before, after, axis=0)
 
 
 def _pad(graph: Writer, step: Step) -> str:
