@@ -13,11 +13,12 @@ from sdrt_metrics.meter import METRICS, Meter
 
 
 def add(
-    parser: argparse.ArgumentParser, *, bpp: Sequence[float], metrics: Sequence[str], codecs: str, out: Path
+    parser: argparse.ArgumentParser, *, bpp: Sequence[float], codecs: str, out: Path, metrics: Sequence[str] = ()
 ) -> None:
-    """Adds the shared arguments with a command's own defaults."""
+    """Adds the arguments with a command's own defaults; ``--metrics`` only where it has some."""
     parser.add_argument("--bpp", default=",".join(map(str, bpp)), help="budgets in bits per pixel, with commas")
-    parser.add_argument("--metrics", default=",".join(metrics), help=f"of {','.join(METRICS)}")
+    if metrics:
+        parser.add_argument("--metrics", default=",".join(metrics), help=f"of {','.join(METRICS)}")
     parser.add_argument("--codecs", default=codecs, help="e.g. sdrt,webp,avif (empty: all that this machine has)")
     parser.add_argument("--model", action="append", help="pack name or folder, may be repeated")
     parser.add_argument("--out", type=Path, default=out, help="folder for the report")
