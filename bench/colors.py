@@ -20,6 +20,7 @@ import numpy as np
 import sdrt
 from bench import commandline, record
 from bench.codecs import BenchCodec, model_words
+from bench.places import OUT
 from sdrt_metrics.color import ciede2000, lab
 from sdrt_metrics.fidelity import Rgb
 
@@ -146,23 +147,20 @@ def to_record(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.colors", description=(__doc__ or "").split("\n")[0])
-    commandline.add(parser, bpp=BUDGETS_BPP, codecs="sdrt", out=record.ROOT / "out" / "colors")
+    commandline.add(parser, bpp=BUDGETS_BPP, codecs="sdrt", out=OUT / "colors")
     parser.add_argument("--quality", type=float, help="of the flats, 0 to 100 (default: the pack's)")
     options = parser.parse_args(arguments)
     budgets, codecs = commandline.budgets_bpp(options), commandline.codecs(options)
-    try:
-        charts = [judge_chart(codec, bpp) for codec in codecs for bpp in budgets]
-        print(report_charts(charts), flush=True)
-        flats: list[FlatResult] = []
-        for model in options.model or [None]:
-            here = list(judge_flats(model, options.quality, options.threads))
-            print("\n" + report_flats(here), flush=True)
-            flats += here
-    except sdrt.SdrtError as error:
-        raise SystemExit(f"bench: {error}") from error
+    charts = [judge_chart(codec, bpp) for codec in codecs for bpp in budgets]
+    print(report_charts(charts), flush=True)
+    flats: list[FlatResult] = []
+    for model in options.model or [None]:
+        here = list(judge_flats(model, options.quality, options.threads))
+        print("\n" + report_flats(here), flush=True)
+        flats += here
     record.keep(to_record(charts, flats, arguments), options)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(commandline.run(main))

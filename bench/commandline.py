@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import record
 from bench.codecs import BenchCodec, SdrtCodec, anchors
+from bench.places import OUT
+from bench.reading import ReadingError
 from bench.scores import Scores
+from sdrt.errors import SdrtError
 from sdrt_metrics.meter import METRICS, Meter
 
 
@@ -22,8 +25,7 @@ def add(
     parser.add_argument("--codecs", default=codecs, help="e.g. sdrt,webp,avif (empty: all that this machine has)")
     parser.add_argument("--model", action="append", help="pack name or folder, may be repeated")
     parser.add_argument("--out", type=Path, default=out, help="folder for the report")
-    cache = record.ROOT / "out" / "cache"
-    parser.add_argument("--cache", type=Path, default=cache, help="anchors' files and all scores")
+    parser.add_argument("--cache", type=Path, default=OUT / "cache", help="anchors' files and all scores")
     parser.add_argument("--threads", type=int, help="threads of the metrics' networks and of sdrt")
     record.add_argument(parser)
 
@@ -73,3 +75,11 @@ def codecs(options: argparse.Namespace, resamplings: Sequence[int | None] = (Non
 def scores(options: argparse.Namespace) -> Scores:
     """The remembered scores of ``--cache``, measured with ``--threads``."""
     return Scores(options.cache / "scores.jsonl", Meter(options.threads))
+
+
+def run(main: Callable[[], int]) -> int:
+    """What a command's process ends with: an error that the user can mend takes one line, without a traceback."""
+    try:
+        return main()
+    except (SdrtError, ReadingError) as error:
+        raise SystemExit(f"bench: {error}") from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import record
+from bench.places import RESULTS
 from bench.record import Measurement, Record
 
 
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Two records side by side.")
     parser.add_argument("before", help="a name in bench/results, or a folder of records")
     parser.add_argument("after", help="the same, to compare with it")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="another folder than bench/results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="another folder than bench/results")
     options = parser.parse_args(arguments)
     before, after = (_records(name, options.results) for name in (options.before, options.after))
     common = [bench for bench in before if bench in after]

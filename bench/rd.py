@@ -23,12 +23,12 @@ from PIL import Image
 
 from bench import commandline, record
 from bench.codecs import BenchCodec
+from bench.places import DATA, OUT
 from bench.row import Row
 from bench.scores import Scores
 from sdrt_metrics.fidelity import Rgb
 from sdrt_metrics.meter import METRICS
 
-KODAK = record.ROOT.parent / "shared" / "data" / "kodak"
 BUDGETS_BPP = (0.03, 0.05, 0.08, 0.152, 0.30, 0.50)
 DEFAULT_METRICS = tuple(name for name in METRICS if name != "wd")
 """Wasserstein Distortion takes as long as all others together: on request only."""
@@ -113,8 +113,8 @@ def to_record(rows: Sequence[Row], names: Sequence[str], arguments: Sequence[str
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.rd", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=KODAK, help="photographs (default: Kodak)")
-    commandline.add(parser, bpp=BUDGETS_BPP, metrics=DEFAULT_METRICS, codecs="", out=record.ROOT / "out" / "rd")
+    parser.add_argument("folder", nargs="?", type=Path, default=DATA / "kodak", help="photographs (default: Kodak)")
+    commandline.add(parser, bpp=BUDGETS_BPP, metrics=DEFAULT_METRICS, codecs="", out=OUT / "rd")
     parser.add_argument("--resampling", help="ours at these fractions of the sides, e.g. 1,2,4, each as its own codec")
     parser.add_argument("--limit", type=int, help="only the first so many images")
     parser.add_argument("--no-page", action="store_true", help="table and CSV only: no plots, no page")
@@ -148,4 +148,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(commandline.run(main))

@@ -23,10 +23,9 @@ from pathlib import Path
 
 from PIL import features
 
+from bench.places import RESULTS, ROOT
 from sdrt_metrics.meter import METRICS
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench" / "results"
 _PACKAGES = ("numpy", "pillow", "constriction", "onnxruntime", "openvino", "torch")
 _LIBRARIES = {"libavif": "avif", "libwebp": "webp", "libjpeg-turbo": "libjpeg_turbo"}
 

@@ -26,6 +26,7 @@ from PIL import Image
 from bench import contest, process, record
 from bench.codecs import anchors
 from bench.contest import Contestant, Timing
+from bench.places import OUT, PHOTOS
 from sdrt import Codec, SdrtError
 from sdrt.errors import EngineError
 from sdrt.network.devices import GPU, graph_precision
@@ -33,7 +34,7 @@ from sdrt.network.engine import Engine, available_devices
 from sdrt.network.transform import gpu_sides
 from sdrt.packs import search
 
-PHOTO = record.ROOT / "bench" / "photos" / "astronaut.webp"
+PHOTO = PHOTOS / "astronaut.webp"
 BUDGET_BPP = 0.152
 DEFAULT_PACK = "tiny"
 YARDSTICK = "matrix product, float32"
@@ -260,8 +261,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default 15, or 3 with --quick")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every contestant")
     parser.add_argument("--size", type=int, default=512, help="side of the square picture in pixels, a multiple of 16")
-    parser.add_argument("--cache", type=Path, default=record.ROOT / "out" / "cache")
-    parser.add_argument("--out", type=Path, default=record.ROOT / "out" / "speed.txt")
+    parser.add_argument("--cache", type=Path, default=OUT / "cache")
+    parser.add_argument("--out", type=Path, default=OUT / "speed.txt")
     record.add_argument(parser)
     return parser.parse_args(arguments)
 
