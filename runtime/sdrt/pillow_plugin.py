@@ -35,8 +35,8 @@ thread comes first."""
 def register_opener(**keywords: Unpack[CodecKeywords]) -> None:
     """Let Pillow open and save .sdl files. Importing ``sdrt.pillow_plugin`` does the same with the defaults.
 
-    ``Image.open`` keeps to Pillow's own limit of pixels, ``Image.MAX_IMAGE_PIXELS``; a ``max_pixels`` that is given here
-    holds in ``Image.load`` besides.
+    ``Image.open`` keeps to Pillow's own limit of pixels, ``Image.MAX_IMAGE_PIXELS``; a ``max_pixels`` that is given
+    here holds in ``Image.load`` besides.
 
     Args:
         **keywords: Arguments of ``Codec``, for all images from now on.
