@@ -334,7 +334,7 @@ def test_broken_profiles_are_noted(profile: bytes, photo: Pixels) -> None:
     """A profile that cannot be used leaves the pixels as they are and leaves a note."""
     picture = load(coded(Image.fromarray(photo), icc_profile=profile))
     assert (picture.rgb == photo).all()
-    assert any("colour profile" in note for note in picture.notes)
+    assert any("color profile" in note for note in picture.notes)
 
 
 def test_a_profile_of_another_space_is_noted(photo: Pixels) -> None:

@@ -112,9 +112,9 @@ class FileWriter:
                 coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
                 try:
                     data = rate.finest_within(code_at, budget_bytes, guess=guess, finest=fine, coarsest=coarsest)
-                except rate.TargetError:
+                except rate.TargetError as error:
                     if is_last:
-                        raise
+                        raise rate.TargetError(f"{error}{self._of_them_metadata}") from None
                     continue
             return data, written[data]
         raise AssertionError("the last resampling returns or raises")
@@ -126,6 +126,12 @@ class FileWriter:
         if target_bpp is not None:
             target_bytes = rate.budget_of(target_bpp, self.width_px, self.height_px)
         return None if target_bytes is None else min(max(target_bytes, 1), sdl.MAX_FILE_BYTES)
+
+    @property
+    def _of_them_metadata(self) -> str:
+        """What makes the smallest file larger than it could be, in words that end a sentence on its bytes."""
+        kept_bytes = sum(len(chunk.data) for chunk in self.chunks if not chunk.critical)
+        return f", {kept_bytes} of them metadata: encode without keep_metadata (--keep-metadata)" if kept_bytes else ""
 
     def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:
         """The file of ``latents`` at one step. ``bit_weight``, from 1 up: how much more than usual a bit weighs."""

@@ -270,6 +270,9 @@ class Codec:
         latents = self._models.coder_of(file).latents(file)
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
+        metadata = from_chunks(file.chunks)
+        if (width_px, height_px) != (file.width_px, file.height_px):
+            metadata = metadata.of_part(width_px, height_px)
         window = window_of(crop, file.resampling, *file.coded_px)
         rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px)
         return Strips(
@@ -277,7 +280,7 @@ class Codec:
             height_px=height_px,
             rows=enlarge(rows, window, file.resampling, crop),
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
-            metadata=from_chunks(file.chunks),
+            metadata=metadata,
         )
 
     def decode_file(

@@ -14,7 +14,11 @@ def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
     Raises LimitError.
     """
     if max_pixels is not None and width_px * height_px > max_pixels:
-        raise LimitError(
-            f"the picture has {width_px} x {height_px} = {width_px * height_px} pixels, the limit is {max_pixels}: "
-            "raise max_pixels if you trust its source"
-        )
+        raise LimitError(beyond(f"{width_px} x {height_px} = {width_px * height_px} pixels", max_pixels))
+
+
+def beyond(count: str, max_pixels: int | None) -> str:
+    """What a LimitError says of a picture of ``count``, such as "30 x 20 = 600 pixels"."""
+    return (
+        f"the picture has {count}, the limit is {max_pixels}: raise max_pixels (--max-pixels) if you trust its source"
+    )

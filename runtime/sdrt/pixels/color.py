@@ -1,5 +1,5 @@
-"""Pillow's pixel modes and ICC profiles -> 8-bit sRGB and an alpha plane, strip by strip so that a large picture is
-never held twice."""
+"""Pillow's pixel modes, ICC profiles and other encodings of color -> 8-bit sRGB and an alpha plane, strip by strip so
+that a large picture is never held twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-Pixels = npt.NDArray[np.uint8]
+from sdrt.pixels.colorimetry import Encoding, to_srgb
+from sdrt.pixels.picture import Pixels
 
 STRIP_PX = 2**22
 _SAME_AS_SRGB_LEVELS = 2
@@ -30,17 +31,24 @@ class Conversion:
     notes: tuple[str, ...]
 
 
-def plan_conversion(image: Image.Image, raw_mode: str = "") -> Conversion:
+def plan_conversion(image: Image.Image, raw_mode: str, icc: object, encoding: Encoding | None) -> Conversion:
     """Look at a loaded image and decide. ``raw_mode``: Pillow's name for the layout in the file where it is known
-    ("L;4", "RGB;16B"): some transparent colours are given in the file's own units.
+    ("L;4", "RGB;16B"): some transparent colors are given in the file's own units. ``encoding`` is that of the colors;
+    where it is None the ICC profile ``icc`` counts, and without one they are sRGB.
 
     Raises whatever Pillow raises.
     """
     notes: list[str] = []
-    key = _colour_key(image, raw_mode)
+    key = _color_key(image, raw_mode)
     has_alpha = key is not None or (image.mode not in _KEYED_MODES and image.has_transparency_data)
     to_levels = _levels(image, raw_mode, notes)
-    transform = _transform(image, notes)
+    transform = None
+    if encoding is not None:
+        transform = _from_encoding(image, encoding, notes)
+    elif isinstance(icc, bytes) and icc:
+        transform = _from_profile(image, icc, notes)
+    elif "icc_profile" in image.info and image.format in ("JPEG", "MPO"):
+        notes.append("parts of the color profile are missing: treated as sRGB")
 
     def convert(part: Image.Image) -> tuple[Pixels, Pixels | None]:
         alpha: Pixels | None = None
@@ -69,8 +77,8 @@ def plan_conversion(image: Image.Image, raw_mode: str = "") -> Conversion:
     return Conversion(has_alpha, strips, tuple(notes))
 
 
-def _colour_key(image: Image.Image, raw_mode: str) -> tuple[int, ...] | None:
-    """The one transparent colour of an image without palette or alpha, in the units of its pixels in memory."""
+def _color_key(image: Image.Image, raw_mode: str) -> tuple[int, ...] | None:
+    """The one transparent color of an image without palette or alpha, in the units of its pixels in memory."""
     key = image.info.get("transparency")
     if image.mode not in _KEYED_MODES or key is None:
         return None
@@ -78,7 +86,7 @@ def _colour_key(image: Image.Image, raw_mode: str) -> tuple[int, ...] | None:
     if len(values) != (3 if image.mode == "RGB" else 1) or not all(isinstance(value, int) for value in values):
         return None
     if image.mode == "RGB" and ("16" in raw_mode or max(values) > 255):
-        # Pillow keeps the upper byte of 16-bit RGB, but the whole of the transparent colour.
+        # Pillow keeps the upper byte of 16-bit RGB, but the whole of the transparent color.
         return tuple(value >> 8 for value in values)
     if image.mode == "L" and raw_mode in _LEVELS_OF_RAW_MODE:
         return tuple(value * 255 // _LEVELS_OF_RAW_MODE[raw_mode] for value in values)
@@ -129,18 +137,15 @@ def _scaled(values: npt.NDArray[np.generic], low: float, high: float) -> Pixels:
     return np.clip(np.rint(numbers, out=numbers), 0, 255, out=numbers).astype(np.uint8)
 
 
-def _transform(image: Image.Image, notes: list[str]) -> Callable[[Image.Image], Image.Image] | None:
-    """From the image's ICC profile to sRGB, or None where there is no profile, it is broken, or it is sRGB."""
-    icc = image.info.get("icc_profile")
-    if not isinstance(icc, bytes) or not icc:
-        return None
+def _from_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Callable[[Image.Image], Image.Image] | None:
+    """From an ICC profile's colors to sRGB, or None where it is broken or is sRGB."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
         grey = image.mode in ("1", "L", "LA", "La", "I", "F", *_SIXTEEN_BIT)
         mode = "CMYK" if image.mode == "CMYK" else "L" if grey and space == "GRAY" else "RGB"
         if space != {"CMYK": "CMYK", "L": "GRAY", "RGB": "RGB"}[mode]:
-            notes.append(f"the colour profile is for {space}, the pixels are {image.mode}: treated as sRGB")
+            notes.append(f"the color profile is for {space}, the pixels are {image.mode}: treated as sRGB")
             return None
         transform = ImageCms.buildTransform(
             profile,
@@ -153,7 +158,7 @@ def _transform(image: Image.Image, notes: list[str]) -> Callable[[Image.Image], 
         if mode != "CMYK" and _changes_little(transform, mode):
             return None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        notes.append("the colour profile cannot be used: treated as sRGB")
+        notes.append("the color profile cannot be used: treated as sRGB")
         return None
 
     def apply(part: Image.Image) -> Image.Image:
@@ -164,12 +169,38 @@ def _transform(image: Image.Image, notes: list[str]) -> Callable[[Image.Image], 
     return apply
 
 
+def _from_encoding(
+    image: Image.Image, encoding: Encoding, notes: list[str]
+) -> Callable[[Image.Image], Image.Image] | None:
+    """From colors told by numbers to sRGB, or None where they are sRGB or cannot be used."""
+    if image.mode == "CMYK":
+        return None
+    try:
+        convert = to_srgb(encoding, _peak(image) if encoding.hdr else 255)
+    except ValueError as error:
+        notes.append(f"its colors are told in a way that means nothing ({error}): treated as sRGB")
+        return None
+    if encoding.hdr:
+        notes.append(f"an HDR picture ({encoding.hdr}): its highlights were tone-mapped to sRGB")
+    if convert is None:
+        return None
+    return lambda part: Image.fromarray(convert(np.asarray(part if part.mode == "RGB" else part.convert("RGB"))))
+
+
+def _peak(image: Image.Image) -> int:
+    """The largest value of any color in an RGB image; 255 for other modes."""
+    if image.mode not in ("RGB", "RGBA"):
+        return 255
+    histogram = np.asarray(image.histogram()[: 3 * 256]).reshape(3, 256).sum(axis=0)
+    return int(histogram.nonzero()[0].max())
+
+
 def _changes_little(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Whether a profile is sRGB in all but name, found by trying it: names lie, and a detour costs a level or two."""
     axis = np.arange(0, 256, 15, dtype=np.uint8)
-    colours = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(len(axis), -1, 3)
+    colors = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(len(axis), -1, 3)
     if mode == "L":
-        colours = colours[:, :1, :1].repeat(3, axis=2)
-    given = Image.fromarray(colours if mode == "RGB" else colours[:, :, 0].copy())
-    there, here = (np.asarray(pixels, np.int16) for pixels in (transform.apply(given), colours))
+        colors = colors[:, :1, :1].repeat(3, axis=2)
+    given = Image.fromarray(colors if mode == "RGB" else colors[:, :, 0].copy())
+    there, here = (np.asarray(pixels, np.int16) for pixels in (transform.apply(given), colors))
     return bool(np.abs(there - here).max() <= _SAME_AS_SRGB_LEVELS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,9 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError
-from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
+from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError, SdrtError
+from sdrt.limits import DEFAULT_MAX_PIXELS, beyond, check_pixels
+from sdrt.pixels import boxes, tiff_tags
+from sdrt.pixels.boxes import is_boxes
 from sdrt.pixels.color import Conversion, plan_conversion
+from sdrt.pixels.colorimetry import ADOBE_RGB
+from sdrt.pixels.declared import Declared, Excerpt
+from sdrt.pixels.examine import encoding_in, examine
+from sdrt.pixels.formats import PREFIX_BYTES, add_plugin, check_picture, check_prefix, seek_whole, unknown
+from sdrt.pixels.jpeg_segments import SIGNATURE as JPEG_SIGNATURE
+from sdrt.pixels.jpeg_segments import completed
 from sdrt.pixels.metadata import read_metadata
 from sdrt.pixels.picture import Picture, Pixels
 from sdrt.pixels.pillow_state import reading
@@ -31,7 +41,8 @@ _FLOAT_TOLERANCE = 1e-3
 def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Picture:
     """Read a picture of any kind into upright 8-bit sRGB.
 
-    The EXIF orientation is applied, ICC profiles are converted to sRGB, of an animation the first frame is taken.
+    The EXIF orientation is applied, colors become sRGB however the file tells them, of an animation the first frame is
+    taken. docs/PICTURES.md has the rest.
 
     Args:
         source: A path, the bytes of a file, a binary stream, a Pillow image, or an array of shape (H, W), (H, W, 1),
@@ -52,7 +63,7 @@ def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Pict
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
         with _pillow("the image", max_pixels):
-            return _from_pillow(source, max_pixels)
+            return _from_pillow(source, max_pixels, _declared_by(source))
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source), str(source), max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -85,30 +96,97 @@ def _pillow(name: str, max_pixels: int | None) -> Iterator[None]:
     with reading(max_pixels):
         try:
             yield
-        except (ImageError, LimitError):
+        except MissingFileError:
             raise
+        except ImageError as error:
+            raise ImageError(f"cannot read {name}: {error}") from error
+        except LimitError as error:
+            raise LimitError(f"{name}: {error}") from error
         except Image.DecompressionBombError as error:
-            raise LimitError(f"{name}: {_one_line(error)}") from error
+            found = re.search(r"\d+ pixels", str(error))
+            raise LimitError(f"{name}: {beyond(found[0] if found else 'too many pixels', max_pixels)}") from error
         except MemoryError as error:
             raise LimitError(f"{name}: not enough memory to decode the picture") from error
         except FileNotFoundError as error:
             raise MissingFileError(f"cannot read {name}: no such file") from error
+        except (KeyError, IndexError, AttributeError) as error:  # whose words alone say nothing
+            raise ImageError(f"cannot read {name}: its decoder failed ({type(error).__name__})") from error
         except Exception as error:  # Pillow's plugins raise nearly every kind on hostile files
-            raise ImageError(f"cannot read {name}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else one_line(error)
+            raise ImageError(f"cannot read {name}: {one_line(error)}") from error
 
 
 def _from_file(file: Path | BinaryIO, name: str, max_pixels: int | None) -> Picture:
-    with _pillow(name, max_pixels), Image.open(file) as image:
+    with contextlib.ExitStack() as files, _pillow(name, max_pixels):
+        stream = files.enter_context(file.open("rb")) if isinstance(file, Path) else file
+        if not stream.seekable():
+            file = stream = io.BytesIO(_read_stream(stream))
+        prefix = stream.read(PREFIX_BYTES)
+        check_prefix(prefix)
+        declared = examine(stream)
+        if declared.parts is not None:
+            file = stream = io.BufferedReader(Excerpt(stream, declared.parts))
+        stream.seek(0)
+        try:
+            return _opened(file, prefix, max_pixels, declared)
+        except (SdrtError, Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception as error:
+            picture = _mended(prefix, stream, max_pixels, declared)
+            if picture is not None:
+                return picture
+            if isinstance(error, UnidentifiedImageError):
+                raise ImageError(unknown(prefix)) from error
+            raise
+
+
+def _mended(prefix: bytes, stream: BinaryIO, max_pixels: int | None, declared: Declared) -> Picture | None:
+    """The picture of a file that Pillow refuses, read without what it refuses it for, where that is not the picture."""
+    if prefix.startswith(JPEG_SIGNATURE):
+        mend, note = completed, "its end marker is missing; all of its pixels are there"
+    elif is_boxes(prefix):
+        mend, note = boxes.without_metadata, "broken metadata: not kept"
+    elif prefix[:4] in tiff_tags.SIGNATURES:
+        mend, note = tiff_tags.without_metadata, "broken metadata: not kept"
+    else:
+        return None
+    try:
+        stream.seek(0)
+        data = stream.read()
+        mended = mend(data)
+        if mended is None or mended == data:
+            return None
+        return _opened(io.BytesIO(mended), prefix, max_pixels, replace(declared, notes=(note, *declared.notes)))
+    except SdrtError:
+        raise
+    except Exception:  # what Pillow says of the file as it is tells more
+        return None
+
+
+def _opened(file: Path | BinaryIO, prefix: bytes, max_pixels: int | None, declared: Declared) -> Picture:
+    try:
+        image: Image.Image = Image.open(file)
+    except UnidentifiedImageError:
+        if not add_plugin(prefix):
+            raise
+        image = Image.open(file)
+    with image:
         if image.format == "EPS":
-            raise ImageError(f"cannot read {name}: EPS needs Ghostscript, and sdrt runs no other program on a file")
-        return _from_pillow(image, max_pixels)
+            raise ImageError("EPS needs Ghostscript, and sdrt runs no other program on a file")
+        image.info.update(declared.info)
+        notes = check_picture(image)
+        seek_whole(image)
+        return _from_pillow(image, max_pixels, replace(declared, notes=declared.notes + notes))
 
 
-def _from_pillow(image: Image.Image, max_pixels: int | None) -> Picture:
+def _declared_by(image: Image.Image) -> Declared:
+    """What the file behind an image declares, as far as the image has not been loaded from it yet."""
+    declared = Declared()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no file, a closed one, one that cannot seek
+        declared = examine(getattr(image, "fp"))  # noqa: B009 (images in memory have none)
+    return replace(declared, notes=declared.notes + check_picture(image))
+
+
+def _from_pillow(image: Image.Image, max_pixels: int | None, declared: Declared) -> Picture:
     check_pixels(image.width, image.height, max_pixels)
     tiles = getattr(image, "tile", None)
     raw_mode = tiles[0].args if tiles else ""
@@ -119,13 +197,17 @@ def _from_pillow(image: Image.Image, max_pixels: int | None) -> Picture:
     if image.width < 1 or image.height < 1:
         raise ImageError(f"the picture has no pixels: {image.width} x {image.height}")
     source = read_metadata(image)
-    conversion = plan_conversion(image, raw_mode if isinstance(raw_mode, str) else "")
+    icc = declared.info.get("icc_profile", image.info.get("icc_profile"))
+    notes = [*source.notes, *declared.notes]
+    encoding = declared.encoding
+    if encoding is None and not icc:
+        encoding = encoding_in(image, notes) or (ADOBE_RGB if source.adobe_rgb else None)
+    conversion = plan_conversion(image, raw_mode if isinstance(raw_mode, str) else "", icc, encoding)
     rgb, alpha = _upright(image, conversion, source.orientation)
-    notes = source.notes + conversion.notes
-    if getattr(image, "is_animated", False):
+    if (getattr(image, "is_animated", False) and image.format != "PSD") or declared.several:
         which = "first" if image.tell() == 0 else "current"
-        notes = (f"several frames or pages: only the {which} one is taken", *notes)
-    return Picture(rgb, alpha, source.metadata, notes)
+        notes.insert(0, f"several frames or pages: only the {which} one is taken")
+    return Picture(rgb, alpha, source.metadata, (*notes, *conversion.notes))
 
 
 def _upright(image: Image.Image, conversion: Conversion, orientation: int) -> tuple[Pixels, Pixels | None]:

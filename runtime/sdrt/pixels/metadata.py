@@ -1,21 +1,18 @@
 """EXIF and XMP as one value, read from a Pillow image and handed to Pillow's writers.
 
-Reading finds the orientation that they state and gives the same bytes with the orientation set upright.
+Reading finds the orientation that they state and gives the same bytes, true of pixels that are upright.
 """
 
 from __future__ import annotations
 
-import re
-import struct
+import contextlib
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
-EXIF_PREFIX = b"Exif\x00\x00"
-"""What JPEG and Pillow put before EXIF bytes. sdrt keeps EXIF without it, from the TIFF header on."""
+from sdrt.pixels import xmp as xmp_text
+from sdrt.pixels.exif import PREFIX, Exif
 
-_XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>))\s*([1-8])(?=\s*["'<])""")
-_SHORT, _LONG = 3, 4
 _DESCRIPTIVE_TAGS = (
     ExifTags.Base.ImageDescription,
     ExifTags.Base.Make,
@@ -35,8 +32,9 @@ class Metadata:
     """What a file says about its picture. Each item has Pillow's name for it, and is None where there is none.
 
     Attributes:
-        exif: From the TIFF header on, without "Exif\\0\\0". It states orientation 1: the pixels are upright.
-        xmp: The packet, UTF-8. It states orientation 1 as well.
+        exif: From the TIFF header on, without "Exif\\0\\0". It is true of the upright picture: orientation 1, its own
+            sides, no thumbnail.
+        xmp: The packet, UTF-8. It is true of the upright picture as well.
     """
 
     exif: bytes | None = None
@@ -45,16 +43,25 @@ class Metadata:
     def for_pillow(self) -> dict[str, bytes]:
         """The items that there are, as Pillow has them in ``Image.info`` and takes them in ``Image.save``."""
         items = {name: data for name, data in vars(self).items() if data is not None}
-        return items if self.exif is None else {**items, "exif": EXIF_PREFIX + self.exif}
+        return items if self.exif is None else {**items, "exif": PREFIX + self.exif}
+
+    def of_part(self, width_px: int, height_px: int) -> Metadata:
+        """The same for a part of the picture that has this size. What cannot be read stays as it is."""
+        exif = self.exif
+        if exif is not None:
+            with contextlib.suppress(ValueError):
+                exif = Exif(exif).upright(1, width_px, height_px)
+        return Metadata(exif, None if self.xmp is None else xmp_text.upright(self.xmp, width_px, height_px))
 
 
 @dataclass(frozen=True)
 class SourceMetadata:
     """What an image states: its ``orientation``, 1..8 as EXIF has it (1 where none is stated), the ``metadata`` of the
-    upright picture, and ``notes`` for a person on what could not be kept."""
+    upright picture, whether its colors are ``adobe_rgb``, and ``notes`` for a person on what could not be kept."""
 
     orientation: int
     metadata: Metadata
+    adobe_rgb: bool
     notes: tuple[str, ...]
 
 
@@ -64,33 +71,26 @@ def read_metadata(image: Image.Image) -> SourceMetadata:
     Where EXIF states no orientation, XMP's counts, as in Pillow. A TIFF file was turned by Pillow on loading.
     """
     notes: tuple[str, ...] = ()
-    exif = _exif_bytes(image)
-    entries: list[tuple[str, int, int]] = []
-    if exif is not None:
+    exif = None
+    if (data := _exif_bytes(image)) is not None:
         try:
-            entries = _orientation_entries(exif)
-        except (struct.error, ValueError):
-            exif = None
+            exif = Exif(data)
+        except ValueError:
             notes = ("broken EXIF data: not kept",)
     xmp = image.info.get("xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode("utf-8", "replace")
     if not isinstance(xmp, bytes) or not xmp:
         xmp = None
-    orientation = 1
-    if entries:
-        order, offset, size_bytes = entries[-1]
-        assert exif is not None
-        stated = int.from_bytes(exif[offset : offset + size_bytes], "little" if order == "<" else "big")
-        orientation = stated if 1 <= stated <= 8 else 1
-    elif xmp is not None and image.format != "TIFF":
-        found = _XMP_ORIENTATION.search(xmp)
-        orientation = int(found[2]) if found else 1
+    orientation = None if exif is None else exif.orientation
+    if orientation is None:
+        orientation = 1 if xmp is None or image.format == "TIFF" else xmp_text.orientation_of(xmp)
+    sides = image.size if orientation < 5 else image.size[::-1]
     upright = Metadata(
-        exif=None if exif is None else _upright_exif(exif, entries),
-        xmp=None if xmp is None else _XMP_ORIENTATION.sub(rb"\g<1>1", xmp),
+        exif=None if exif is None else exif.upright(orientation, *sides),
+        xmp=None if xmp is None else xmp_text.upright(xmp, *sides),
     )
-    return SourceMetadata(orientation, upright, notes)
+    return SourceMetadata(orientation, upright, exif is not None and exif.adobe_rgb, notes)
 
 
 def _exif_bytes(image: Image.Image) -> bytes | None:
@@ -99,7 +99,7 @@ def _exif_bytes(image: Image.Image) -> bytes | None:
         exif = _rebuilt_exif(image)
     if not isinstance(exif, bytes):
         return None
-    return exif.removeprefix(EXIF_PREFIX) or None
+    return exif.removeprefix(PREFIX) or None
 
 
 def _rebuilt_exif(image: Image.Image) -> bytes | None:
@@ -119,28 +119,3 @@ def _rebuilt_exif(image: Image.Image) -> bytes | None:
         return kept.tobytes() if len(kept) else None
     except Exception:  # Pillow's readers and writers of hostile tags raise anything
         return None
-
-
-def _orientation_entries(exif: bytes) -> list[tuple[str, int, int]]:
-    """Byte order, offset and size in bytes of every orientation value in the first directory.
-
-    Raises ValueError or struct.error where ``exif`` has no TIFF header or no such directory.
-    """
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(exif[:4])
-    if order is None:
-        raise ValueError("no TIFF header")
-    (directory,) = struct.unpack_from(f"{order}I", exif, 4)
-    (count,) = struct.unpack_from(f"{order}H", exif, directory)
-    entries = []
-    for start in range(directory + 2, min(directory + 2 + 12 * count, len(exif) - 11), 12):
-        tag, kind, values = struct.unpack_from(f"{order}HHI", exif, start)
-        if tag == ExifTags.Base.Orientation and kind in (_SHORT, _LONG) and values == 1:
-            entries.append((order, start + 8, 2 if kind == _SHORT else 4))
-    return entries
-
-
-def _upright_exif(exif: bytes, entries: list[tuple[str, int, int]]) -> bytes:
-    upright = bytearray(exif)
-    for order, offset, size_bytes in entries:
-        upright[offset : offset + size_bytes] = (1).to_bytes(size_bytes, "little" if order == "<" else "big")
-    return bytes(upright)

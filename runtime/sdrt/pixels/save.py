@@ -20,6 +20,8 @@ from PIL import Image
 
 from sdrt.atomic import atomic_file
 from sdrt.errors import OutputError
+from sdrt.pixels.exif import PREFIX as EXIF_PREFIX
+from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Picture, Strips, gather, scatter
 from sdrt.pixels.png import write_png
 
@@ -38,6 +40,9 @@ SAVE_OPTIONS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
 
 _WITHOUT_ALPHA = ("JPEG", "PPM", "BMP")
 _WITH_METADATA = ("WEBP", "JPEG", "AVIF")
+_JPEG_SEGMENT_BYTES = 65533
+_JPEG_PREFIXES = {"exif": EXIF_PREFIX, "xmp": b"http://ns.adobe.com/xap/1.0/\0"}
+"""What stands before an item of metadata in its segment."""
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -84,6 +89,8 @@ def save(
         strips = _begun(picture if isinstance(picture, Strips) else scatter(picture))
         write: Callable[[BinaryIO], object] = partial(_STRIP_WRITERS[kind], strips)
     else:
+        if kind == "JPEG":
+            _check_segments(picture.metadata, name)
         whole = picture if isinstance(picture, Picture) else gather(picture)
         metadata = whole.metadata.for_pillow() if kind in _WITH_METADATA else {}
         coded = io.BytesIO()
@@ -101,6 +108,17 @@ def save(
         write(stream)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write {name}: {one_line(error)}") from error
+
+
+def _check_segments(metadata: Metadata, name: str) -> None:
+    """Raises OutputError for more metadata than a segment of JPEG holds."""
+    for item, prefix in _JPEG_PREFIXES.items():
+        size_bytes, most_bytes = len(getattr(metadata, item) or b""), _JPEG_SEGMENT_BYTES - len(prefix)
+        if size_bytes > most_bytes:
+            raise OutputError(
+                f"cannot write {name}: {size_bytes} bytes of {item.upper()}, of which JPEG holds {most_bytes}: "
+                "leave the metadata out (--strip), or write .png or .webp"
+            )
 
 
 def one_line(error: Exception) -> str:

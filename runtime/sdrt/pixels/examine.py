@@ -1,0 +1,83 @@
+"""What a file declares beyond what Pillow reads, format by format."""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+from PIL import Image
+
+from sdrt.pixels.boxes import examine_boxes, is_boxes
+from sdrt.pixels.colorimetry import SRGB_PRIMARIES, Encoding, from_gamma, power
+from sdrt.pixels.declared import MAX_PROFILE_BYTES, Declared
+from sdrt.pixels.jpeg_segments import SIGNATURE as JPEG_SIGNATURE
+from sdrt.pixels.jpeg_segments import examine_jpeg
+from sdrt.pixels.png_chunks import SIGNATURE as PNG_SIGNATURE
+from sdrt.pixels.png_chunks import examine_png
+
+_PREFIX_BYTES = 16
+_BMP_HEADER_AT = 14
+_BMP_V4_BYTES, _BMP_V5_BYTES = 108, 124
+_BMP_CALIBRATED, _BMP_EMBEDDED = b"\0\0\0\0", b"DEBM"
+_TIFF_WHITE, _TIFF_PRIMARIES, _TIFF_TRANSFER = 318, 319, 301
+
+
+def examine(stream: BinaryIO) -> Declared:
+    """What the file in a seekable ``stream`` declares; the stream stays where it is. Raises OSError, ValueError."""
+    before = stream.tell()
+    try:
+        stream.seek(0)
+        prefix = stream.read(_PREFIX_BYTES)
+        if prefix.startswith(PNG_SIGNATURE):
+            return examine_png(stream)
+        if prefix.startswith(JPEG_SIGNATURE):
+            return examine_jpeg(stream)
+        if is_boxes(prefix):
+            return examine_boxes(stream)
+        if prefix.startswith(b"BM"):
+            return _examine_bmp(stream)
+        if prefix.startswith(b"qoif"):
+            return Declared(encoding=Encoding(light=power(1)) if prefix[13:14] == b"\1" else Encoding())
+        return Declared()
+    finally:
+        stream.seek(before)
+
+
+def _examine_bmp(stream: BinaryIO) -> Declared:
+    """BMP's headers of versions 4 and 5. Version 5 may hold an ICC profile. Gammas and corners are noted only: some
+    writers give them as X, Y, Z and exponents of display, others as x, y, z and exponents of coding."""
+    stream.seek(_BMP_HEADER_AT)
+    header = stream.read(_BMP_V5_BYTES)
+    size_bytes, kind, corners = int.from_bytes(header[:4], "little"), header[56:60], header[60:96]
+    if size_bytes == len(header) and kind == _BMP_EMBEDDED:
+        offset, profile_bytes = struct.unpack_from("<II", header, 112)
+        stream.seek(_BMP_HEADER_AT + offset)
+        return Declared(info={"icc_profile": stream.read(min(profile_bytes, MAX_PROFILE_BYTES))})
+    if size_bytes >= _BMP_V4_BYTES and kind == _BMP_CALIBRATED and any(corners):
+        return Declared(notes=("its header tells of calibrated colors: treated as sRGB",))
+    return Declared()
+
+
+def encoding_in(image: Image.Image, notes: list[str]) -> Encoding | None:
+    """What an image in memory tells of its colors by other means than ICC: PNG's gamma and corners, TIFF's tags."""
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        if _TIFF_TRANSFER in tags:
+            notes.append("its transfer function (TIFF tag 301) is ignored: treated as sRGB's")
+        corners = _floats(tags.get(_TIFF_PRIMARIES), 6)
+        return from_gamma(None, corners and [*(_floats(tags.get(_TIFF_WHITE), 2) or SRGB_PRIMARIES[:2]), *corners])
+    if "srgb" in image.info:
+        return None
+    gamma = image.info.get("gamma")
+    return from_gamma(
+        gamma if isinstance(gamma, float) and gamma > 0 else None, _floats(image.info.get("chromaticity"), 8)
+    )
+
+
+def _floats(values: object, count: int) -> list[float] | None:
+    """As many numbers as there must be; None for anything else."""
+    try:
+        numbers = [float(value) for value in values]  # type: ignore[attr-defined]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return numbers if len(numbers) == count else None

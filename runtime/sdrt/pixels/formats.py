@@ -1,0 +1,105 @@
+"""Files whose picture Pillow does not give: a part of it instead, or nothing. Each is refused, or noted, by name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+from PIL import Image
+
+from sdrt.errors import ImageError
+
+PREFIX_BYTES = 32
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+_SVG = (b"<?xml", b"<!DOCTYPE svg", b"<svg")
+_CAMERA_RAW = (
+    *(b"IIRO", b"IIRS", b"MMOR"),  # Olympus
+    b"IIU\0",  # Panasonic
+    b"II*\0\x10\0\0\0CR",  # Canon, a TIFF to Pillow
+    b"FUJIFILMCCD-RAW",
+    b"FOVb",  # Sigma
+    b"\0MRM",  # Minolta
+)
+
+_TIFF_KIND, _TIFF_INNER, _TIFF_DNG = 254, 330, 50706
+_REDUCED = 1
+_MOST_PREVIEWS = 8
+_PSD_VERSION = 1057
+_WORDS = {
+    "HEIF": "HEIF (HEIC) is read where its plugin is installed: pip install pillow-heif",
+    "JPEG XL": "JPEG XL is read where its plugin is installed: pip install pillow-jxl-plugin",
+    "SVG": "SVG is a drawing without pixels: render it first, with CairoSVG or rsvg-convert",
+    "raw": "it is a camera's raw file, of which only a preview could be read: develop it to TIFF or JPEG first",
+}
+
+
+def unknown(prefix: bytes) -> str:
+    """Why Pillow does not know a file that begins with these PREFIX_BYTES."""
+    return _WORDS.get(_kind(prefix), "not a picture of a known format")
+
+
+def check_prefix(prefix: bytes) -> None:
+    """Raises ImageError for a file that Pillow would take for another kind of picture than it is."""
+    if _kind(prefix) == "raw":
+        raise ImageError(_WORDS["raw"])
+
+
+def add_plugin(prefix: bytes) -> bool:
+    """Let Pillow's plugin for a file that begins so join in, where there is one and it is installed.
+
+    Whether a plugin joined; only files that Pillow does not know by itself need one.
+    """
+    kind = _kind(prefix)
+    with contextlib.suppress(ImportError):
+        if kind == "HEIF":
+            importlib.import_module("pillow_heif").register_heif_opener()
+            return True
+        if kind == "JPEG XL":
+            importlib.import_module("pillow_jxl")  # registers itself
+            return True
+    return False
+
+
+def check_picture(image: Image.Image) -> tuple[str, ...]:
+    """Notes on an opened image that is less than its file holds.
+
+    Raises ImageError for a preview of a raw file, and for layers that only their own program can merge.
+    """
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        if _TIFF_DNG in tags or (_is_reduced(image) and _TIFF_INNER in tags):
+            raise ImageError(_WORDS["raw"])
+    if image.format == "PSD":
+        for kind, _, data in getattr(image, "resources", ()):
+            if kind == _PSD_VERSION and data[4:5] == b"\0":
+                raise ImageError("it holds layers without their merged picture: save it with maximum compatibility")
+    if image.format == "PCD":
+        return ("of a Photo CD only the resolution of 768 x 512 is read",)
+    return ()
+
+
+def seek_whole(image: Image.Image) -> None:
+    """Turn a TIFF file that begins with previews of a later page to that page."""
+    with contextlib.suppress(EOFError):
+        for page in range(1, _MOST_PREVIEWS):
+            if not _is_reduced(image):
+                return
+            image.seek(page)
+    if _is_reduced(image):
+        image.seek(0)
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    kind = getattr(image, "tag_v2", {}).get(_TIFF_KIND, 0)
+    return isinstance(kind, int) and bool(kind & _REDUCED)
+
+
+def _kind(prefix: bytes) -> str:
+    if prefix[4:8] == b"ftyp":
+        return "raw" if prefix[8:12] == b"crx " else "HEIF" if prefix[8:12] in _HEIF_BRANDS else ""
+    if prefix.startswith(_CAMERA_RAW):
+        return "raw"
+    if prefix.startswith(_JPEG_XL):
+        return "JPEG XL"
+    return "SVG" if prefix.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_SVG) else ""

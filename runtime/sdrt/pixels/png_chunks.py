@@ -1,0 +1,181 @@
+"""PNG's chunks, read before Pillow reads them: only those that make the picture go on to it.
+
+Pillow refuses a picture for a text of more than 1 MiB or a wrong checksum in a comment, takes a text with the keyword
+"interlace" for its own note of interlacing, and does not read cICP. Here, as in libpng, a broken ancillary chunk is
+left out. Of an animation the default image is kept. Source: https://www.w3.org/TR/png-3/
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from sdrt.pixels.colorimetry import Encoding, from_cicp, from_gamma
+from sdrt.pixels.declared import MAX_METADATA_BYTES, MAX_PROFILE_BYTES, Declared, Part, merged
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FRAME_BYTES = 12
+"""Around a chunk's data: length, kind and checksum."""
+_KEYWORD_BYTES = 80
+_UNIT = 100_000
+"""gAMA and cHRM count in 1/100000."""
+_FIXED_BYTES = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"acTL": 8}
+_CHUNKS = {
+    b"tRNS": "transparency",
+    b"iCCP": "icc_profile",
+    b"cICP": "cicp",
+    b"sRGB": "srgb",
+    b"gAMA": "gamma",
+    b"cHRM": "corners",
+    b"acTL": "frames",
+    b"eXIf": "exif",
+}
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_TEXTS = {b"XML:com.adobe.xmp": "xmp", b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
+"""Chunks, and keywords of texts, that are of use, and the name of what they tell: Pillow's where it reads that."""
+_BEFORE_PIXELS = (*_FIXED_BYTES, b"iCCP", b"tRNS")
+_TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
+"""Color type -> fewest and most bytes of tRNS."""
+
+
+class _Chunk(NamedTuple):
+    """``kind``: four letters, or nothing where what follows is no chunk. ``stop``: its end, or the file's."""
+
+    kind: bytes
+    start: int
+    stop: int
+
+
+class _BrokenError(Exception):
+    """A chunk that cannot be used; the message goes on after its name."""
+
+
+def examine_png(stream: BinaryIO) -> Declared:
+    """What the chunks of a PNG say, the first of each kind. ``stream`` is left at another place.
+
+    Broken critical chunks are left to Pillow.
+    """
+    parts: list[Part] = [(0, len(SIGNATURE))]
+    found: dict[str, bytes] = {}
+    seen: set[str | bytes] = set()
+    notes: list[str] = []
+    color_type, pictures = -1, 0
+    for chunk in _chunks(stream):
+        kind, start, stop = chunk
+        if kind[:1].isupper() or not kind:
+            parts.append((start, stop))
+            if kind == b"IHDR" and kind not in seen:
+                stream.seek(start)
+                color_type = stream.read(18)[-1]
+        pictures += kind == b"fcTL" or (kind == b"IDAT" and kind not in seen and not pictures)
+        name = _TEXTS.get(_keyword(stream, chunk)) if kind in _TEXT_CHUNKS else _CHUNKS.get(kind)
+        late = kind in _BEFORE_PIXELS and b"IDAT" in seen
+        if name is not None and name not in seen and not late:
+            try:
+                if kind == b"tRNS":
+                    _check_transparency(stream, chunk, color_type)
+                    parts.append((start, stop))
+                else:
+                    found[name] = _ancillary(stream, chunk)
+            except _BrokenError as error:
+                notes.append(f"PNG chunk {kind.decode('ascii')} {error}: ignored")
+        seen.update({kind, name or ""})
+    encoding = _encoding(found, notes)
+    several = "frames" in found and pictures > 1
+    info: dict[str, bytes | str] = {name: found[name] for name in ("icc_profile", "xmp", "exif") if name in found}
+    if "Raw profile type exif" in found:
+        info["Raw profile type exif"] = found["Raw profile type exif"].decode("latin-1")
+    return Declared(merged(parts, stream.seek(0, io.SEEK_END)), info, encoding, several, tuple(notes))
+
+
+def _chunks(stream: BinaryIO) -> Iterator[_Chunk]:
+    end = stream.seek(0, io.SEEK_END)
+    at = len(SIGNATURE)
+    kind = b""
+    while at < end and kind != b"IEND":
+        stream.seek(at)
+        head = stream.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if not (len(kind) == 4 and kind.isascii() and kind.isalpha()):
+            yield _Chunk(b"", at, end)
+            return
+        yield _Chunk(kind, at, min(at + _FRAME_BYTES + length, end))
+        at += _FRAME_BYTES + length
+
+
+def _keyword(stream: BinaryIO, chunk: _Chunk) -> bytes:
+    stream.seek(chunk.start + 8)
+    return stream.read(_KEYWORD_BYTES).partition(b"\0")[0]
+
+
+def _ancillary(stream: BinaryIO, chunk: _Chunk) -> bytes:
+    """What an ancillary chunk tells. Raises _BrokenError."""
+    kind = chunk.kind
+    if kind in _FIXED_BYTES:
+        data = _read(stream, chunk, _FIXED_BYTES[kind])
+        if len(data) < _FIXED_BYTES[kind] or (kind == b"gAMA" and not any(data)):
+            raise _BrokenError("is too short or 0")
+        return data
+    if kind == b"eXIf":
+        return b"Exif\0\0" + _read(stream, chunk, MAX_METADATA_BYTES)
+    if kind == b"iCCP":
+        profile = _read(stream, chunk, MAX_PROFILE_BYTES).partition(b"\0")[2]
+        return _inflated(profile[1:], MAX_PROFILE_BYTES)
+    text = _read(stream, chunk, MAX_METADATA_BYTES).partition(b"\0")[2]
+    if kind == b"zTXt":
+        return _inflated(text[1:], MAX_METADATA_BYTES)
+    if kind == b"iTXt":
+        compressed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
+        return _inflated(text, MAX_METADATA_BYTES) if compressed else text
+    return text
+
+
+def _check_transparency(stream: BinaryIO, chunk: _Chunk, color_type: int) -> None:
+    fewest, most = _TRANSPARENCY_BYTES.get(color_type, (1, 0))
+    if not fewest <= len(_read(stream, chunk, most)) <= most:
+        raise _BrokenError("is too short")
+
+
+def _read(stream: BinaryIO, chunk: _Chunk, limit_bytes: int) -> bytes:
+    """The data of a chunk whose checksum is right. Raises _BrokenError."""
+    stream.seek(chunk.start)
+    size_bytes = int.from_bytes(stream.read(4), "big")
+    if size_bytes > limit_bytes:
+        raise _BrokenError(f"has {size_bytes} bytes, at most {limit_bytes} are of use")
+    data = stream.read(4 + size_bytes + 4)
+    if len(data) < 8 + size_bytes:
+        raise _BrokenError("is cut short")
+    if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "big"):
+        raise _BrokenError("has a wrong checksum")
+    return data[4:-4]
+
+
+def _inflated(data: bytes, limit_bytes: int) -> bytes:
+    """Raises _BrokenError."""
+    try:
+        plain = zlib.decompressobj().decompress(data, limit_bytes + 1)
+    except zlib.error:
+        raise _BrokenError("cannot be inflated") from None
+    if len(plain) > limit_bytes:
+        raise _BrokenError(f"inflates to more than {limit_bytes} bytes")
+    return plain
+
+
+def _encoding(found: dict[str, bytes], notes: list[str]) -> Encoding | None:
+    """By the standard's precedence: cICP, iCCP, sRGB, then gAMA and cHRM. None where a profile counts, or nothing."""
+    if "cicp" in found:
+        primaries, transfer, matrix, full_range = found["cicp"]
+        encoding = from_cicp(primaries, transfer, narrow=full_range == 0)
+        if encoding is not None and matrix == 0:
+            return encoding
+        notes.append(f"PNG chunk cICP has code points {primaries}, {transfer}, {matrix}, which mean nothing: ignored")
+    if "icc_profile" in found:
+        return None
+    if "srgb" in found:
+        return Encoding()
+    gamma = int.from_bytes(found["gamma"], "big") / _UNIT if "gamma" in found else None
+    corners = [value / _UNIT for value in struct.unpack(">8I", found["corners"])] if "corners" in found else None
+    return from_gamma(gamma, corners)

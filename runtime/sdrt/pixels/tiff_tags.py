@@ -1,0 +1,36 @@
+"""TIFF's first directory without the tags that its picture does not need. Source: TIFF 6.0, and libtiff's tif_dir.h."""
+
+from __future__ import annotations
+
+import struct
+
+SIGNATURES = {b"II*\0": "<", b"MM\0*": ">"}
+_ENTRY_BYTES = 12
+_OF_THE_PIXELS = frozenset(
+    {
+        *range(254, 260),  # kind, sides, bits, compression
+        *(262, 263, 266),  # photometric interpretation, thresholding, fill order
+        *(273, 274, 277, 278, 279),  # strips, orientation
+        *(284, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320),  # planes, grey, fax, predictor, colors
+        *(321, 322, 323, 324, 325, 326, 327, 328, 330),  # halftones, tiles, fax, inner directories
+        *(332, 333, 334, 336, 338, 339, 340, 341, 347),  # inks, more samples, their format, JPEG's tables
+        *range(512, 522),  # JPEG as TIFF 6.0 had it
+        *(529, 530, 531, 532),  # YCbCr
+        *(34675, 50706),  # ICC profile; DNG's version, by which a raw file is known
+    }
+)
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The file with a shorter first directory, byte for byte as long; the same where it needs all of its tags.
+
+    Raises struct.error where there is no first directory.
+    """
+    order = SIGNATURES[data[:4]]
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    end = start + 2 + _ENTRY_BYTES * count
+    entries = [data[at : at + _ENTRY_BYTES] for at in range(start + 2, end, _ENTRY_BYTES)]
+    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _OF_THE_PIXELS]
+    directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + data[end : end + 4]
+    return data[:start] + directory + data[start + len(directory) :]
