@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 from PIL import Image, features
@@ -142,7 +142,7 @@ class SdrtCodec:
         words += [] if resampling is None else [f"resampling={resampling}"]
         self.name, self.title = "-".join(words), " ".join(words)
         self._model = model
-        self._resampling = resampling
+        self._resampling = cast("sdrt.Resampling | None", resampling)  # encode refuses what it is not
         self._threads = threads
         self._folder = folder / self.name
         self._codec: sdrt.Codec | None = None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import sdrt
-from sdrt import codec as codec_module
+from sdrt import bitstream, model_cache
 from sdrt.codec import Codec
 from sdrt.coding import quantize, rate
 from sdrt.coding.prior import load_prior
@@ -118,7 +118,7 @@ def test_networks_run_once_however_long_the_search(
             runs.append(self.path.name)
             return super().run(array)
 
-    monkeypatch.setattr(codec_module, "Engine", Counted)
+    monkeypatch.setattr(model_cache, "Engine", Counted)
     codec = Codec("testpack")
     files = [codec.encode(photo, target_bytes=size) for size in (700, 900)]
     for file in files:
@@ -153,7 +153,7 @@ def test_tuning_for_psnr_saves_bytes_at_the_same_step(
 ) -> None:
     """``tune="psnr"`` decides where the pack's prior asks for plain rounding: fewer bytes at one quality for the same
     reader. What is no tune is refused with those there are."""
-    monkeypatch.setattr(codec_module, "load_prior", lambda path: replace(load_prior(path), decisions=0.0))
+    monkeypatch.setattr(bitstream, "load_prior", lambda path: replace(load_prior(path), decisions=0.0))
     codec = Codec("testpack")
     plain, tuned = codec.encode(photo, quality=60), codec.encode(photo, quality=60, tune="psnr")
     assert len(tuned) < len(plain)
@@ -400,7 +400,7 @@ def test_the_default_model_is_tiny(testpack: ModelPack, monkeypatch: pytest.Monk
     monkeypatch.setattr(search, "search_paths", lambda: [Path("/nowhere")])
     with pytest.raises(ModelError, match=r"'tiny'.*/nowhere"):
         sdrt.encode(photo)
-    assert codec_module.DEFAULT_MODEL == "tiny"
+    assert model_cache.DEFAULT_MODEL == "tiny"
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.sdl")), ids=lambda path: str(path.stem))

@@ -10,7 +10,7 @@ from tests.conftest import synthetic_photo
 from tests.fake_onnxruntime import FakeRuntime
 
 from sdrt.codec import Codec
-from sdrt.errors import EngineError, ModelError
+from sdrt.errors import ArgumentError, ModelError
 from sdrt.network.devices import AUTO_ORDER, INSTALL, PREFERRED, devices_to_try, graph_precision, precisions_by_device
 from sdrt.packs.manifest import ModelPack
 from sdrt_export.pack_writer import update_manifest
@@ -31,9 +31,9 @@ def test_bf16_belongs_to_openvino() -> None:
     """``auto`` with bf16 is OpenVINO; any other device named with it is refused, and so is an unknown precision."""
     assert devices_to_try("auto", "bf16") == devices_to_try("openvino", "bf16") == ("openvino",)
     assert devices_to_try("auto", None) == devices_to_try("auto", "w16") == AUTO_ORDER
-    with pytest.raises(EngineError, match="bf16 is an arithmetic of device openvino, not of cpu"):
+    with pytest.raises(ArgumentError, match="bf16 is an arithmetic of device openvino, not of cpu"):
         devices_to_try("cpu", "bf16")
-    with pytest.raises(EngineError, match="unknown precision 'int4'"):
+    with pytest.raises(ArgumentError, match="unknown precision 'int4'"):
         devices_to_try("cpu", "int4")
 
 

@@ -67,7 +67,7 @@ def test_every_ill_file_is_expected() -> None:
     """Folder and table name the same files, and with the container's each error that a file can cause has one."""
     assert {path.name for path in DISEASES.iterdir()} == set(EXPECTED)
     caused = {error.__name__ for error, _ in EXPECTED.values()} | {leaf for leaf, _ in bad_files().values()}
-    by_situation = {"SdrtError", "EngineError", "OutputError"}
+    by_situation = {"SdrtError", "ArgumentError", "MissingFileError", "EngineError", "OutputError"}
     leaves = {
         name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == "sdrt.errors"
     }

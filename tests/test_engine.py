@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tests.fake_onnxruntime import FakeRuntime
 
-from sdrt.errors import EngineError
+from sdrt.errors import ArgumentError, EngineError
 from sdrt.network import engine, onnxruntime_session
 from sdrt.network.devices import Sides
 from sdrt.network.engine import Engine, available_devices, installed_onnxruntimes
@@ -222,10 +222,10 @@ def test_a_missing_graph_is_named(tmp_path: Path) -> None:
 
 
 def test_bad_requests_are_refused(graph: Path, sample: Any) -> None:
-    """Unknown device, no threads, wrong rank, empty side, wrong channels: each is an EngineError, not a crash."""
-    with pytest.raises(EngineError, match="unknown device 'npu'"):
+    """Unknown device, no threads, wrong rank, empty side, wrong channels: each is an SdrtError, not a crash."""
+    with pytest.raises(ArgumentError, match="unknown device 'npu'"):
         Engine(graph, device="npu")
-    with pytest.raises(EngineError, match="threads"):
+    with pytest.raises(ArgumentError, match="threads"):
         Engine(graph, threads=0)
     session = Engine(graph, device="cpu", threads=1)
     for shape in ((3, 5, 9), (1, 3, 0, 9)):

@@ -11,8 +11,9 @@ import pytest
 from tests.make_container_golden import PRIOR, SPACE, bad_files
 
 from sdrt.container import sdl
-from sdrt.container.sdl import ALPHA, EXIF, KNOWN_CRITICAL, SCALE, XMP, Chunk, SdlFile, pack, unpack
+from sdrt.container.sdl import ALPHA, KNOWN_CRITICAL, SCALE, XMP, Chunk, SdlFile, pack, unpack
 from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.metadata_chunks import KINDS
 
 DOC = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
 DOCSTRING = inspect.getdoc(sdl) or ""
@@ -107,7 +108,7 @@ def test_checks_come_in_the_stated_order() -> None:
 def test_known_chunks_are_listed() -> None:
     """The page's chunk table lists the kinds that the code knows."""
     table = DOC.split("## Chunks")[1].split("### The alpha plane")[0]
-    known = {kind.decode() for kind in (ALPHA, SCALE, EXIF, XMP)}
+    known = {kind.decode() for kind in (*KNOWN_CRITICAL, *KINDS.values())}
     assert set(re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)) == known
     assert frozenset({ALPHA, SCALE}) == KNOWN_CRITICAL
 
@@ -117,3 +118,8 @@ def test_check_value_of_the_checksum() -> None:
     stated = re.search(r"`123456789` is (0x[0-9A-F]{8})", DOC)
     assert stated is not None
     assert int(stated[1], 16) == zlib.crc32(b"123456789")
+
+
+def test_media_type_and_suffix_are_the_page_s() -> None:
+    """What Pillow and others are told."""
+    assert f"Media type `{sdl.MEDIA_TYPE}`, suffix `{sdl.SUFFIX}`" in DOC

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 RUNTIME = ROOT / "runtime" / "sdrt"
 GOLDEN = ROOT / "tests" / "golden" / "codec" / "161x97-low.sdl"
@@ -138,16 +136,6 @@ def test_the_runtime_opens_no_socket() -> None:
         "print(sdrt.decode(data, device='cpu').size)"
     )
     assert run_python(code).strip() == "(30, 20)"
-
-
-@pytest.mark.parametrize("name", ["encode", "decode", "Codec", "info", "Info", "SdrtError", "ModelError"])
-def test_the_public_names_exist(name: str) -> None:
-    """What ``sdrt.__all__`` promises can be had, and nothing else pretends to."""
-    import sdrt
-
-    assert name in sdrt.__all__ and getattr(sdrt, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = sdrt.nonsense
 
 
 def test_info_starts_fast() -> None:

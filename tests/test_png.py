@@ -16,6 +16,7 @@ from PIL import Image
 
 from sdrt.errors import EngineError, OutputError
 from sdrt.pixels import png
+from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Picture, Strips, gather, scatter
 from sdrt.pixels.save import save
 
@@ -27,7 +28,7 @@ def cut(picture: Picture, heights: list[int]) -> Strips:
     height_px, width_px = picture.rgb.shape[:2]
     stops = [*np.cumsum(heights).tolist(), height_px]
     rows = (picture.rgb[start:stop] for start, stop in zip([0, *stops[:-1]], stops, strict=True) if start < stop)
-    return Strips(width_px, height_px, rows, picture.alpha, picture.exif, picture.xmp)
+    return Strips(width_px, height_px, rows, picture.alpha, picture.metadata)
 
 
 def written(strips: Strips) -> bytes:
@@ -57,7 +58,7 @@ def test_pillow_reads_what_was_written(
 
 def test_chunks_are_as_the_standard_wants_them(photo: Pixels) -> None:
     """Every length and CRC holds, IHDR comes first, EXIF and XMP before the pixels, IEND last, and nothing after it."""
-    data = written(cut(Picture(photo, None, b"MM\0*\0\0\0\x08\0\0\0\0\0\0", b"<x:xmpmeta/>"), [10]))
+    data = written(cut(Picture(photo, None, Metadata(b"MM\0*\0\0\0\x08\0\0\0\0\0\0", b"<x:xmpmeta/>")), [10]))
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     kinds, at = [], 8
     while at < len(data):
@@ -142,8 +143,8 @@ def test_no_transparency_is_said_before_anything_is_painted(photo: Pixels) -> No
 
 def test_gathering_is_the_inverse_of_scattering(photo: Pixels) -> None:
     """Strips of a picture make the picture, with all its fields."""
-    picture = Picture(photo, photo[:, :, 0], b"exif", b"xmp")
+    picture = Picture(photo, photo[:, :, 0], Metadata(b"exif", b"xmp"))
     for strips in (scatter(picture), cut(picture, [1, 1, 50])):
         back = gather(strips)
         np.testing.assert_array_equal(back.rgb, picture.rgb)
-        assert back.alpha is picture.alpha and (back.exif, back.xmp) == (b"exif", b"xmp")
+        assert back.alpha is picture.alpha and back.metadata == Metadata(b"exif", b"xmp")

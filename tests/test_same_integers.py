@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdrt import codec as codec_module
+from sdrt import model_cache
 from sdrt.codec import Codec
 from sdrt.network.engine import Engine
 
@@ -55,7 +55,7 @@ def test_integers_are_the_same_and_pixels_nearly(precision: str, file: Path, mon
     integers: dict[str, str] = {}
     pixels: dict[str, NDArray[np.int16]] = {}
     for name, (threads, optimise) in SETTINGS.items():
-        monkeypatch.setattr(codec_module, "Engine", functools.partial(Engine, optimise=optimise))
+        monkeypatch.setattr(model_cache, "Engine", functools.partial(Engine, optimise=optimise))
         codec = Codec(device="cpu", precision=precision, threads=threads)
         pixels[name] = np.asarray(codec.decode(file)).astype(np.int16)
         integers[name] = digest(codec.symbols(file))

@@ -1,7 +1,7 @@
-"""sdrt: photographs in a few kilobytes, painted back by a small network, without torch.
+"""sdrt: photographs in a few kilobytes, decoded by a small network, without torch.
 
     data = sdrt.encode("photo.jpg", target_bytes=5000)
-    picture = sdrt.decode(data)
+    image = sdrt.decode(data)
 
 ``encode`` and ``decode`` load a model for every call; a ``Codec`` keeps it for many pictures. Everything that is
 raised on purpose is an ``SdrtError``. Importing sdrt loads neither numpy nor an inference engine: parts are loaded
@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING
 __version__ = "0.5.0"
 
 if TYPE_CHECKING:
+    from sdrt.api import decode as decode
+    from sdrt.api import decode_file as decode_file
+    from sdrt.api import decode_many as decode_many
+    from sdrt.api import encode as encode
+    from sdrt.api import encode_file as encode_file
+    from sdrt.api import encode_many as encode_many
     from sdrt.codec import Codec as Codec
-    from sdrt.codec import decode as decode
-    from sdrt.codec import encode as encode
+    from sdrt.errors import ArgumentError as ArgumentError
     from sdrt.errors import CorruptError as CorruptError
     from sdrt.errors import EngineError as EngineError
     from sdrt.errors import ImageError as ImageError
     from sdrt.errors import LimitError as LimitError
+    from sdrt.errors import MissingFileError as MissingFileError
     from sdrt.errors import ModelError as ModelError
     from sdrt.errors import NotSdlError as NotSdlError
     from sdrt.errors import OutputError as OutputError
@@ -30,23 +36,33 @@ if TYPE_CHECKING:
     from sdrt.errors import UnsupportedError as UnsupportedError
     from sdrt.file_info import Info as Info
     from sdrt.file_info import info as info
+    from sdrt.network.devices import Device as Device
+    from sdrt.network.devices import Precision as Precision
+    from sdrt.options import EncodeOptions as EncodeOptions
+    from sdrt.options import Resampling as Resampling
+    from sdrt.options import Tune as Tune
+    from sdrt.pillow_plugin import register_opener as register_opener
+    from sdrt.pixels.load import load as load
+    from sdrt.pixels.metadata import Metadata as Metadata
+    from sdrt.pixels.picture import Picture as Picture
+    from sdrt.pixels.picture import Strips as Strips
+    from sdrt.pixels.save import save as save
 
-_HOMES = {
-    "Codec": "codec",
-    "decode": "codec",
-    "encode": "codec",
-    "Info": "file_info",
-    "info": "file_info",
-    "SdrtError": "errors",
-    "NotSdlError": "errors",
-    "UnsupportedError": "errors",
-    "CorruptError": "errors",
-    "LimitError": "errors",
-    "ModelError": "errors",
-    "EngineError": "errors",
-    "ImageError": "errors",
-    "OutputError": "errors",
+_NAMES = {
+    "api": "decode decode_file decode_many encode encode_file encode_many",
+    "codec": "Codec",
+    "errors": "ArgumentError CorruptError EngineError ImageError LimitError MissingFileError ModelError NotSdlError"
+    " OutputError SdrtError UnsupportedError",
+    "file_info": "Info info",
+    "network.devices": "Device Precision",
+    "options": "EncodeOptions Resampling Tune",
+    "pillow_plugin": "register_opener",
+    "pixels.load": "load",
+    "pixels.metadata": "Metadata",
+    "pixels.picture": "Picture Strips",
+    "pixels.save": "save",
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 (names are strings, loaded by __getattr__)
 

@@ -1,188 +1,274 @@
-"""Where the parts meet: a picture becomes the bytes of an .sdl file, and the bytes become a picture.
+"""Where the parts meet: a picture becomes an .sdl file, and an .sdl file becomes a picture.
 
-Encoding: picture -> encoder graph, tile by tile -> latents ``(raw - shift) * scale`` -> integers -> payload -> file.
-The graph runs once; only the coding of its latents repeats while a target size is sought. Where a target is too small
-for all pixels, a smaller picture is encoded instead. Decoding is the way back.
+Encoding: picture -> encoder graph, tile by tile -> latents -> bitstream. The graph runs once; only the coding of its
+latents repeats while a target size is sought. Decoding is the way back.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from math import ceil
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.coding import payload, quantize, rate
-from sdrt.coding.prior import Prior, load_prior
+from sdrt.arguments import check_count
+from sdrt.atomic import write_atomic
+from sdrt.bitstream import FileWriter, Latents, Symbols
 from sdrt.container import sdl
-from sdrt.container.alpha import decode_alpha
-from sdrt.container.source import read_source
-from sdrt.errors import ModelError, UnsupportedError
-from sdrt.file_info import Info, info
-from sdrt.file_writer import TUNES, FileWriter, chunks_of
+from sdrt.container.alpha import DEFAULT_MAX_ERROR, decode_alpha, encode_alpha
+from sdrt.container.source import SdlSource, read_source
+from sdrt.errors import ArgumentError
+from sdrt.file_info import Info, describe, info
 from sdrt.limits import DEFAULT_MAX_PIXELS
-from sdrt.network.devices import graph_precision
+from sdrt.metadata_chunks import from_chunks, to_chunks
+from sdrt.model_cache import ModelCache
+from sdrt.network.devices import Device, Precision, devices_to_try
 from sdrt.network.engine import Engine
-from sdrt.network.transform import Progress, gpu_sides, pixel_strips, to_latents
-from sdrt.packs import search
-from sdrt.packs.manifest import PRIOR, ModelPack
+from sdrt.network.transform import Progress, pixel_strips, to_latents
+from sdrt.options import EncodeOptions, Note, updated
+from sdrt.packs.manifest import ModelPack
+from sdrt.parallel import InOrder
 from sdrt.pixels.load import Source, load
-from sdrt.pixels.picture import Crop, Picture, Strips, gather
-from sdrt.pixels.save import to_pil
+from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
+from sdrt.pixels.save import save, to_pil
 from sdrt.pixels.scaling import enlarge, reduce, window_of
 
 if TYPE_CHECKING:
     from PIL import Image
+    from typing_extensions import Unpack
 
-DEFAULT_MODEL = "tiny"
-
-Data = bytes | bytearray | memoryview | str | PathLike[str]
-"""The contents of an .sdl file, or its path."""
+    from sdrt.options import EncodeKeywords
 
 
 class Codec:
-    """Encodes and decodes with sessions that are kept for the next picture.
+    """Encodes and decodes pictures with a model and sessions that are kept for the next picture.
 
-    ``model``: name or folder of a pack; None: ``tiny`` to encode, and to decode whichever pack the file names.
-    ``device``: auto, cpu, cuda, tensorrt or openvino. ``precision``: w16, fp32, fp16, int8 as far as the pack has it,
-    or bf16 (openvino only); None: what suits the device. ``threads``: 1 or more; None leaves it to the engine.
-    ``max_pixels``: larger pictures and files are refused with LimitError; None: no limit. ``tile_px``: the side of the
-    tiles that large pictures are cut into, raised to what their overlap needs; None: what
-    suits the pack. Smaller tiles need less memory and more time.
+    Safe for calls from several threads: models and sessions are loaded once, under a lock, and pictures are coded side
+    by side. It can be pickled, and used in a forked process; its sessions are opened anew there.
 
-    Not safe for calls from several threads at once: give each thread its own.
+    Args:
+        model: Name or folder of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
+        device: "auto" takes the best that works; any other is used or refused.
+        precision: Of the graphs, as far as the pack has it, or "bf16" (OpenVINO only). None: what suits the device.
+        threads: Of the inference engine, 1 or more. None: every core that the process may use.
+        max_pixels: Larger pictures and files are refused. None: no limit.
+        tile_px: Side of the tiles that large pictures are cut into, raised to what their overlap needs. Smaller tiles
+            take less memory and more time. None: what suits the pack.
+
+    Raises:
+        ArgumentError: An argument is unknown, out of range or of the wrong type.
+
+    Example:
+        >>> with sdrt.Codec(device="cpu") as codec:
+        ...     codec.encode_file("photo.jpg", "photo.sdl", target_bytes=5000)
+        ...     codec.decode_file("photo.sdl", "back.png")
+        ...     pictures = [codec.decode(path) for path in sorted(folder.glob("*.sdl"))]
     """
+
+    used_device: str | None = None
+    """The device that the last graph ran on; None before the first run."""
+    used_precision: str | None = None
+    """The precision of the last graph; "bf16" where OpenVINO computed in it."""
 
     def __init__(
         self,
         model: str | PathLike[str] | None = None,
         *,
-        device: str = "auto",
-        precision: str | None = None,
+        device: Device = "auto",
+        precision: Precision | None = None,
         threads: int | None = None,
         max_pixels: int | None = DEFAULT_MAX_PIXELS,
         tile_px: int | None = None,
     ) -> None:
-        self._model = model
-        self._device = device
-        self._precision = precision
-        self._threads = threads
-        if tile_px is not None and tile_px < 1:
-            raise UnsupportedError(f"tile_px is {tile_px}, it must be at least 1")
+        if not isinstance(model, str | PathLike | None):
+            raise ArgumentError(f"model is {model!r}, it must be the name or the folder of a model pack")
+        devices_to_try(device, precision)
+        for name, value in (("threads", threads), ("max_pixels", max_pixels), ("tile_px", tile_px)):
+            check_count(name, value)
         self._max_pixels = max_pixels
         self._tile_px = tile_px
-        self._packs: dict[object, ModelPack] = {}
-        self._priors: dict[bytes, Prior] = {}
-        self._engines: dict[str, Engine] = {}
-        self.used_device: str | None = None
-        """The device that the last graph ran on; None before the first run."""
-        self.used_precision: str | None = None
-        """The precision of the last graph; bf16 where OpenVINO computed in it."""
+        self._models = ModelCache(model, device=device, precision=precision, threads=threads)
+        self._again = partial(
+            Codec,
+            model,
+            device=device,
+            precision=precision,
+            threads=threads,
+            max_pixels=max_pixels,
+            tile_px=tile_px,
+        )
+
+    def __reduce__(self) -> tuple[Callable[[], Codec], tuple[()]]:
+        return self._again, ()
+
+    def __enter__(self) -> Codec:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the model and the sessions. A codec that is used again loads them again."""
+        self._models.clear()
 
     def encode(
         self,
         picture: Source | Picture,
+        options: EncodeOptions | None = None,
         *,
-        quality: float | None = None,
-        target_bytes: int | None = None,
-        target_bpp: float | None = None,
-        keep_metadata: bool = False,
-        exact_alpha: bool = False,
-        tune: str = "eyes",
-        resampling: int | None = None,
         progress: Progress | None = None,
-        note: Callable[[str], None] | None = None,
+        note: Note | None = None,
+        **keywords: Unpack[EncodeKeywords],
     ) -> bytes:
-        """The bytes of an .sdl file of ``picture``: whatever ``pixels.load`` reads, or what it gives.
+        """Encode a picture.
 
-        At most one of: ``quality`` 0..100 (None: the pack's default), ``target_bytes`` for the whole file and
-        ``target_bpp`` in bits of the whole file a pixel. A target is never exceeded; the file stays more than 2 %
-        below it only where quality 100 needs no more or the picture has few pixels. ``keep_metadata`` keeps EXIF and
-        XMP, which count towards the target. Alpha is kept within 8 levels between 1 and 254, 0 and 255 exactly; with
-        ``exact_alpha`` all of it is exact. ``tune`` is "eyes" (what the pack's decoder serves best) or "psnr" (fewer
-        bits at equal squared error, at the cost of sharpness). ``resampling`` 2, 4 or 8 encodes the picture at that
-        fraction of its sides, and it is enlarged when it is decoded; None does so where a target needs less than
-        quality 0. ``note`` is told what reading the picture left out or changed.
+        Args:
+            picture: A ``Picture``, or what ``load`` reads: a path, the bytes of a file, a binary stream, a Pillow
+                image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or floats from 0 to 1.
+            options: Rate, metadata, alpha and tuning. None: the defaults.
+            progress: Called after each tile.
+            note: Called with each thing that reading the picture left out or changed.
+            **keywords: Fields of ``EncodeOptions``, in place of those of ``options``.
 
-        Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, an
-        unknown tune or resampling, a target below the smallest file, which is named), ModelError, EngineError.
+        Returns:
+            The bytes of an .sdl file.
+
+        Raises:
+            ArgumentError: An option of the wrong type or out of range, or two that exclude each other.
+            UnsupportedError: The target is below the smallest file of this picture, whose size is named.
+            MissingFileError, ImageError: The picture cannot be read.
+            LimitError: It has more than ``max_pixels`` pixels.
+            ModelError: The pack is missing, altered, or has no encoder.
+            EngineError: The engine or the device cannot be had, or fails.
         """
-        if sum(wish is not None for wish in (quality, target_bytes, target_bpp)) > 1:
-            raise UnsupportedError("give one of quality, target_bytes and target_bpp, not several")
-        if tune not in TUNES:
-            raise UnsupportedError(f"tune is {tune!r}, it must be one of {', '.join(TUNES)}")
-        if resampling not in (None, *sdl.RESAMPLINGS):
-            raise UnsupportedError(f"resampling is {resampling}, it must be one of {sdl.RESAMPLINGS}")
-        pack = self._pack(DEFAULT_MODEL if self._model is None else self._model)
-        step_index = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
-        prior = self._prior(pack)
+        return self.encode_with_info(picture, options, progress=progress, note=note, **keywords)[0]
+
+    def encode_with_info(
+        self,
+        picture: Source | Picture,
+        options: EncodeOptions | None = None,
+        *,
+        progress: Progress | None = None,
+        note: Note | None = None,
+        **keywords: Unpack[EncodeKeywords],
+    ) -> tuple[bytes, Info]:
+        """As ``encode``, with what the file says about itself, which need not be parsed for it."""
+        options = updated(options, **keywords)
+        pack = self._models.encoding_pack()
+        coder = self._models.coder(pack)
         encoder = self._engine(pack, "encoder")
         if not isinstance(picture, Picture):
             picture = load(picture, max_pixels=self._max_pixels)
         if note is not None:
             for text in picture.notes:
                 note(text)
-        rgb = picture.rgb
-        height_px, width_px = rgb.shape[:2]
-        if target_bpp is not None:
-            target_bytes = rate.budget_of(target_bpp, width_px, height_px)
-        chunks = chunks_of(picture, keep_metadata=keep_metadata, exact_alpha=exact_alpha)
-        del picture
-        writer = FileWriter(pack, prior, width_px, height_px, chunks, tune)
-        coarse, fine = pack.quality_range
-        factors = [resampling or 1]
-        if resampling is None and target_bytes is not None:
-            factors += [f for f in sdl.RESAMPLINGS[1:] if max(height_px, width_px) > pack.space.downscale * f // 2]
+        height_px, width_px = picture.rgb.shape[:2]
+        writer = FileWriter(coder, width_px, height_px, _chunks_of(picture, options), options)
+        latents = self._latents_at(writer.resamplings, picture.rgb, pack, encoder, progress)
+        del picture  # the generator alone holds the pixels now, and lets them go before the coding
+        data, file = writer.write(latents)
+        return data, describe(file, len(data), pack)
 
-        def coder(pixels: NDArray[np.uint8], factor: int) -> Callable[..., bytes]:
-            latents = to_latents(reduce(pixels, factor), pack, encoder, progress, tile_px=self._tile_px)
-            return partial(writer.file, latents, factor)
+    def encode_file(
+        self,
+        source: Source | Picture,
+        destination: str | PathLike[str],
+        options: EncodeOptions | None = None,
+        *,
+        overwrite: bool = True,
+        progress: Progress | None = None,
+        note: Note | None = None,
+        **keywords: Unpack[EncodeKeywords],
+    ) -> Info:
+        """Encode a picture to a file, which gets its name when it is complete.
 
-        for factor in factors[:-1]:
-            assert target_bytes is not None, "only a target makes several factors"
-            code = coder(rgb, factor)
-            with contextlib.suppress(rate.TargetError):
-                return rate.finest_within(code, target_bytes, guess=step_index, finest=fine, coarsest=coarse)
-        code = coder(rgb, factors[-1])
-        del rgb  # the largest thing here, and coding needs room of its own
-        if target_bytes is None:
-            return code(step_index)
-        return rate.finest_within(code, target_bytes, guess=step_index, finest=fine)
+        Args:
+            source: As ``picture`` of ``encode``.
+            destination: Path of the .sdl file.
+            overwrite: Replace a file that exists.
 
-    def decode(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> Image.Image:
-        """The picture of an .sdl file as a Pillow image of mode RGB, or RGBA where it has alpha.
+        The other arguments are those of ``encode``.
 
-        EXIF and XMP that the file holds are in the image's ``info``. Otherwise as ``decode_picture``.
+        Returns:
+            What the file says about itself.
+
+        Raises:
+            OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
+
+        And what ``encode`` raises.
+        """
+        data, about = self.encode_with_info(source, options, progress=progress, note=note, **keywords)
+        write_atomic(destination, data, overwrite=overwrite)
+        return about
+
+    def encode_many(
+        self,
+        pictures: Iterable[Source | Picture],
+        options: EncodeOptions | None = None,
+        *,
+        workers: int | None = None,
+        **keywords: Unpack[EncodeKeywords],
+    ) -> Iterator[bytes]:
+        """Encode many pictures on several threads, in order.
+
+        Args:
+            pictures: Each as ``picture`` of ``encode``. Taken as results are: at most two for each worker are ahead.
+            options: For all of them.
+            workers: Number of threads, 1 or more. None: one for each core that the process may use.
+
+        Returns:
+            An iterator over the bytes of each file. What ``encode`` raises for a picture is raised in its place; the
+            files after it can still be taken.
+
+        Raises:
+            ArgumentError: As ``encode``, at once; or ``workers`` is no such number.
+        """
+        return InOrder(partial(self.encode, options=updated(options, **keywords)), pictures, workers)
+
+    def decode(self, data: SdlSource, *, crop: Crop | None = None, progress: Progress | None = None) -> Image.Image:
+        """Decode a file to a Pillow image.
+
+        Args:
+            data: The bytes of an .sdl file, its path, or a binary stream.
+            crop: x, y, width and height in pixels: decode this part only. It must lie in the picture.
+            progress: Called after each tile.
+
+        Returns:
+            An image of mode RGB, or RGBA where the file has alpha, with "exif" and "xmp" in its ``info`` where the file
+            has them.
+
+        Raises:
+            NotSdlError: This is no .sdl file.
+            UnsupportedError: A newer version of the format.
+            CorruptError: The file is truncated or altered.
+            LimitError: It has more than ``max_pixels`` pixels.
+            MissingFileError, ImageError: The file cannot be read.
+            ModelError: The pack that the file names is missing or altered.
+            EngineError: The engine or the device cannot be had, or fails.
+            ArgumentError: The crop is not four integers, or lies outside of the picture.
         """
         return to_pil(self.decode_picture(data, crop=crop, progress=progress))
 
-    def decode_picture(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> Picture:
-        """The picture of an .sdl file as arrays. Otherwise as ``decode_strips``."""
+    def decode_picture(self, data: SdlSource, *, crop: Crop | None = None, progress: Progress | None = None) -> Picture:
+        """As ``decode``, to arrays."""
         return gather(self.decode_strips(data, crop=crop, progress=progress))
 
-    def decode_strips(self, data: Data, *, crop: Crop | None = None, progress: Progress | None = None) -> Strips:
-        """The picture of an .sdl file in strips that are painted when they are asked for.
+    def decode_strips(self, data: SdlSource, *, crop: Crop | None = None, progress: Progress | None = None) -> Strips:
+        """As ``decode``, in strips of rows that are computed when they are asked for.
 
-        The memory needed is that of the latents, one strip, and the alpha plane where there is one. ``crop`` (x, y,
-        width, height) decodes only the tiles that this part needs; it must lie in the picture.
-
-        Raises what ``sdl.unpack`` raises, CorruptError (payload, alpha), ModelError, UnsupportedError (a crop outside
-        the picture), all before the first strip; EngineError, and ModelError for what the decoder gives, also later.
+        It takes the memory of the latents, one row of tiles, and the alpha plane where there is one. EngineError, and
+        ModelError for what the graph returns, may come with any strip; all other errors come before the first.
         """
-        file = sdl.unpack(read_source(data), max_pixels=self._max_pixels)
-        crop = left, top, width_px, height_px = _checked_crop(crop, file)
-        pack = self._painting_pack(file)
+        file = self._read(data)
+        crop = left, top, width_px, height_px = checked_crop(crop, file.width_px, file.height_px)
+        pack = self._models.decoding_pack(file)
         decoder = self._engine(pack, "decoder")
-        symbols, prior = self._symbols(file, pack)
+        latents = self._models.coder_of(file).latents(file)
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
-        latents = quantize.dequantize(symbols, prior, file.step_index)
         window = window_of(crop, file.resampling, *file.coded_px)
         rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px)
         return Strips(
@@ -190,139 +276,90 @@ class Codec:
             height_px=height_px,
             rows=enlarge(rows, window, file.resampling, crop),
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
-            exif=file.chunk(sdl.EXIF),
-            xmp=file.chunk(sdl.XMP),
+            metadata=from_chunks(file.chunks),
         )
 
-    def symbols(self, data: Data) -> NDArray[np.int32]:
-        """The integers (channels, rows, columns) of an .sdl file. Needs no inference engine. Raises as ``decode``."""
-        file = sdl.unpack(read_source(data), max_pixels=self._max_pixels)
-        return self._symbols(file, self._painting_pack(file))[0]
+    def decode_file(
+        self,
+        source: SdlSource,
+        destination: str | PathLike[str],
+        *,
+        crop: Crop | None = None,
+        overwrite: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        """Decode a file to a picture file, which gets its name when it is complete.
 
-    def info(self, data: Data) -> Info:
-        """What the file says about itself. Needs no inference engine. Raises as ``sdl.unpack``."""
+        PNG and PPM are written in strips as they are decoded, so that memory does not grow with the picture.
+
+        Args:
+            source: As ``data`` of ``decode``.
+            destination: Path of the picture file. Its suffix chooses the format, see ``save``; PNG where it has none.
+            crop: As of ``decode``.
+            overwrite: Replace a file that exists.
+            progress: Called after each tile.
+
+        Raises:
+            OutputError: An unknown suffix, a format that cannot hold the picture, a file that exists while
+                ``overwrite`` is False, or one that cannot be written.
+
+        And what ``decode`` raises.
+        """
+        save(self.decode_strips(source, crop=crop, progress=progress), destination, overwrite=overwrite)
+
+    def decode_many(self, files: Iterable[SdlSource], *, workers: int | None = None) -> Iterator[Image.Image]:
+        """Decode many files on several threads, in order.
+
+        Args:
+            files: Each as ``data`` of ``decode``. Taken as results are: at most two for each worker are ahead.
+            workers: Number of threads, 1 or more. None: one for each core that the process may use.
+
+        Returns:
+            An iterator over the images. What ``decode`` raises for a file is raised in its place; the images after it
+            can still be taken.
+
+        Raises:
+            ArgumentError: ``workers`` is no such number.
+        """
+        return InOrder(self.decode, files, workers)
+
+    def symbols(self, data: SdlSource) -> Symbols:
+        """The quantized latents of a file, int32 (channels, rows, columns). Needs no engine. Raises as ``decode``."""
+        file = self._read(data)
+        return self._models.coder_of(file).symbols(file)
+
+    def info(self, data: SdlSource) -> Info:
+        """As ``sdrt.info``, with this codec's ``max_pixels``."""
         return info(data, max_pixels=self._max_pixels)
 
-    def _symbols(self, file: sdl.SdlFile, pack: ModelPack) -> tuple[NDArray[np.int32], Prior]:
-        prior = self._prior(self._prior_pack(file, pack))
-        cell = pack.space.downscale
-        width_px, height_px = file.coded_px
-        shape = (pack.space.channels, ceil(height_px / cell), ceil(width_px / cell))
-        return payload.decode(file.payload, shape, prior, file.step_index), prior
+    def _read(self, data: SdlSource) -> sdl.SdlFile:
+        return sdl.unpack(read_source(data), max_pixels=self._max_pixels)
 
-    def _pack(self, model: str | PathLike[str]) -> ModelPack:
-        if model not in self._packs:
-            self._packs[model] = search.load_pack(model if isinstance(model, str) else Path(model))
-        return self._packs[model]
-
-    def _pack_of(self, space_identity: bytes, prior_identity: bytes) -> ModelPack:
-        key = (space_identity, prior_identity)
-        if key not in self._packs:
-            self._packs[key] = search.find_pack(space_identity, prior_identity)
-        return self._packs[key]
-
-    def _painting_pack(self, file: sdl.SdlFile) -> ModelPack:
-        """The pack whose decoder paints: the one asked for, if it speaks the file's space, else the file's own."""
-        if self._model is None:
-            return self._pack_of(file.space_identity, file.prior_identity)
-        pack = self._pack(self._model)
-        if pack.space.identity != file.space_identity:
-            raise ModelError(
-                f"the file wants latent space {file.space_identity.hex()}, "
-                f"model {pack.name} speaks {pack.space.identity.hex()} ({pack.space.id})"
-            )
-        return pack
-
-    def _prior_pack(self, file: sdl.SdlFile, painter: ModelPack) -> ModelPack:
-        """The pack that has the prior of ``file``: the painter itself, or another one of the same space."""
-        if PRIOR in painter.files and painter.prior_identity == file.prior_identity:
-            return painter
-        return self._pack_of(file.space_identity, file.prior_identity)
-
-    def _prior(self, pack: ModelPack) -> Prior:
-        if pack.prior_identity not in self._priors:
-            prior = load_prior(search.verify_file(pack, pack.prior_path.name))
-            if prior.channels != pack.space.channels:
-                raise ModelError(
-                    f"model pack {pack.name}: its prior has {prior.channels} channels, its space {pack.space.channels}"
-                )
-            self._priors[pack.prior_identity] = prior
-        return self._priors[pack.prior_identity]
-
-    def _engine(self, pack: ModelPack, half: str) -> Engine:
-        def graph(device: str) -> Path:
-            precision = graph_precision(device, self._precision, pack.graph_precisions(half))
-            path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
-            return search.verify_file(pack, path.name)
-
-        key = str(pack.folder / half)
-        if key not in self._engines:
-            self._engines[key] = Engine(
-                graph,
-                device=self._device,
-                precision=self._precision,
-                threads=self._threads,
-                sides=gpu_sides(pack, half),
-            )
-        engine = self._engines[key]
+    def _engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:
+        engine = self._models.engine(pack, half)
         self.used_device, self.used_precision = engine.device, engine.precision
         return engine
 
-
-def encode(
-    picture: Source,
-    *,
-    quality: float | None = None,
-    target_bytes: int | None = None,
-    target_bpp: float | None = None,
-    model: str | PathLike[str] | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    threads: int | None = None,
-    keep_metadata: bool = False,
-    exact_alpha: bool = False,
-    tune: str = "eyes",
-    resampling: int | None = None,
-    max_pixels: int | None = DEFAULT_MAX_PIXELS,
-    tile_px: int | None = None,
-) -> bytes:
-    """``Codec(model, ...).encode(picture, ...)`` for a single picture."""
-    codec = Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels, tile_px=tile_px)
-    return codec.encode(
-        picture,
-        quality=quality,
-        target_bytes=target_bytes,
-        target_bpp=target_bpp,
-        keep_metadata=keep_metadata,
-        exact_alpha=exact_alpha,
-        tune=tune,
-        resampling=resampling,
-    )
+    def _latents_at(
+        self,
+        resamplings: tuple[int, ...],
+        rgb: NDArray[np.uint8],
+        pack: ModelPack,
+        encoder: Engine,
+        progress: Progress | None,
+    ) -> Iterator[Latents]:
+        """The latents of a picture at each of ``resamplings``, computed when they are asked for."""
+        for resampling in resamplings[:-1]:
+            yield to_latents(reduce(rgb, resampling), pack, encoder, progress, tile_px=self._tile_px)
+        latents = to_latents(reduce(rgb, resamplings[-1]), pack, encoder, progress, tile_px=self._tile_px)
+        del rgb
+        yield latents
 
 
-def decode(
-    data: Data,
-    *,
-    model: str | PathLike[str] | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    threads: int | None = None,
-    crop: Crop | None = None,
-    max_pixels: int | None = DEFAULT_MAX_PIXELS,
-    tile_px: int | None = None,
-) -> Image.Image:
-    """``Codec(model, ...).decode(data, ...)`` for a single file."""
-    codec = Codec(model, device=device, precision=precision, threads=threads, max_pixels=max_pixels, tile_px=tile_px)
-    return codec.decode(data, crop=crop)
-
-
-def _checked_crop(crop: Crop | None, file: sdl.SdlFile) -> Crop:
-    if crop is None:
-        return 0, 0, file.width_px, file.height_px
-    x, y, width_px, height_px = crop
-    if min(x, y) < 0 or min(width_px, height_px) < 1 or x + width_px > file.width_px or y + height_px > file.height_px:
-        raise UnsupportedError(
-            f"the crop {width_px}x{height_px} at {x},{y} does not lie in the picture of "
-            f"{file.width_px}x{file.height_px} pixels"
-        )
-    return x, y, width_px, height_px
+def _chunks_of(picture: Picture, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:
+    """What a file holds of ``picture`` besides its colors."""
+    chunks = to_chunks(picture.metadata) if options.keep_metadata else ()
+    if picture.alpha is None:
+        return chunks
+    max_error = 0 if options.exact_alpha else DEFAULT_MAX_ERROR
+    return (sdl.Chunk(sdl.ALPHA, encode_alpha(picture.alpha, max_error=max_error)), *chunks)

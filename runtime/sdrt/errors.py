@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class SdrtError(Exception):
     """The root: catch this to catch everything that sdrt raises on purpose.
@@ -22,6 +24,10 @@ class UnsupportedError(SdrtError):
     """A valid request or file that this version cannot serve: update sdrt or change the request."""
 
     exit_code = 4
+
+
+class ArgumentError(UnsupportedError, ValueError):
+    """An argument is unknown, out of range, of the wrong type, or contradicts another: change the call."""
 
 
 class CorruptError(SdrtError):
@@ -52,6 +58,12 @@ class ImageError(SdrtError):
     """The input is no picture that can be read: give another file."""
 
     exit_code = 9
+
+
+class MissingFileError(ImageError, FileNotFoundError):
+    """There is no file of the name given: check the path."""
+
+    errno = errno.ENOENT
 
 
 class OutputError(SdrtError):

@@ -6,62 +6,85 @@ The module is not called ``info``: once imported, it would stand in ``sdrt`` whe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike
 
 from sdrt.container import sdl
-from sdrt.container.source import read_source
+from sdrt.container.source import SdlSource, read_source
 from sdrt.errors import ModelError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import precisions_by_device
 from sdrt.packs import search
+from sdrt.packs.manifest import ModelPack
 
 
 @dataclass(frozen=True)
 class Info:
-    """One .sdl file. ``model`` and ``quality`` are None when no pack here has the file's space and prior."""
+    """What one .sdl file says about itself.
+
+    Attributes:
+        width_px: Of the picture itself.
+        height_px: The same.
+        file_bytes: Size of the whole file.
+        payload_bytes: Size of its entropy-coded part.
+        bits_per_pixel: Of the whole file.
+        step_index: The quantizer's step, 0 to 1023; larger is coarser.
+        resampling: The picture is coded at this fraction of its sides: 1, 2, 4 or 8.
+        quality: 0 to 100 on the scale of ``model``; below 0 where a small target made the file coarser than quality 0;
+            None where ``model`` is None or has one quality only.
+        model: Name of the pack with the file's latent space and prior; None where there is none here.
+        space_identity: Eight hexadecimal digits.
+        prior_identity: Eight hexadecimal digits.
+        precisions: Device -> precision of the graph that decodes there by default; empty without a model.
+        alpha: Whether the picture has transparency.
+        chunks: Kind of each optional chunk -> its number of data bytes.
+    """
 
     width_px: int
     height_px: int
     file_bytes: int
     payload_bytes: int
     bits_per_pixel: float
-    """Of the whole file."""
     step_index: int
     resampling: int
-    """The picture is coded at this fraction of its sides: 1, 2, 4 or 8."""
     quality: float | None
-    """0..100 on the scale of the model; below 0 for a file that a small target size made coarser than quality 0."""
     model: str | None
     space_identity: str
-    """Eight hexadecimal digits."""
     prior_identity: str
-    """Eight hexadecimal digits."""
     precisions: dict[str, str]
-    """Device -> the precision of the graph that paints there unless another is asked for; empty without a model."""
     alpha: bool
     chunks: dict[str, int]
-    """Kind of each optional chunk -> its number of data bytes."""
 
 
-def info(
-    source: bytes | bytearray | memoryview | str | PathLike[str], *, max_pixels: int | None = DEFAULT_MAX_PIXELS
-) -> Info:
-    """Read the header of an .sdl file and find the pack that it names. Raises as ``sdl.unpack`` does."""
+def info(source: SdlSource, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
+    """Read what an .sdl file says about itself, and find the pack that it names. Needs no inference engine.
+
+    Args:
+        source: The bytes of the file, its path, or a binary stream.
+        max_pixels: Larger pictures are refused; None: no limit.
+
+    Raises:
+        NotSdlError, UnsupportedError, CorruptError, LimitError: As ``container.sdl.unpack`` says.
+        MissingFileError, ImageError, ArgumentError: ``source`` cannot be read.
+    """
     data = read_source(source)
     file = sdl.unpack(data, max_pixels=max_pixels)
     try:
         pack = search.find_pack(file.space_identity, file.prior_identity)
     except ModelError:
         pack = None
+    return describe(file, len(data), pack)
+
+
+def describe(file: sdl.SdlFile, file_bytes: int, pack: ModelPack | None) -> Info:
+    """What ``file`` says. ``pack``: the one with its latent space and prior, if there is one."""
     return Info(
         width_px=file.width_px,
         height_px=file.height_px,
-        file_bytes=len(data),
+        file_bytes=file_bytes,
         payload_bytes=len(file.payload),
-        bits_per_pixel=8 * len(data) / (file.width_px * file.height_px),
+        bits_per_pixel=8 * file_bytes / (file.width_px * file.height_px),
         step_index=file.step_index,
         resampling=file.resampling,
-        quality=None if pack is None else quality_of(file.step_index, pack.quality_range),
+        quality=None if pack is None else _quality_of(file.step_index, pack.quality_range),
         model=None if pack is None else pack.name,
         space_identity=file.space_identity.hex(),
         prior_identity=file.prior_identity.hex(),
@@ -71,7 +94,7 @@ def info(
     )
 
 
-def quality_of(step_index: int, quality_range: tuple[int, int]) -> float | None:
+def _quality_of(step_index: int, quality_range: tuple[int, int]) -> float | None:
     """The quality that asks for ``step_index``; None where a pack knows one quality only."""
     coarse, fine = quality_range
     return None if coarse == fine else round(100 * (coarse - step_index) / (coarse - fine), 2)

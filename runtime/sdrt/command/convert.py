@@ -12,6 +12,8 @@ from sdrt.codec import Codec
 from sdrt.command.console import STDIO, Progress, check_output, complain, read_input, say, standard_output, write_output
 from sdrt.errors import OutputError
 from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.options import EncodeOptions
+from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.save import SAVE_OPTIONS, save
 
 USAGE = 2
@@ -64,22 +66,24 @@ def _destination(source: str, out_dir: str | None, suffix: str) -> str:
 def encode_files(arguments: argparse.Namespace) -> int:
     """``sdrt encode``; returns the exit code: 0, or that of the first error."""
 
+    options = EncodeOptions(
+        quality=arguments.quality,
+        target_bytes=arguments.target_size,
+        target_bpp=arguments.target_bpp,
+        keep_metadata=arguments.keep_metadata,
+        exact_alpha=arguments.alpha == "exact",
+        tune=arguments.tune,
+        resampling=arguments.resampling,
+    )
+
     def encode(codec: Codec, job: Job) -> str:
-        source = read_input(STDIO) if job.source == STDIO else job.source
-        data = codec.encode(
-            source,
-            quality=arguments.quality,
-            target_bytes=arguments.target_size,
-            target_bpp=arguments.target_bpp,
-            keep_metadata=arguments.keep_metadata,
-            exact_alpha=arguments.alpha == "exact",
-            tune=arguments.tune,
-            resampling=arguments.resampling,
+        data, about = codec.encode_with_info(
+            read_input(STDIO) if job.source == STDIO else job.source,
+            options,
             progress=Progress(job.source, wanted=not arguments.quiet),
             note=None if arguments.quiet else lambda text: say(f"{job.source}: {text}"),
         )
         write_output(job.destination, data, overwrite=arguments.force)
-        about = codec.info(data)
         quality = "" if about.quality is None else f", quality {about.quality:g}"
         quality += "" if about.resampling == 1 else f", resampling {about.resampling}"
         return f"{len(data)} bytes, {about.bits_per_pixel:.3f} bpp{quality}"
@@ -99,7 +103,7 @@ def decode_files(arguments: argparse.Namespace) -> int:
             read_input(job.source), crop=arguments.crop, progress=Progress(job.source, wanted=not arguments.quiet)
         )
         if arguments.strip:
-            picture = replace(picture, exif=None, xmp=None)
+            picture = replace(picture, metadata=Metadata())
         if job.destination == STDIO:
             with standard_output() as stream:
                 save(picture, stream, suffix=suffix)

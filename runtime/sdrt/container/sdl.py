@@ -40,13 +40,17 @@ A picture of 768 x 512 pixels, step_index 512, with a payload of five bytes, is 
 
 from __future__ import annotations
 
+import io
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
+from sdrt.container.fields import FieldReader, Readable, read_at_most, varint
 from sdrt.errors import CorruptError, LimitError, NotSdlError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
 
+SUFFIX = ".sdl"
+MEDIA_TYPE = "image/x-sdl"
 MAGIC = b"SDL"
 VERSION = 1
 MAX_STEP_INDEX = 1023
@@ -150,7 +154,7 @@ def pack(file: SdlFile) -> bytes:
             raise UnsupportedError(f"the identity of the {name} has {len(identity)} bytes, not {_IDENTITY_BYTES}")
     word = file.step_index | (_CHUNKS_PRESENT if file.chunks else 0)
     head = MAGIC + bytes([VERSION]) + word.to_bytes(2, "little")
-    head += _varint(file.width_px - 1) + _varint(file.height_px - 1) + file.space_identity + file.prior_identity
+    head += varint(file.width_px - 1) + varint(file.height_px - 1) + file.space_identity + file.prior_identity
     body = b"".join((head, _pack_chunks(file.chunks), file.payload))
     _check_file_bytes(len(body) + _CRC_BYTES)
     return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
@@ -166,22 +170,49 @@ def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFi
     (UnsupportedError); what the chunk SCAL says (CorruptError). Every single flipped bit and every truncation is
     refused.
     """
-    if data[: len(MAGIC)] != MAGIC:
-        raise NotSdlError("not an .sdl file: it does not start with the bytes SDL")
+    _check_magic(data[: len(MAGIC)])
     _check_file_bytes(len(data))
-    if len(data) > len(MAGIC) and data[len(MAGIC)] > VERSION:
-        raise UnsupportedError(
-            f"the file has format version {data[len(MAGIC)]}, this sdrt reads {VERSION}: update sdrt"
-        )
+    check_version(bytes(data[len(MAGIC) : len(MAGIC) + 1]))
     if len(data) < _SHORTEST_FILE:
         raise CorruptError(f"the file is truncated: {len(data)} bytes, the shortest .sdl file has {_SHORTEST_FILE}")
-    if data[len(MAGIC)] == 0:
-        raise CorruptError("the file has format version 0, which does not exist")
     end = len(data) - _CRC_BYTES
     if zlib.crc32(memoryview(data)[:end]) != int.from_bytes(data[end:], "little"):
         raise CorruptError("the checksum does not match: the file is truncated or altered")
+    stream = io.BytesIO(memoryview(data)[len(MAGIC) + 1 : end])
+    return replace(_read_header(stream, max_pixels), payload=stream.read())
 
-    reader = _Reader(data, len(MAGIC) + 1, end)
+
+def read_header(stream: Readable, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFile:
+    """Read the start of an .sdl file, up to its payload: ``payload`` is empty in what comes back.
+
+    Takes no more from ``stream`` than that. Raises as ``unpack`` does, but for the file's size and its checksum: an
+    altered header may pass here.
+    """
+    start = read_at_most(stream, len(MAGIC) + 1)
+    _check_magic(start[: len(MAGIC)])
+    check_version(start[len(MAGIC) :])
+    return _read_header(stream, max_pixels)
+
+
+def _check_magic(start: bytes) -> None:
+    if start != MAGIC:
+        raise NotSdlError("not an .sdl file: it does not start with the bytes SDL")
+
+
+def check_version(version: bytes) -> None:
+    """Refuse versions that are not read here. ``version``: the byte after the magic, or nothing where the file ends.
+
+    Raises UnsupportedError for a newer one, CorruptError for 0.
+    """
+    if version > bytes([VERSION]):
+        raise UnsupportedError(f"the file has format version {version[0]}, this sdrt reads {VERSION}: update sdrt")
+    if version == b"\0":
+        raise CorruptError("the file has format version 0, which does not exist")
+
+
+def _read_header(stream: Readable, max_pixels: int | None) -> SdlFile:
+    """What lies between the version and the payload."""
+    reader = FieldReader(stream)
     word = int.from_bytes(reader.take(2, "flags"), "little")
     if word & _RESERVED:
         raise CorruptError(f"reserved bits are set: {word & _RESERVED:#06x}")
@@ -190,17 +221,16 @@ def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFi
     check_pixels(width_px, height_px, max_pixels)
     space_identity = reader.take(_IDENTITY_BYTES, "identity of the latent space")
     prior_identity = reader.take(_IDENTITY_BYTES, "identity of the prior")
-    chunks = _unpack_chunks(reader) if word & _CHUNKS_PRESENT else ()
     file = SdlFile(
         width_px=width_px,
         height_px=height_px,
         space_identity=space_identity,
         prior_identity=prior_identity,
         step_index=word & MAX_STEP_INDEX,
-        payload=reader.rest(),
-        chunks=chunks,
+        payload=b"",
+        chunks=_unpack_chunks(reader) if word & _CHUNKS_PRESENT else (),
     )
-    _ = file.resampling  # refuses what it cannot mean
+    _ = file.resampling  # validates it
     return file
 
 
@@ -217,12 +247,12 @@ def _pack_chunks(chunks: tuple[Chunk, ...]) -> bytes:
         if chunk.kind == previous:
             raise UnsupportedError(f"two chunks of kind {chunk.kind.decode('ascii')}")
         _check_chunk_bytes(chunk.kind, len(chunk.data))
-        parts += [chunk.kind, _varint(len(chunk.data)), chunk.data]
+        parts += [chunk.kind, varint(len(chunk.data)), chunk.data]
         previous = chunk.kind
     return b"".join(parts)
 
 
-def _unpack_chunks(reader: _Reader) -> tuple[Chunk, ...]:
+def _unpack_chunks(reader: FieldReader) -> tuple[Chunk, ...]:
     count = reader.take(1, "number of chunks")[0]
     if not 1 <= count <= MAX_CHUNKS:
         raise CorruptError(f"the file announces {count} chunks, 1 to {MAX_CHUNKS} are possible")
@@ -258,42 +288,3 @@ def _check_chunk_bytes(kind: bytes, size_bytes: int) -> None:
 
 def _is_kind(kind: bytes) -> bool:
     return len(kind) == 4 and kind.isalpha()
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-class _Reader:
-    """Takes fields one after another from ``data[start:end]``; CorruptError at the first that does not fit."""
-
-    def __init__(self, data: bytes, start: int, end: int) -> None:
-        self._data = data
-        self._at = start
-        self._end = end
-
-    def take(self, size_bytes: int, field: str) -> bytes:
-        if size_bytes > self._end - self._at:
-            raise CorruptError(f"the {field} does not fit: {size_bytes} bytes wanted, {self._end - self._at} left")
-        start = self._at
-        self._at += size_bytes
-        return bytes(self._data[start : self._at])
-
-    def varint(self, limit_bytes: int, field: str) -> int:
-        value = 0
-        for index in range(limit_bytes):
-            byte = self.take(1, field)[0]
-            value |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
-                if byte == 0 and index > 0:
-                    raise CorruptError(f"the {field} is not in its shortest form")
-                return value
-        raise CorruptError(f"the {field} is longer than {limit_bytes} bytes")
-
-    def rest(self) -> bytes:
-        return self.take(self._end - self._at, "payload")

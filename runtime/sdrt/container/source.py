@@ -1,29 +1,57 @@
-"""Where the bytes of an .sdl file come from: memory or a path."""
+"""Where the bytes of an .sdl file come from: memory, a path, or a binary stream."""
 
 from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
 
+from sdrt.container.fields import Readable, read_at_most
 from sdrt.container.sdl import MAX_FILE_BYTES
-from sdrt.errors import ImageError, LimitError
+from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError
+
+SdlSource = bytes | bytearray | memoryview | str | PathLike[str] | Readable
+"""The contents of an .sdl file, its path, or a binary stream that holds nothing behind it."""
 
 
-def read_source(source: bytes | bytearray | memoryview | str | PathLike[str]) -> bytes:
-    """The bytes themselves, or those of the file of that path.
+def read_source(source: SdlSource) -> bytes:
+    """The bytes of a whole .sdl file.
 
-    Raises ImageError if the file cannot be read, LimitError if it is larger than an .sdl file can be.
+    Args:
+        source: The bytes themselves, a path, or a binary stream, which is read to its end.
+
+    Raises:
+        MissingFileError: There is no such file.
+        ImageError: The file or the stream cannot be read.
+        LimitError: It is larger than an .sdl file can be.
+        ArgumentError: ``source`` is none of these.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
-    path = Path(source)
+    if isinstance(source, (str, PathLike)):
+        path = Path(source)
+        try:
+            with path.open("rb") as stream:
+                return _read(stream, str(path))
+        except FileNotFoundError:
+            raise MissingFileError(f"cannot read {path}: no such file") from None
+        except OSError as error:
+            raise ImageError(f"cannot read {path}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise ImageError(f"cannot read {str(path)!r}: {error}") from None
+    if not hasattr(source, "read"):
+        raise ArgumentError(
+            f"cannot read an .sdl file from a {type(source).__name__}: give bytes, a path or a binary stream"
+        )
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ImageError(f"cannot read {str(path)!r}: {error}") from None
+        return _read(source, "the stream")
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read the stream: {error}") from None
+    except TypeError:
+        raise ImageError("cannot read the stream: it gives text, not bytes") from None
+
+
+def _read(stream: Readable, name: str) -> bytes:
+    data = read_at_most(stream, MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise LimitError(f"{path} has more than {MAX_FILE_BYTES} bytes, an .sdl file has at most so many")
+        raise LimitError(f"{name} has more than {MAX_FILE_BYTES} bytes, an .sdl file has at most so many")
     return data

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from sdrt.errors import EngineError
+from sdrt.errors import ArgumentError, EngineError
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+Precision = Literal["w16", "fp32", "fp16", "int8", "bf16"]
+
+DEVICES: tuple[Device, ...] = get_args(Device)
 AUTO_ORDER = ("cuda", "cpu", "openvino")
 """``auto`` takes the first that works. TensorRT stays a choice: its engines take minutes to build."""
 GPU = ("cuda", "tensorrt")
@@ -19,7 +23,7 @@ INSTALL = {
     "openvino": "pip install 'sdrt[openvino]'",
 }
 
-PRECISIONS = ("w16", "fp32", "fp16", "int8", "bf16")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """What may be asked for. bf16 is no graph: it is an arithmetic of OpenVINO's, on CPUs that have it."""
 PREFERRED = {
     "cpu": ("int8", "w16", "fp32"),
@@ -48,15 +52,15 @@ class Sides:
 def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
     """The concrete devices that ``device`` stands for, in order: itself, or for ``auto`` all that know the precision.
 
-    Raises EngineError for an unknown device or precision, or a device that cannot compute in it.
+    Raises ArgumentError for an unknown device or precision, or a device that cannot compute in it.
     """
     if device not in DEVICES:
-        raise EngineError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
+        raise ArgumentError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
     if precision is not None and precision not in PRECISIONS:
-        raise EngineError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        raise ArgumentError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if precision == "bf16":
         if device not in ("auto", "openvino"):
-            raise EngineError(f"bf16 is an arithmetic of device openvino, not of {device}")
+            raise ArgumentError(f"bf16 is an arithmetic of device openvino, not of {device}")
         return ("openvino",)
     return AUTO_ORDER if device == "auto" else (device,)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.arguments import check_count
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
 from sdrt.network.devices import GPU, INSTALL, PRECISIONS, Sides, devices_to_try
@@ -79,12 +80,11 @@ class Engine:
         the process may use. ``optimise`` False keeps the graph as it was written, to tell an optimiser's fault from the
         graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own.
 
-        Raises EngineError: unknown device, device not to be had, graph missing or not readable; and what ``graph``
-        raises.
+        Raises ArgumentError: unknown device or precision, threads below 1. EngineError: device not to be had, graph
+        missing or not readable. And what ``graph`` raises.
         """
         candidates = devices_to_try(device, precision)
-        if threads is not None and threads < 1:
-            raise EngineError(f"threads must be at least 1, got {threads}")
+        check_count("threads", threads)
         settings = _Settings(precision, threads, optimise, sides)
         if len(candidates) == 1:
             self.device, self.path = candidates[0], _resolve(graph, candidates[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, first_line
 from sdrt.network.devices import GPU, INSTALL
+from sdrt.parallel import usable_cores
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -122,7 +122,7 @@ def _session_options(ort: ModuleType, device: str, threads: int | None, optimise
     options.log_severity_level = 4
     options.inter_op_num_threads = 1
     # Left to itself, ONNX Runtime pins its threads to cores: beside any other busy process that is 2 to 3 times slower.
-    options.intra_op_num_threads = threads if threads is not None else _usable_cores()
+    options.intra_op_num_threads = threads if threads is not None else usable_cores()
     # A memory plan is kept for every shape ever seen: a thousand pictures of a thousand sizes fill the memory.
     # The arena stays: without it the peak is half as high again, and it stops growing at the largest picture.
     options.enable_mem_pattern = False
@@ -133,13 +133,6 @@ def _session_options(ort: ModuleType, device: str, threads: int | None, optimise
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
-
-
-def _usable_cores() -> int:
-    """The cores that this process may use: fewer than the machine has inside some containers and job queues."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _advice(error: Exception, device: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -45,10 +46,13 @@ def open_session(path: Path, threads: int | None, *, precision: str | None) -> t
     except Exception as error:  # openvino raises RuntimeError and its subclasses
         raise EngineError(f"device openvino cannot open {path}: {first_line(error)}") from None
 
+    one_at_a_time = threading.Lock()  # a request has one set of tensors
+
     def run(array: Floats) -> NDArray[Any]:
         try:
-            request.infer([np.ascontiguousarray(array, dtype=np.float32)])
-            return np.array(request.get_output_tensor(0).data)
+            with one_at_a_time:
+                request.infer([np.ascontiguousarray(array, dtype=np.float32)])
+                return np.array(request.get_output_tensor(0).data)
         except Exception as error:
             raise EngineError(f"{path.name} on openvino failed for input {array.shape}: {first_line(error)}") from None
 

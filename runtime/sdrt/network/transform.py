@@ -40,7 +40,7 @@ GPU_SIDES_PX = (512, 1024)
 memory is that of one tile, and no new shape makes the device choose or compile its kernels again."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of tiles done and their total."""
+"""Called after each tile with the number of tiles done and their total."""
 
 
 def to_latents(

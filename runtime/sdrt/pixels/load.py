@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sdrt.errors import ImageError, LimitError
+from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
 from sdrt.pixels.color import Conversion, plan_conversion
 from sdrt.pixels.metadata import read_metadata
 from sdrt.pixels.picture import Picture, Pixels
+from sdrt.pixels.pillow_state import reading
 from sdrt.pixels.save import one_line
 
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.generic]
@@ -27,19 +26,27 @@ Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[n
 MAX_STREAM_BYTES = 2**31
 _STRIP_ROWS = 64
 _FLOAT_TOLERANCE = 1e-3
-_PILLOW_LOCK = threading.Lock()
 
 
 def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Picture:
     """Read a picture of any kind into upright 8-bit sRGB.
 
-    ``source``: a path, the bytes of a file, a binary stream, a Pillow image, or an array of shape (H, W), (H, W, 1),
-    (H, W, 3) or (H, W, 4) of uint8, uint16 (0..65535) or floats (0..1). An array of uint8 (H, W, 3) is not copied.
     The EXIF orientation is applied, ICC profiles are converted to sRGB, of an animation the first frame is taken.
-    Files are read one at a time in a process, because Pillow's warnings and its own pixel limit belong to the process.
 
-    Raises ImageError for what is no readable picture, LimitError for more than ``max_pixels`` pixels (None: no limit)
-    before they are decoded.
+    Args:
+        source: A path, the bytes of a file, a binary stream, a Pillow image, or an array of shape (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) of uint8, uint16 (0 to 65535) or floats (0 to 1). An array of uint8 (H, W, 3) is not
+            copied.
+        max_pixels: Larger pictures are refused before they are decoded; None: no limit.
+
+    Returns:
+        The picture, with its metadata and with notes on what was left out or changed.
+
+    Raises:
+        MissingFileError: There is no such file.
+        ImageError: It is no picture that can be read.
+        LimitError: It has more than ``max_pixels`` pixels.
+        ArgumentError: ``source`` is none of these.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
@@ -52,7 +59,7 @@ def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Pict
         return _from_file(io.BytesIO(source), "the data", max_pixels)
     if hasattr(source, "read"):
         return _from_file(io.BytesIO(_read_stream(source)), "the stream", max_pixels)
-    raise ImageError(
+    raise ArgumentError(
         f"cannot read a picture from a {type(source).__name__}: give a path, bytes, a Pillow image or array"
     )
 
@@ -71,15 +78,11 @@ def _read_stream(stream: BinaryIO) -> bytes:
 
 @contextlib.contextmanager
 def _pillow(name: str, max_pixels: int | None) -> Iterator[None]:
-    """Pillow's border: no warning and no exception of its kind passes, and its pixel limit gives way to ``max_pixels``.
+    """Translates Pillow's warnings and exceptions: none of its kind passes, and its pixel limit is ``max_pixels``.
 
     Raises ImageError and LimitError, in one line that begins with ``name``.
     """
-    with _PILLOW_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = Image.MAX_IMAGE_PIXELS
-        if max_pixels is None or (theirs is not None and max_pixels > 2 * theirs):
-            Image.MAX_IMAGE_PIXELS = max_pixels
+    with reading(max_pixels):
         try:
             yield
         except (ImageError, LimitError):
@@ -89,11 +92,9 @@ def _pillow(name: str, max_pixels: int | None) -> Iterator[None]:
         except MemoryError as error:
             raise LimitError(f"{name}: not enough memory to decode the picture") from error
         except FileNotFoundError as error:
-            raise ImageError(f"cannot read {name}: no such file") from error
+            raise MissingFileError(f"cannot read {name}: no such file") from error
         except Exception as error:  # Pillow's plugins raise nearly every kind on hostile files
             raise ImageError(f"cannot read {name}: {_one_line(error)}") from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = theirs
 
 
 def _one_line(error: Exception) -> str:
@@ -117,14 +118,14 @@ def _from_pillow(image: Image.Image, max_pixels: int | None) -> Picture:
     check_pixels(image.width, image.height, max_pixels)
     if image.width < 1 or image.height < 1:
         raise ImageError(f"the picture has no pixels: {image.width} x {image.height}")
-    metadata = read_metadata(image)
+    source = read_metadata(image)
     conversion = plan_conversion(image, raw_mode if isinstance(raw_mode, str) else "")
-    rgb, alpha = _upright(image, conversion, metadata.orientation)
-    notes = metadata.notes + conversion.notes
+    rgb, alpha = _upright(image, conversion, source.orientation)
+    notes = source.notes + conversion.notes
     if getattr(image, "is_animated", False):
         which = "first" if image.tell() == 0 else "current"
         notes = (f"several frames or pages: only the {which} one is taken", *notes)
-    return Picture(rgb, alpha, metadata.exif, metadata.xmp, notes)
+    return Picture(rgb, alpha, source.metadata, notes)
 
 
 def _upright(image: Image.Image, conversion: Conversion, orientation: int) -> tuple[Pixels, Pixels | None]:

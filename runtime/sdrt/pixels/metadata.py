@@ -1,4 +1,7 @@
-"""EXIF and XMP of a Pillow image: the orientation they state, and the same bytes with the orientation set upright."""
+"""EXIF and XMP as one value, read from a Pillow image and handed to Pillow's writers.
+
+Reading finds the orientation that they state and gives the same bytes with the orientation set upright.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +32,33 @@ _DESCRIPTIVE_TAGS = (
 
 @dataclass(frozen=True)
 class Metadata:
-    """``orientation``: 1..8 as EXIF has it, 1 where none is stated. ``exif`` (from the TIFF header on) and ``xmp`` say
-    orientation 1, for pixels that have been turned. ``notes``: what could not be kept, for a person to read."""
+    """What a file says about its picture. Each item has Pillow's name for it, and is None where there is none.
+
+    Attributes:
+        exif: From the TIFF header on, without "Exif\\0\\0". It states orientation 1: the pixels are upright.
+        xmp: The packet, UTF-8. It states orientation 1 as well.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+
+    def for_pillow(self) -> dict[str, bytes]:
+        """The items that there are, as Pillow has them in ``Image.info`` and takes them in ``Image.save``."""
+        items = {name: data for name, data in vars(self).items() if data is not None}
+        return items if self.exif is None else {**items, "exif": EXIF_PREFIX + self.exif}
+
+
+@dataclass(frozen=True)
+class SourceMetadata:
+    """What an image states: its ``orientation``, 1..8 as EXIF has it (1 where none is stated), the ``metadata`` of the
+    upright picture, and ``notes`` for a person on what could not be kept."""
 
     orientation: int
-    exif: bytes | None
-    xmp: bytes | None
+    metadata: Metadata
     notes: tuple[str, ...]
 
 
-def read_metadata(image: Image.Image) -> Metadata:
+def read_metadata(image: Image.Image) -> SourceMetadata:
     """The metadata of a loaded image. Broken metadata are dropped with a note, never an error.
 
     Where EXIF states no orientation, XMP's counts, as in Pillow. A TIFF file was turned by Pillow on loading.
@@ -66,12 +86,11 @@ def read_metadata(image: Image.Image) -> Metadata:
     elif xmp is not None and image.format != "TIFF":
         found = _XMP_ORIENTATION.search(xmp)
         orientation = int(found[2]) if found else 1
-    return Metadata(
-        orientation=orientation,
+    upright = Metadata(
         exif=None if exif is None else _upright_exif(exif, entries),
         xmp=None if xmp is None else _XMP_ORIENTATION.sub(rb"\g<1>1", xmp),
-        notes=notes,
     )
+    return SourceMetadata(orientation, upright, notes)
 
 
 def _exif_bytes(image: Image.Image) -> bytes | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
+from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Pixels, Strips
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -32,11 +34,8 @@ def write_png(strips: Strips, stream: BinaryIO) -> None:
     kind = _RGB if strips.alpha is None else _RGBA
     stream.write(_SIGNATURE)
     _write_chunk(stream, b"IHDR", struct.pack(">IIBBBBB", strips.width_px, strips.height_px, 8, kind, 0, 0, 0))
-    if strips.exif is not None:
-        _write_chunk(stream, b"eXIf", strips.exif)
-    if strips.xmp is not None:
-        text = strips.xmp.decode("utf-8", "replace").encode()
-        _write_chunk(stream, b"iTXt", b"XML:com.adobe.xmp" + b"\0" * 5 + text)
+    for chunk, data in _metadata_chunks(strips.metadata):
+        _write_chunk(stream, chunk, data)
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
     above = np.zeros((1, strips.width_px, 3 if strips.alpha is None else 4), np.uint8)
     top, band = 0, max(1, _BAND_PX // strips.width_px)
@@ -51,6 +50,13 @@ def write_png(strips: Strips, stream: BinaryIO) -> None:
     assert top == strips.height_px, "strips make the whole height"
     _write_chunk(stream, b"IDAT", compressor.flush())
     _write_chunk(stream, b"IEND", b"")
+
+
+def _metadata_chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
+    if metadata.exif is not None:
+        yield b"eXIf", metadata.exif
+    if metadata.xmp is not None:
+        yield b"iTXt", b"XML:com.adobe.xmp" + b"\0" * 5 + metadata.xmp.decode("utf-8", "replace").encode()
 
 
 def _write_chunk(stream: BinaryIO, kind: bytes, data: bytes) -> None:

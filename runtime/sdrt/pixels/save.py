@@ -20,7 +20,6 @@ from PIL import Image
 
 from sdrt.atomic import atomic_file
 from sdrt.errors import OutputError
-from sdrt.pixels.metadata import EXIF_PREFIX
 from sdrt.pixels.picture import Picture, Strips, gather, scatter
 from sdrt.pixels.png import write_png
 
@@ -46,10 +45,7 @@ def to_pil(picture: Picture) -> Image.Image:
     image = Image.fromarray(picture.rgb)
     if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
-    if picture.exif is not None:
-        image.info["exif"] = EXIF_PREFIX + picture.exif
-    if picture.xmp is not None:
-        image.info["xmp"] = picture.xmp
+    image.info.update(picture.metadata.for_pillow())
     return image
 
 
@@ -60,14 +56,20 @@ def save(
     suffix: str | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write a picture; a path gets the whole file or stays as it was (see ``sdrt.atomic.atomic_file``).
+    """Write a picture to a file or a stream. EXIF and XMP are kept in PNG, WebP, JPEG and AVIF.
 
-    The format follows ``suffix`` (".webp"), by default that of the path; PNG where there is none. EXIF and XMP are kept
-    in PNG, WebP, JPEG and AVIF. Nothing is written before the first rows are there; a stream has got a part of the file
-    where later ones fail.
+    Args:
+        picture: A whole picture, or strips of one, which PNG and PPM write as they come.
+        destination: A path, which gets the whole file or stays as it was, or a binary stream. Nothing is written before
+            the first rows are there; where later ones fail, a stream has got a part of the file.
+        suffix: ".png", ".webp", ...: chooses the format. None: that of the path; PNG where it has none.
+        overwrite: Replace a file that exists.
 
-    Raises OutputError for an unknown suffix, a format that cannot hold the picture, an existing file with ``overwrite``
-    False, and whatever the system refuses; and what making the rows raises.
+    Raises:
+        OutputError: An unknown suffix, a format that cannot hold the picture, a file that exists while ``overwrite`` is
+            False, or whatever the system refuses.
+
+    And what making the rows raises.
     """
     stream = None if isinstance(destination, (str, os.PathLike)) else destination
     path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
@@ -83,9 +85,10 @@ def save(
         write: Callable[[BinaryIO], object] = partial(_STRIP_WRITERS[kind], strips)
     else:
         whole = picture if isinstance(picture, Picture) else gather(picture)
+        metadata = whole.metadata.for_pillow() if kind in _WITH_METADATA else {}
         coded = io.BytesIO()
         try:
-            to_pil(whole).save(coded, kind, **options, **(_metadata(whole) if kind in _WITH_METADATA else {}))
+            to_pil(whole).save(coded, kind, **options, **metadata)
         except Exception as error:  # Pillow's encoders raise nearly every kind
             raise OutputError(f"cannot write {name}: {one_line(error)}") from error
         write = partial(_write_buffer, coded)
@@ -122,12 +125,3 @@ def _write_ppm(strips: Strips, stream: BinaryIO) -> None:
 
 
 _STRIP_WRITERS: dict[str, Callable[[Strips, BinaryIO], None]] = {"PNG": write_png, "PPM": _write_ppm}
-
-
-def _metadata(picture: Picture) -> dict[str, bytes]:
-    options: dict[str, bytes] = {}
-    if picture.exif is not None:
-        options["exif"] = EXIF_PREFIX + picture.exif
-    if picture.xmp is not None:
-        options["xmp"] = picture.xmp
-    return options

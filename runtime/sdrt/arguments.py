@@ -1,0 +1,28 @@
+"""Checks of numbers that callers give, so that a wrong one is refused by its name before any work begins."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+from sdrt.errors import ArgumentError
+
+
+def check_count(name: str, value: object) -> None:
+    """Accept None and integers of 1 or more, numpy's too. Raises ArgumentError."""
+    if value is None:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ArgumentError(f"{name} is {value!r}, it must be an integer or None")
+    if int(value) < 1:
+        raise ArgumentError(f"{name} is {value}, it must be at least 1")
+
+
+def check_range(name: str, value: object, low: float, high: float) -> None:
+    """Accept None and finite numbers from ``low`` to ``high``, both included. Raises ArgumentError."""
+    if value is None:
+        return
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ArgumentError(f"{name} is {value!r}, it must be a number or None")
+    if not math.isfinite(value) or not low <= float(value) <= high:
+        raise ArgumentError(f"{name} is {value:g}, it must be from {low:g} to {high:g}")

@@ -1,0 +1,25 @@
+"""Metadata of a picture <-> ancillary chunks of a file: the table of both, and the way in each direction.
+
+A new item takes a kind in ``container.sdl``, a row in docs/FORMAT.md, a line in the table below, a field of
+``pixels.metadata.Metadata`` with the line that reads it, and its form in ``pixels.png``.
+"""
+
+from __future__ import annotations
+
+from sdrt.container import sdl
+from sdrt.pixels.metadata import Metadata
+
+KINDS = {"exif": sdl.EXIF, "xmp": sdl.XMP}
+"""Field of ``Metadata`` -> kind of its chunk."""
+
+
+def to_chunks(metadata: Metadata) -> tuple[sdl.Chunk, ...]:
+    """One chunk for each item that there is."""
+    items = {kind: getattr(metadata, name) for name, kind in KINDS.items()}
+    return tuple(sdl.Chunk(kind, data) for kind, data in items.items() if data is not None)
+
+
+def from_chunks(chunks: tuple[sdl.Chunk, ...]) -> Metadata:
+    """The items that ``chunks`` hold; other chunks do not matter."""
+    data = {chunk.kind: chunk.data for chunk in chunks}
+    return Metadata(**{name: data.get(kind) for name, kind in KINDS.items()})

@@ -1,0 +1,134 @@
+"""Model packs, their priors and their sessions, each loaded once. Safe for calls from several threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Hashable
+from os import PathLike
+from pathlib import Path
+from typing import Literal, TypeVar
+from weakref import WeakSet
+
+from sdrt.bitstream import LatentCoder
+from sdrt.container.sdl import SdlFile
+from sdrt.errors import ModelError
+from sdrt.network.devices import Device, Precision, graph_precision
+from sdrt.network.engine import Engine
+from sdrt.network.transform import gpu_sides
+from sdrt.packs import search
+from sdrt.packs.manifest import PRIOR, ModelPack
+
+DEFAULT_MODEL = "tiny"
+
+_Loaded = TypeVar("_Loaded")
+
+
+class ModelCache:
+    """What a codec keeps between pictures. The arguments are those of ``Codec``.
+
+    Every method raises ModelError for a pack that is missing, altered or of another latent space.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | None,
+        *,
+        device: Device,
+        precision: Precision | None,
+        threads: int | None,
+    ) -> None:
+        self._model = model if model is None or isinstance(model, str) else Path(model)
+        self._device = device
+        self._precision = precision
+        self._threads = threads
+        self._renew()
+        _CACHES.add(self)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()  # re-entrant: loading one thing may ask for another
+        self._packs: dict[Hashable, ModelPack] = {}
+        self._coders: dict[Hashable, LatentCoder] = {}
+        self._engines: dict[Hashable, Engine] = {}
+
+    def clear(self) -> None:
+        """Drop everything; what is asked for next is loaded again. Strips that are under way keep their session."""
+        with self._lock:
+            self._packs.clear()
+            self._coders.clear()
+            self._engines.clear()
+
+    def encoding_pack(self) -> ModelPack:
+        """The pack that encodes: the one asked for, or the default."""
+        model = DEFAULT_MODEL if self._model is None else self._model
+        return self._once(self._packs, model, lambda: search.load_pack(model))
+
+    def decoding_pack(self, file: SdlFile) -> ModelPack:
+        """The pack whose decoder paints: the one asked for, if its latent space is the file's, else the file's own."""
+        if self._model is None:
+            return self._named_pack(file)
+        pack = self.encoding_pack()
+        if pack.space.identity != file.space_identity:
+            raise ModelError(
+                f"the file wants latent space {file.space_identity.hex()}, "
+                f"model {pack.name} speaks {pack.space.identity.hex()} ({pack.space.id})"
+            )
+        return pack
+
+    def coder(self, pack: ModelPack) -> LatentCoder:
+        """The coder with the prior of ``pack``."""
+        return self._once(self._coders, pack.folder, lambda: LatentCoder(pack))
+
+    def coder_of(self, file: SdlFile) -> LatentCoder:
+        """The coder with the prior that ``file`` names: of the decoding pack, or of another one of the same space."""
+        pack = self.decoding_pack(file)
+        if PRIOR not in pack.files or pack.prior_identity != file.prior_identity:
+            pack = self._named_pack(file)
+        return self.coder(pack)
+
+    def engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:
+        """The session of one of the pack's graphs. Raises EngineError where the device cannot be had."""
+
+        def graph(device: str) -> Path:
+            precision = graph_precision(device, self._precision, pack.graph_precisions(half))
+            path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
+            return search.verify_file(pack, path.name)
+
+        def load() -> Engine:
+            return Engine(
+                graph,
+                device=self._device,
+                precision=self._precision,
+                threads=self._threads,
+                sides=gpu_sides(pack, half),
+            )
+
+        return self._once(self._engines, (pack.folder, half), load)
+
+    def _named_pack(self, file: SdlFile) -> ModelPack:
+        """The pack with both identities of ``file``."""
+        key = file.space_identity, file.prior_identity
+        return self._once(self._packs, key, lambda: search.find_pack(*key))
+
+    def _once(self, kept: dict[Hashable, _Loaded], key: Hashable, load: Callable[[], _Loaded]) -> _Loaded:
+        with self._lock:
+            if key not in kept:
+                kept[key] = load()
+            return kept[key]
+
+
+_CACHES: WeakSet[ModelCache] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Begin anew: a lock may be held by a thread that is not here, and an engine's own threads are not here either."""
+    import ctypes
+
+    for cache in list(_CACHES):
+        # Never to be freed, not even at exit: an engine would wait for its threads for ever.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._engines))
+        cache._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,99 @@
+"""What a caller may ask of the encoder and of a codec: names, types and ranges, checked in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+
+from sdrt.arguments import check_count, check_range
+from sdrt.container.sdl import RESAMPLINGS
+from sdrt.errors import ArgumentError
+from sdrt.network.devices import Device, Precision
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Tune = Literal["eyes", "psnr"]
+Resampling = Literal[1, 2, 4, 8]
+
+TUNES: tuple[Tune, ...] = get_args(Tune)
+MAX_BPP = 1000
+
+Note = Callable[[str], None]
+"""Called with a line for a person about each thing that reading a picture left out or changed."""
+
+
+class EncodeKeywords(TypedDict, total=False):
+    """The fields of ``EncodeOptions`` as keywords of a call, each optional."""
+
+    quality: float | None
+    target_bytes: int | None
+    target_bpp: float | None
+    keep_metadata: bool
+    exact_alpha: bool
+    tune: Tune
+    resampling: Resampling | None
+
+
+class CodecKeywords(TypedDict, total=False):
+    """The arguments of ``Codec`` as keywords of a call, each optional."""
+
+    model: str | PathLike[str] | None
+    device: Device
+    precision: Precision | None
+    threads: int | None
+    max_pixels: int | None
+    tile_px: int | None
+
+
+class EncodeCall(CodecKeywords, EncodeKeywords, total=False):
+    """Both: the keywords of a call that makes a codec and encodes with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How a picture becomes a file. Give at most one of ``quality``, ``target_bytes`` and ``target_bpp``.
+
+    Args:
+        quality: 0 to 100; None: the pack's default.
+        target_bytes: The largest size of the whole file, at least 1. It is never exceeded, and the file stays more
+            than 2 % below it only where quality 100 needs no more or the picture has few pixels.
+        target_bpp: The same in bits of the whole file for each pixel, 0 to 1000.
+        keep_metadata: Keep EXIF and XMP; they count towards a target.
+        exact_alpha: Keep all of alpha exactly. Otherwise 0 and 255 are exact, and 1 to 254 within 8 levels.
+        tune: "eyes", tuned for perceptual quality, or "psnr": fewer bits at equal squared error, less sharp.
+        resampling: Encode the picture at a half, a quarter or an eighth of its sides (2, 4, 8); decoding enlarges it
+            again. 1: never. None: only where a target needs less than quality 0.
+
+    Raises:
+        ArgumentError: A value of the wrong type or out of range, or more than one of the three rates.
+    """
+
+    quality: float | None = None
+    target_bytes: int | None = None
+    target_bpp: float | None = None
+    keep_metadata: bool = False
+    exact_alpha: bool = False
+    tune: Tune = "eyes"
+    resampling: Resampling | None = None
+
+    def __post_init__(self) -> None:
+        if sum(rate is not None for rate in (self.quality, self.target_bytes, self.target_bpp)) > 1:
+            raise ArgumentError("give one of quality, target_bytes and target_bpp, not several")
+        check_range("quality", self.quality, 0, 100)
+        check_count("target_bytes", self.target_bytes)
+        check_range("target_bpp", self.target_bpp, 0, MAX_BPP)
+        for name in ("keep_metadata", "exact_alpha"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentError(f"{name} is {getattr(self, name)!r}, it must be True or False")
+        if self.tune not in TUNES:
+            raise ArgumentError(f"tune is {self.tune!r}, it must be one of {', '.join(TUNES)}")
+        if self.resampling not in (None, *RESAMPLINGS):
+            raise ArgumentError(f"resampling is {self.resampling!r}, it must be one of {RESAMPLINGS}")
+
+
+def updated(options: EncodeOptions | None, **keywords: Unpack[EncodeKeywords]) -> EncodeOptions:
+    """``options`` (None: the defaults) with the given fields replaced. Raises as ``EncodeOptions`` does."""
+    return replace(options or EncodeOptions(), **keywords)

@@ -1,0 +1,156 @@
+"""Pillow opens and saves .sdl files once this module is imported.
+
+``Image.open`` reads the header alone: size, mode and metadata, without numpy, a model or an engine. The pixels are
+decoded when they are first wanted, in ``Image.load``. ``Image.save`` takes the fields of ``EncodeOptions`` as keywords;
+as in Pillow's other formats, metadata are kept where they are given: ``exif=image.getexif()``, ``xmp=...``.
+"""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, cast
+
+from PIL import Image, ImageFile
+
+from sdrt.container import sdl
+from sdrt.container.source import read_source
+from sdrt.errors import SdrtError
+from sdrt.metadata_chunks import KINDS, from_chunks
+from sdrt.options import CodecKeywords, EncodeKeywords
+
+if TYPE_CHECKING:
+    from PIL._imaging import PixelAccess
+    from typing_extensions import Unpack
+
+    from sdrt.codec import Codec
+
+FORMAT = "SDL"
+_PIXEL_INFO = ("icc_profile", "transparency")
+"""Items of ``Image.info`` that say what the numbers of the pixels mean."""
+
+_codecs: dict[str, Codec] = {}
+"""The codec that all images share, under one key: absent until it is needed. ``setdefault`` sets it once, whichever
+thread comes first."""
+
+
+def register_opener(**keywords: Unpack[CodecKeywords]) -> None:
+    """Let Pillow open and save .sdl files. Importing ``sdrt.pillow_plugin`` does the same with the defaults.
+
+    Pillow's own limit of pixels, ``Image.MAX_IMAGE_PIXELS``, holds in ``Image.open`` unless ``max_pixels`` is given.
+
+    Args:
+        **keywords: Arguments of ``Codec``, for all images from now on.
+
+    Raises:
+        ArgumentError: As ``Codec``.
+
+    Example:
+        >>> sdrt.register_opener(device="cpu")
+        >>> with Image.open("photo.sdl") as image:
+        ...     image.thumbnail((256, 256))
+    """
+    _codecs.clear()
+    if keywords:
+        _shared_codec(keywords)
+    Image.register_open(FORMAT, SdlImageFile, _accept)
+    Image.register_save(FORMAT, _save)
+    Image.register_extension(FORMAT, sdl.SUFFIX)
+    Image.register_mime(FORMAT, sdl.MEDIA_TYPE)
+
+
+def _shared_codec(keywords: CodecKeywords) -> Codec:
+    """The codec of ``register_opener``; made of ``keywords`` where there is none."""
+    if FORMAT not in _codecs:
+        from sdrt.codec import Codec
+
+        keywords.setdefault("max_pixels", None)
+        _codecs.setdefault(FORMAT, Codec(**keywords))
+    return _codecs[FORMAT]
+
+
+def _accept(prefix: bytes) -> bool | str:
+    """Whether a file with these first bytes is ours; a text where it is, but this version cannot read it."""
+    if not prefix.startswith(sdl.MAGIC):
+        return False
+    try:
+        sdl.check_version(prefix[len(sdl.MAGIC) : len(sdl.MAGIC) + 1])
+    except SdrtError as error:
+        return str(error)
+    return True
+
+
+class SdlImageFile(ImageFile.ImageFile):
+    """An .sdl file: opened by its header, decoded when it is loaded.
+
+    Opening raises SyntaxError for what is no .sdl file or has a broken header, so that Pillow tries its other formats.
+    Loading and verifying raise OSError for a file that is truncated or altered, or whose model or engine is missing.
+    """
+
+    format = FORMAT
+    format_description = "sdrt image"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        try:
+            header = sdl.read_header(self.fp, max_pixels=None)
+        except SdrtError as error:
+            raise SyntaxError(str(error)) from None
+        self._size = header.width_px, header.height_px
+        self._mode = "RGB" if header.chunk(sdl.ALPHA) is None else "RGBA"
+        self.info.update(from_chunks(header.chunks).for_pillow())
+        self.tile = [ImageFile._Tile(FORMAT, (0, 0, *self.size))]  # as long as there is one, the pixels are to come
+
+    def load(self) -> PixelAccess | None:
+        """Decode the pixels, where that has not been done. Raises OSError."""
+        if self.tile:
+            data = self._read()
+            try:
+                image = _shared_codec({}).decode(data)
+            except SdrtError as error:
+                raise OSError(str(error)) from error
+            self.im, self.tile, self.readonly = image.im, [], 0
+            self._finish()
+        return Image.Image.load(self)
+
+    def load_seek(self, pos: int) -> None:
+        """That there is such a method tells ``ImageFile.Parser`` to wait for the whole file."""
+
+    def verify(self) -> None:
+        """Check the container and its checksum without decoding. Raises OSError."""
+        try:
+            sdl.unpack(self._read(), max_pixels=None)
+        except SdrtError as error:
+            raise OSError(str(error)) from error
+        self._finish()
+
+    def _read(self) -> bytes:
+        if self.fp is None:
+            raise ValueError("Operation on closed image")  # Pillow's own words
+        self.fp.seek(0)
+        try:
+            return read_source(self.fp)
+        except SdrtError as error:
+            raise OSError(str(error)) from error
+
+    def _finish(self) -> None:
+        if self._exclusive_fp and self.fp is not None:
+            self.fp.close()
+        self.fp = None
+
+
+def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
+    """Encode ``image`` as it is in memory: EXIF turns it only where EXIF is kept with it.
+
+    Raises ValueError for options that are wrong, and any other SdrtError as it is.
+    """
+    given = {name: value for name, value in image.encoderinfo.items() if name in EncodeKeywords.__annotations__}
+    kept = (*_PIXEL_INFO, *KINDS) if given.get("keep_metadata") else _PIXEL_INFO
+    bare = image.copy()
+    bare.info = {name: value for name, value in image.info.items() if name in kept}
+    for name in KINDS:
+        if data := image.encoderinfo.get(name):
+            bare.info[name] = data.tobytes() if isinstance(data, Image.Exif) else data
+    options = cast(EncodeKeywords, {**given, "keep_metadata": True})
+    stream.write(_shared_codec({}).encode(bare, **options))
+
+
+register_opener()

@@ -1,0 +1,64 @@
+"""Reading pictures side by side, although Pillow's limit of pixels and Python's warnings belong to the whole process.
+
+The first reader sets both aside, the last one puts them back; nobody waits for another's picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+
+from PIL import Image
+
+_lock = threading.Lock()
+_limits: list[int | None] = []
+"""The ``max_pixels`` of all who read now."""
+_aside = contextlib.ExitStack()
+"""Puts back what the first reader set aside."""
+
+
+@contextlib.contextmanager
+def reading(max_pixels: int | None) -> Iterator[None]:
+    """No warning comes from the block, and Pillow refuses no picture of up to ``max_pixels`` (None: of any size).
+
+    Pillow's limit gives way only where it is the smaller one. While several read, it is as wide as one of them needs:
+    each has to check its own.
+    """
+    with _lock:
+        if not _limits:
+            _set_aside()
+        _limits.append(max_pixels)
+        _widen(max_pixels)
+    try:
+        yield
+    finally:
+        with _lock:
+            _limits.remove(max_pixels)
+            if not _limits:
+                _aside.close()
+
+
+def _set_aside() -> None:
+    _aside.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    _aside.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
+def _widen(max_pixels: int | None) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and (max_pixels is None or max_pixels > 2 * limit):  # Pillow refuses beyond twice its limit
+        Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+def _after_fork_in_child() -> None:
+    """None of the threads that were reading are here."""
+    _limits.clear()
+    _aside.close()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child)
