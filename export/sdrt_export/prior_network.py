@@ -62,9 +62,9 @@ class Examples:
 class ScanNet(nn.Module):
     """The network of one scan, with weights in floats.
 
-    An optimizer moves all weights alike. What a move does goes with the size of its input, from hundreds for energies to
-    hundredths for symbols of the last channels: so each weight is trained in units of its own, ``pace`` of inputs times
-    ``out_pace`` of outputs.
+    An optimizer moves all weights alike. What a move does goes with the size of its input, from hundreds for energies
+    to hundredths for symbols of the last channels: so each weight is trained in units of its own, ``pace`` of inputs
+    times ``out_pace`` of outputs.
     """
 
     limits: Tensor
@@ -216,4 +216,4 @@ class ScanNet(nn.Module):
 
 def mean_inputs(means: NDArray[np.int64]) -> NDArray[np.float32]:
     """Mean magnitudes, in sixteenths as the runtime has them, in symbols."""
-    return (means / 2**SIZE_BITS).astype(np.float32)
+    return np.asarray(means / 2**SIZE_BITS, np.float32)

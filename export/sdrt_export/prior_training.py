@@ -99,8 +99,8 @@ def collect(prior: Prior, samples: Sequence[Sample], most: int, seed: int) -> li
         seen.clear()
         if len(examples) > most:
             index = torch.from_numpy(np.sort(random.choice(len(examples), most, replace=False)))
-            parts = (examples.inputs, examples.own, examples.symbols, examples.weights)
-            examples = Examples(*(part[index] for part in parts))
+            fields = (examples.inputs, examples.own, examples.symbols, examples.weights)
+            examples = Examples(*(field[index] for field in fields))
         gathered.append(examples)
     return gathered
 
@@ -120,7 +120,11 @@ def _own(canvas: Canvas, scan: Scan, places: NDArray[np.int64]) -> NDArray[np.in
 
 
 def train_networks(
-    plan: Plan, training: Sequence[Sample], held: Sequence[Sample], config: FitConfig, say: Callable[[str], None] | None = None
+    plan: Plan,
+    training: Sequence[Sample],
+    held: Sequence[Sample],
+    config: FitConfig,
+    say: Callable[[str], None] | None = None,
 ) -> Arrays:
     """The network arrays of a prior with this coding order.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ Positions = NDArray[np.int64]
 """Places in a canvas, flat, with its margins counted."""
 
 _CHUNK = 8192
+_Number = TypeVar("_Number", bound=np.generic)
 _NEIGHBORHOOD = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
@@ -76,8 +78,8 @@ class Canvas:
     Attributes:
         symbols: int16 (cells, channels), clipped to SYMBOL_LIMIT.
         energy: float32 (cells, near channels), sums of magnitudes over 3x3 windows.
-        bands, bands_around: float32 (cells, bands), magnitudes of the channels behind, summed over a band and clipped to
-            SYMBOL_LIMIT, at the position, and these over its 3x3 window.
+        bands, bands_around: float32 (cells, bands), magnitudes of the channels behind, summed over a band and clipped
+            to SYMBOL_LIMIT, at the position, and these over its 3x3 window.
         sums, counts: int64 (near channels,), of the magnitudes so far.
     """
 
@@ -87,7 +89,8 @@ class Canvas:
         step_indices: (h, w), the step index at each position.
         """
         self.prior = prior
-        self.height, self.width = height, width = step_indices.shape
+        height, width = int(step_indices.shape[0]), int(step_indices.shape[1])
+        self.height, self.width = height, width
         self._stride = width + 2 * WINDOW
         cells, channels = (height + 2 * WINDOW) * self._stride, prior.coded_channels
         self.symbols = np.zeros((cells, channels), np.int16)
@@ -117,10 +120,11 @@ class Canvas:
             places = places[self.symbols[places, 0] >= scan.least_extent]
         return places
 
-    def rows(self, array: NDArray[np.generic], places: Positions) -> NDArray[np.generic]:
+    def rows(self, array: NDArray[_Number], places: Positions) -> NDArray[_Number]:
         """The values at flat places of an array (h, w, ...) without margins."""
         y, x = np.divmod(places, self._stride)
-        return array[y - WINDOW, x - WINDOW]
+        found: NDArray[_Number] = array[y - WINDOW, x - WINDOW]
+        return found
 
     def scatter(self, values: NDArray[np.generic], places: Positions, target: NDArray[np.generic]) -> None:
         """The inverse of ``rows``."""

@@ -208,8 +208,10 @@ def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
         places = canvas.positions(scan)
         prediction = predict(canvas, scan, places)
         symbols = decoder.scan(prediction)
-        if prior.extents and scan.start == 0 and symbols.size and not 0 <= symbols.min() <= symbols.max() <= len(prior.extents):
-            raise CorruptError(f"payload holds an extent that is not in 0..{len(prior.extents)}")
+        if scan.start < prior.offset and symbols.size:
+            least, most = int(symbols.min()), int(symbols.max())
+            if least < 0 or most > len(prior.extents):
+                raise CorruptError(f"payload holds an extent that is not in 0..{len(prior.extents)}")
         again.scan(prediction, symbols)
         values = symbols.reshape(-1, scan.size)
         canvas.scatter(values, places, coded[:, :, scan.start : scan.stop])

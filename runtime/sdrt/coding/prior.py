@@ -11,9 +11,9 @@ of eight, and each channel its own neighbors. From these inputs the network pred
 and a scale in 1/256; scale and the mean's fraction choose a frequency table.
 
 Exactness. Matrix products run through float32 BLAS, but they are integer arithmetic carried in float registers: every
-operand is an integer, and loading checks for each column that ``sum(|weight| * largest |input|) < 2**24``, so that every
-partial sum, in any order, fused or not, is an integer that float32 holds exactly. Everything else is int32 or int64. No
-float ever decides a table.
+operand is an integer, and loading checks for each column that ``sum(|weight| * largest |input|) < 2**24``, so that
+every partial sum, in any order, fused or not, is an integer that float32 holds exactly. Everything else is int32 or
+int64. No float ever decides a table.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Scan:
         weights: float32 (inputs, H + 2 n) or, wide, (inputs, H), integers. Rows: taps x near channels; own taps x own
             channels (not wide); energies of the near and (not wide) of the own channels; bands at the position; bands
             around it. Columns: H hidden units, then the direct parts of n means and n scales.
-        own_weights: float32 (2, own taps, n), integers; wide only: what each channel's own neighbors add to its mean and
-            their magnitudes to its scale.
+        own_weights: float32 (2, own taps, n), integers; wide only: what each channel's own neighbors add to its mean
+            and their magnitudes to its scale.
         mean_weights: int64 (near or, not wide, stop, columns of ``weights``): rows are mean magnitudes.
         global_weights: int64 (2, H + 2 n): rows are one and the inverse step.
         shift: float32 (H,): hidden activations are ``floor(sum * 2**-shift)`` clipped; stored as 2**-shift.
@@ -115,7 +115,7 @@ class Prior:
     Attributes:
         steps: float32 (C,), base step of each latent channel, in (raw - shift) * scale units of the latent space.
         order: int64 (C,), position in coding order -> latent channel.
-        extents: how many latent channels are coded at a position of extent 1, 2, ...; empty where extents are not coded.
+        extents: how many latent channels are coded at a position of extent 1, 2, ...; empty where none are coded.
         near: how many coded channels later scans see one by one.
         scans: the coding order.
         class_of: uint8 (SCALE_LIMIT + 1,), scale -> class.

@@ -117,10 +117,11 @@ def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
     _check(extents.ndim == 1 and len(extents) <= MAX_EXTENTS, name, f"at most {MAX_EXTENTS} extents")
     _check(bool((np.diff(extents, prepend=0) > 0).all()), name, "extents increase")
     _check(not len(extents) or extents[-1] == channels, name, "the last extent is all channels")
-    near = _take(arrays, "near", "<i2", name)
+    shown = _take(arrays, "near", "<i2", name)
     coded = channels + (1 if len(extents) else 0)
-    _check(near.shape == () and bool(1 <= near <= coded), name, "near is a number of channels")
-    scans = _build_scans(arrays, coded, tuple(extents.tolist()), int(near), name)
+    _check(shown.shape == () and 1 <= int(shown) <= coded, name, "near is a number of channels")
+    near = int(shown)
+    scans = _build_scans(arrays, coded, tuple(extents.tolist()), near, name)
     thresholds = _take(arrays, "thresholds", "<u2", name).astype(np.int64)
     radius = _take(arrays, "radius", "u1", name).astype(np.int32)
     low_bits = _take(arrays, "low_bits", "u1", name).astype(np.int32)
@@ -137,7 +138,7 @@ def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
         steps=steps,
         order=order,
         extents=tuple(extents.tolist()),
-        near=int(near),
+        near=near,
         scans=scans,
         class_of=np.searchsorted(thresholds, np.arange(SCALE_LIMIT + 1), side="right").astype(np.uint8),
         radius=radius,
@@ -176,7 +177,8 @@ def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int
         _check(wide or stop <= near, name, "a scan is on one side of the near channels")
         bands = (0, 0)
         if wide:
-            _check((start - near) % BAND == 0 and (stop == coded or (stop - near) % BAND == 0), name, "scans end at bands")
+            whole = (start - near) % BAND == 0 and (stop == coded or (stop - near) % BAND == 0)
+            _check(whole, name, "wide scans code whole bands")
             bands = ((start - near) // BAND, -(-(stop - near) // BAND))
         grids, offsets = read["grids"].take(grid_count, 3), read["taps"].take(tap_count + own_count, 2)
         _check(bool((np.abs(offsets) <= WINDOW).all()), name, f"taps reach {WINDOW} symbols at most")

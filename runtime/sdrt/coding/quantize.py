@@ -79,7 +79,9 @@ def quantize(
     return with_extents(decided, prior)
 
 
-def _decisions(exact: Float32, extents: Int32, prior: Prior, step_indices: NDArray[np.integer], price: np.float32) -> Int32:
+def _decisions(
+    exact: Float32, extents: Int32, prior: Prior, step_indices: NDArray[np.integer], price: np.float32
+) -> Int32:
     """Symbols (h, w, C), each one of the two integers around its exact value, (h, w, C); ``price`` is of a bit."""
     symbols = np.zeros(exact.shape, np.int32)
     canvas = Canvas(prior, step_indices)
@@ -89,7 +91,7 @@ def _decisions(exact: Float32, extents: Int32, prior: Prior, step_indices: NDArr
             values = np.asarray(canvas.rows(extents, places), np.int32)
         else:
             channels = slice(scan.start - prior.offset, scan.stop - prior.offset)
-            weights = prior.sensitivity[prior.order[channels]] / price
+            weights: Float32 = np.asarray(prior.sensitivity[prior.order[channels]] / price, np.float32)
             wanted = np.asarray(canvas.rows(exact, places)[:, channels], np.float32)
             values = _decide(prior, predict(canvas, scan, places), wanted, weights)
             canvas.scatter(values, places, symbols[:, :, channels])

@@ -7,12 +7,10 @@ words for it are in docs/FORMAT.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
+from sdrt.container.binary_coder import BinaryCoder, BinaryDecoder, BinaryEncoder
 from sdrt.errors import CorruptError
 
 Plane = npt.NDArray[np.uint8]
@@ -24,112 +22,19 @@ MAX_RADIUS = 63
 
 _TRANSPARENT, _MIXED, _OPAQUE = range(3)
 _CLASS = bytes([_TRANSPARENT, *[_MIXED] * 254, _OPAQUE])
-_NEIGHBOURHOODS = 3**6
+_NEIGHBORHOODS = 3**6
 _ACTIVITIES = 4
 _MAX_PREFIX = 7
 
 # Where each kind of decision keeps its probabilities.
 _BLOCK_AT = 0
 _SOFT_AT = _BLOCK_AT + 2 * 9
-_OPAQUE_AT = _SOFT_AT + _NEIGHBOURHOODS
-_ZERO_AT = _OPAQUE_AT + _NEIGHBOURHOODS
+_OPAQUE_AT = _SOFT_AT + _NEIGHBORHOODS
+_ZERO_AT = _OPAQUE_AT + _NEIGHBORHOODS
 _SIGN_AT = _ZERO_AT + _ACTIVITIES
 _PREFIX_AT = _SIGN_AT + _ACTIVITIES
 _SUFFIX_AT = _PREFIX_AT + _ACTIVITIES * (_MAX_PREFIX + 1)
 _CONTEXTS = _SUFFIX_AT + (_MAX_PREFIX + 1) * _MAX_PREFIX
-
-_EVEN = 1 << 15
-_SLOWEST = 6
-_TOP = 1 << 24
-_WORD = 0xFFFFFFFF
-
-
-class _Coder(Protocol):
-    def bit(self, context: int, bit: int) -> int:
-        """Code ``bit`` (an encoder) or ignore it (a decoder), and return the bit that a decoder finds."""
-        ...
-
-
-class _Probabilities:
-    """The chance of a 0 in each context, in 1/65536, and how often it was used: young ones learn faster."""
-
-    def __init__(self) -> None:
-        self.zero = [_EVEN] * _CONTEXTS
-        self.shift = [1] * _CONTEXTS
-
-    def learn(self, context: int, bit: int) -> None:
-        shift = self.shift[context]
-        zero = self.zero[context]
-        self.zero[context] = zero - (zero >> shift) if bit else zero + ((65536 - zero) >> shift)
-        if shift < _SLOWEST:
-            self.shift[context] = shift + 1
-
-
-class _Encoder:
-    def __init__(self) -> None:
-        self._probabilities = _Probabilities()
-        self._low = 0
-        self._range = _WORD
-        self._out = bytearray()
-
-    def bit(self, context: int, bit: int) -> int:
-        bound = (self._range >> 16) * self._probabilities.zero[context]
-        if bit:
-            self._add(bound)
-            self._range -= bound
-        else:
-            self._range = bound
-        self._probabilities.learn(context, bit)
-        while self._range < _TOP:
-            self._out.append(self._low >> 24)
-            self._low = (self._low << 8) & _WORD
-            self._range <<= 8
-        return bit
-
-    def _add(self, bound: int) -> None:
-        self._low += bound
-        if self._low > _WORD:
-            self._low &= _WORD
-            at = len(self._out) - 1
-            while self._out[at] == 0xFF:
-                self._out[at] = 0
-                at -= 1
-            self._out[at] += 1
-
-    def finish(self) -> bytes:
-        """The bytes of the lower end of the last interval, without the zeros at their end."""
-        return bytes(self._out + self._low.to_bytes(4, "big")).rstrip(b"\x00")
-
-
-class _Decoder:
-    def __init__(self, data: bytes) -> None:
-        self._probabilities = _Probabilities()
-        self._data = data
-        self._at = 4
-        self._code = int.from_bytes(data[:4].ljust(4, b"\x00"), "big")
-        self._range = _WORD
-
-    def bit(self, context: int, bit: int) -> int:
-        bound = (self._range >> 16) * self._probabilities.zero[context]
-        if self._code < bound:
-            bit = 0
-            self._range = bound
-        else:
-            bit = 1
-            self._code -= bound
-            self._range -= bound
-        self._probabilities.learn(context, bit)
-        while self._range < _TOP:
-            self._code = self._code << 8 | (self._data[self._at] if self._at < len(self._data) else 0)
-            self._at += 1
-            self._range <<= 8
-        if self._code >= self._range:
-            raise CorruptError("the alpha plane holds a number outside its interval")
-        return bit
-
-    def finish(self) -> None:
-        if self._code or self._at < len(self._data) or self._data[-1:] == b"\x00":
-            raise CorruptError("the alpha plane does not end where its bytes end")
 
 
 def encode_edges(alpha: Plane, radius: int) -> bytes | None:
@@ -144,27 +49,28 @@ def encode_edges(alpha: Plane, radius: int) -> bytes | None:
     if not 1 <= mixed <= MAX_MIXED_BLOCKS or 2 * soft_px > mixed * BLOCK * BLOCK:
         return None
     soft = soft_px > 0
-    encoder = _Encoder()
+    encoder = BinaryEncoder(_CONTEXTS)
     _walk_blocks(encoder, blocks)
-    _walk_pixels(encoder, [row.tobytes() for row in alpha], blocks, radius=radius, soft=soft)
+    _walk_pixels(encoder, blocks, alpha, alpha.shape, radius=radius, soft=soft)
     return bytes([radius | soft << 7]) + encoder.finish()
 
 
 def decode_edges(data: bytes, height_px: int, width_px: int) -> Plane:
     """The plane, uint8 (height_px, width_px), that ``encode_edges`` wrote.
 
+    Python's work is a step for each block and for each pixel of a mixed one, of which there are few; the rest of the
+    plane is filled at once.
+
     Raises CorruptError for bytes that are no such plane.
     """
     if not data or data[0] & 0x40:
         raise CorruptError("the alpha plane has no valid parameter")
-    blocks = np.zeros((-(-height_px // BLOCK), -(-width_px // BLOCK)), np.uint8)
-    decoder = _Decoder(data[1:])
-    _walk_blocks(decoder, blocks)
+    decoder = BinaryDecoder(data[1:], _CONTEXTS, "the alpha plane")
+    blocks = _walk_blocks(decoder, np.zeros((-(-height_px // BLOCK), -(-width_px // BLOCK)), np.uint8))
     if not 1 <= int((blocks == _MIXED).sum()) <= MAX_MIXED_BLOCKS:
         raise CorruptError(f"the alpha plane has no blocks with edges, or more than {MAX_MIXED_BLOCKS}")
-    rows = _walk_pixels(decoder, [bytes(width_px)] * height_px, blocks, radius=data[0] & 0x3F, soft=data[0] >= 0x80)
+    alpha = _walk_pixels(decoder, blocks, None, (height_px, width_px), radius=data[0] & 0x3F, soft=data[0] >= 0x80)
     decoder.finish()
-    alpha = np.stack([np.frombuffer(row, np.uint8, width_px, 2) for row in rows])
     if not np.array_equal(_block_classes(alpha), blocks):
         raise CorruptError("the alpha plane has a block that is not as mixed as it says")
     return alpha
@@ -179,63 +85,75 @@ def _block_classes(alpha: Plane) -> Plane:
     return classes
 
 
-def _walk_blocks(coder: _Coder, blocks: Plane) -> None:
-    """The class of each block from those to its left and above; a decoder writes them into ``blocks``."""
+def _walk_blocks(coder: BinaryCoder, blocks: Plane) -> Plane:
+    """The class of each block from those to its left and above: those of ``blocks`` are what an encoder codes, those
+    that are returned are what a decoder finds."""
     above = [_TRANSPARENT] * blocks.shape[1]
-    for row in blocks:
+    rows = blocks.tolist()
+    for classes in rows:
         left = _TRANSPARENT
-        classes = row.tolist()
         for x, wanted in enumerate(classes):
             context = _BLOCK_AT + 2 * (3 * above[x] + left)
             left = _MIXED
             if not coder.bit(context, wanted == _MIXED):
                 left = _OPAQUE if coder.bit(context + 1, wanted == _OPAQUE) else _TRANSPARENT
             classes[x] = left
-        row[:] = classes
         above = classes
+    return np.array(rows, np.uint8)
 
 
-def _walk_pixels(coder: _Coder, source: Sequence[bytes], blocks: Plane, *, radius: int, soft: bool) -> list[bytearray]:
-    """Code the pixels of the mixed blocks, row by row through the whole plane; ``source`` is what an encoder codes.
+def _walk_pixels(
+    coder: BinaryCoder, blocks: Plane, source: Plane | None, shape: tuple[int, int], *, radius: int, soft: bool
+) -> Plane:
+    """Code the pixels of the mixed blocks, row by row through the whole plane.
 
-    Returns the rows that a decoder finds, each with two zeros before and after it.
+    ``source``, uint8 of ``shape``, is what an encoder codes, None in a decoder. Returns what a decoder finds.
     """
-    flat = bytes([0, 0, 255])
+    height_px, width_px = shape
     step = 2 * radius + 1
-    width_px = len(source[0])
-    rows: list[bytearray] = []
-    two_above = one_above = bytearray(width_px + 4)
-    for y, wanted in enumerate(source):
-        classes = blocks[y // BLOCK]
-        now = bytearray(2) + np.repeat(np.frombuffer(flat, np.uint8)[classes], BLOCK)[:width_px].tobytes() + bytes(2)
-        for block in np.flatnonzero(classes == _MIXED).tolist():
-            for x in range(block * BLOCK + 2, min(block * BLOCK + BLOCK, width_px) + 2):
-                west, north, north_west, north_east = now[x - 1], one_above[x], one_above[x - 1], one_above[x + 1]
-                neighbourhood = (
-                    _CLASS[west]
-                    + 3 * _CLASS[north]
-                    + 9 * _CLASS[north_west]
-                    + 27 * _CLASS[north_east]
-                    + 81 * _CLASS[now[x - 2]]
-                    + 243 * _CLASS[two_above[x]]
-                )
-                value = wanted[x - 2]
-                if not (soft and coder.bit(_SOFT_AT + neighbourhood, _CLASS[value] == _MIXED)):
-                    now[x] = 255 * coder.bit(_OPAQUE_AT + neighbourhood, value == 255)
-                    continue
-                low, high = (west, north) if west < north else (north, west)
-                prediction = min(max(west + north - north_west, low, 1), high if high > 1 else 1, 254)
-                span = abs(west - north) + abs(north - north_west) + abs(north - north_east)
-                error = value - prediction
-                steps = (abs(error) + radius) // step
-                steps = _walk_steps(coder, (span > 16) + (span > 64) + (span > 200), -steps if error < 0 else steps)
-                now[x] = min(max(prediction + steps * step, 1), 254)
-        rows.append(now)
-        two_above, one_above = one_above, now
-    return rows
+    values = np.array([0, 0, 255], np.uint8)[blocks]  # mixed blocks are 0 until they are read
+    found = np.repeat(np.repeat(values, BLOCK, axis=0)[:height_px], BLOCK, axis=1)[:, :width_px]
+    for block_row in np.flatnonzero((blocks == _MIXED).any(axis=1)).tolist():
+        mixed = np.flatnonzero(blocks[block_row] == _MIXED).tolist()
+        top = block_row * BLOCK
+        two_above, one_above = _with_margins(found, top - 2), _with_margins(found, top - 1)
+        for y in range(top, min(top + BLOCK, height_px)):
+            now = _with_margins(found, y)
+            wanted = bytes(width_px) if source is None else source[y].tobytes()
+            for block in mixed:
+                for x in range(block * BLOCK + 2, min(block * BLOCK + BLOCK, width_px) + 2):
+                    west, north, north_west, north_east = now[x - 1], one_above[x], one_above[x - 1], one_above[x + 1]
+                    neighborhood = (
+                        _CLASS[west]
+                        + 3 * _CLASS[north]
+                        + 9 * _CLASS[north_west]
+                        + 27 * _CLASS[north_east]
+                        + 81 * _CLASS[now[x - 2]]
+                        + 243 * _CLASS[two_above[x]]
+                    )
+                    value = wanted[x - 2]
+                    if not (soft and coder.bit(_SOFT_AT + neighborhood, _CLASS[value] == _MIXED)):
+                        now[x] = 255 * coder.bit(_OPAQUE_AT + neighborhood, value == 255)
+                        continue
+                    low, high = (west, north) if west < north else (north, west)
+                    prediction = min(max(west + north - north_west, low, 1), high if high > 1 else 1, 254)
+                    span = abs(west - north) + abs(north - north_west) + abs(north - north_east)
+                    error = value - prediction
+                    steps = (abs(error) + radius) // step
+                    steps = _walk_steps(coder, (span > 16) + (span > 64) + (span > 200), -steps if error < 0 else steps)
+                    now[x] = min(max(prediction + steps * step, 1), 254)
+            found[y] = np.frombuffer(now, np.uint8, width_px, 2)
+            two_above, one_above = one_above, now
+    return found
 
 
-def _walk_steps(coder: _Coder, activity: int, steps: int) -> int:
+def _with_margins(plane: Plane, y: int) -> bytearray:
+    """Row ``y`` with two zeros before and after it; all zeros above the plane."""
+    row = plane[y].tobytes() if y >= 0 else bytes(plane.shape[1])
+    return bytearray(2) + row + bytes(2)
+
+
+def _walk_steps(coder: BinaryCoder, activity: int, steps: int) -> int:
     """A signed number: zero or not, its sign, then its size by an Exp-Golomb code."""
     if not coder.bit(_ZERO_AT + activity, steps != 0):
         return 0
