@@ -14,11 +14,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sdrt.coding.prior import write_prior
+from sdrt.coding.prior_file import write_prior
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.packs.search import load_pack
 from sdrt_export.pack_writer import write_pack
-from sdrt_export.prior_fit import generic_arrays
+from sdrt_export.prior_plan import generic_arrays
 
 FOLDER = Path(__file__).parent / "data" / "testpack"
 CELL = 8

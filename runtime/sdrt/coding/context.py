@@ -99,9 +99,9 @@ class Canvas:
         self.bands_around = np.zeros_like(self.bands)
         self.sums, self.counts = np.zeros(prior.near, np.int64), np.zeros(prior.near, np.int64)
         self.step_indices = step_indices
-        self._indices = np.zeros((height + 2 * WINDOW, self._stride), np.int64)
-        self._indices[WINDOW:-WINDOW, WINDOW:-WINDOW] = step_indices
-        self._indices = self._indices.ravel()
+        indices = np.zeros((height + 2 * WINDOW, self._stride), np.int64)
+        indices[WINDOW:-WINDOW, WINDOW:-WINDOW] = step_indices
+        self._indices = indices.ravel()
         self._qualities = np.unique(step_indices)
 
     def offset(self, dy: int, dx: int) -> int:
