@@ -100,21 +100,20 @@ class _Encoder:
             coder.encode((excess[longer] - spans).astype(np.int32), uniform, spans)
 
     def seal(self) -> bytes:
-        """The shortest bytes that decode to what was encoded, given that absent bytes read as zero."""
+        """The shortest bytes, and of these the least, that decode to what was encoded; absent bytes read as zero."""
         words, (position, (lower, span)) = self._coder.get_compressed(), self._coder.pos()
         sealed = words.astype(">u4").tobytes()
         head, tail = sealed[: 4 * position], sealed[4 * position :]
-        point = int.from_bytes(tail.ljust(8, b"\0"), "big")
-        # The final interval may run past 2**64; where the coder sealed behind that carry, zero lies inside.
-        best = 0
-        if point >= lower:
-            for kept in range(9):
-                unit = 1 << 64 - 8 * kept
-                best = -(-lower // unit) * unit
-                if best < min(lower + span, _STATE):
-                    break
-        whole: bytes = head + best.to_bytes(8, "big")
-        return whole.rstrip(b"\0")
+        for kept in range(9):
+            unit = 1 << 64 - 8 * kept
+            best = -(-lower // unit) * unit
+            if best < lower + span:
+                break
+        # The final interval may run past 2**64 and hold zero behind that carry, with which the coder may have sealed.
+        carried = int.from_bytes(tail.ljust(8, b"\0"), "big") < lower
+        if best == _STATE and not carried:
+            head = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
+        return (head + (best % _STATE).to_bytes(8, "big")).rstrip(b"\0")
 
 
 class _Decoder:

@@ -172,7 +172,6 @@ def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int
         _check(0 <= min(tap_count, own_count) <= max(tap_count, own_count) <= most, name, "taps of a scan")
         wide, size, seen = start >= near, stop - start, min(start, near)
         _check(reach[start] == reach[stop - 1], name, "the channels of a scan have one extent")
-        _check(not extents or start > 0 or stop == 1, name, "extents are coded alone")
         _check(not extents or start == 0 or bool((covered[0] == 1).all()), name, "extents are coded first")
         _check(wide or stop <= near, name, "a scan is on one side of the near channels")
         bands = (0, 0)
