@@ -164,15 +164,13 @@ def test_a_fitted_prior_beats_a_generic_one_and_repeats() -> None:
 
 
 def test_a_wide_prior_is_fitted_and_pays_for_what_is_there() -> None:
-    """Sixty channels of which few say anything: the fitted prior codes them, and empty positions cost next to
-    nothing."""
-    random = np.random.default_rng(1)
+    """Sixty channels of which six say anything: the fitted prior codes them, and an empty picture costs little."""
 
     def sparse(seed: int) -> Quantizable:
         latents = textured(seed, 60, 12) * np.float32(0.05)
         latents[:6] *= 30
         latents[:, 6:] = 0
-        return Quantizable(latents[random.permutation(60) if seed < 0 else slice(None)], 512)
+        return Quantizable(latents, 512)
 
     training, held = [sparse(i) for i in range(8)], [sparse(100)]
     config = FitConfig(hidden=4, sparse_hidden=4, iterations=12, batch=128)

@@ -53,6 +53,17 @@ def near_identity(channels: int, spread: float, seed: int) -> NDArray[np.float32
     return weight.astype(np.float32)
 
 
+def with_level(
+    weight: NDArray[np.float32], factor: float, wanted: bool, *, rows: int | None = None
+) -> NDArray[np.float32]:
+    """``weight`` (O, I, 3, 3) with one more input, if ``wanted``, that its first ``rows`` outputs get ``factor`` of."""
+    if not wanted:
+        return weight
+    level = np.zeros_like(weight[:, :1])
+    level[:rows, 0, 1, 1] = factor
+    return np.concatenate([weight, level], axis=1)
+
+
 def _graph(
     name: str,
     input_name: str,
@@ -93,11 +104,13 @@ def write(
     halo: dict[str, int] | None = HALO,
     border: int = 0,
     distribution: bool = False,
+    quality_input: bool = False,
     base_step: float = 1.0,
 ) -> ModelPack:
     """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` for another prior.
 
-    With ``distribution`` the encoder gives means and log-variances, the latter all 0.
+    With ``distribution`` the encoder gives means and log-variances, the latter all 0. With ``quality_input`` each octave
+    of the quality level darkens what the encoder sees, and brightens what the decoder paints, by 1/16 of the range.
     """
     pictures = basis()
     shuffle = pictures.reshape(12, 3 * CELL * CELL).T[:, :, None, None].copy()
@@ -106,15 +119,19 @@ def write(
         "encoder",
         "sample",
         "latent_parameters" if distribution else "latents",
-        (3, len(outputs)),
-        [("conv", near_identity(3, 0.01, 1)), ("stride", outputs)],
+        (3 + quality_input, len(outputs)),
+        [("conv", with_level(near_identity(3, 0.01, 1), -1 / 8, quality_input)), ("stride", outputs)],
     )
     decoder = _graph(
         "decoder",
         "latent_sample",
         "sample",
-        (12, 3),
-        [("conv", near_identity(12, 0.003, 2)), ("shuffle", shuffle), ("conv", near_identity(3, 0.01, 3))],
+        (12 + quality_input, 3),
+        [
+            ("conv", with_level(near_identity(12, 0.003, 2), CELL * 3**0.5 / 8, quality_input, rows=1)),
+            ("shuffle", shuffle),
+            ("conv", near_identity(3, 0.01, 3)),
+        ],
     )
     prior = generic_arrays(12)
     prior["steps"] = np.full(12, base_step, "<f4")
@@ -125,6 +142,7 @@ def write(
         files={"encoder.onnx": encoder, "decoder.onnx": decoder, "prior.npz": write_prior(prior)},
         halo=halo,
         latent_distribution=distribution,
+        quality_input=quality_input,
         quality_range=(704, 320),
         default_step=512,
         licence="CC0-1.0",

@@ -174,6 +174,8 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
     )
     if latent_space.scale <= 0:
         raise ModelError(f"{where}: scale must be greater than zero")
+    if space.get("identity", latent_space.identity.hex()) != latent_space.identity.hex():
+        raise ModelError(f"{where}: the identity of this space is {latent_space.identity.hex()}, not what it says")
     quality = manifest.get("quality_range")
     if not isinstance(quality, list) or len(quality) != 2:
         raise ModelError(f"{where}: quality_range must be two integers")
