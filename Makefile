@@ -27,7 +27,7 @@ help:
 	@echo "make bench-rd     rate-distortion table, plots and page   (KODAK=folder)"
 	@echo "make bench-coder  the entropy coder against others at identical integers"
 	@echo "make bench-speed  times and memory, ratios first"
-	@echo "make golden       rewrite golden files (a deliberate change of the format only)"
+	@echo "make golden       add golden files that are not there yet; none is overwritten"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -71,7 +71,7 @@ train: $(VENV)/.everything
 
 pack: $(VENV)/.everything
 	$(BIN)/python -m sdrt_train.pack $(RUN)/joint/checkpoint.pt $(RUN)/decoder/checkpoint.pt --out models/tiny
-	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --photos 2518 --minutes 8 --no-centres --decisions 0.4
+	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --photos 2518 --decisions 0.4
 	$(BIN)/python -m sdrt_export int8 models/tiny --images bench/photos
 
 golden: $(VENV)/.everything
