@@ -162,8 +162,7 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
         savings.append(-(bd_rate(decided, plain) or 0.0) / 100)
     low, high = (curves["plain"][i][1] for i in (-1, 0))
     print(
-        f"  decisions (--tune psnr): {savings[0]:.1%} fewer bits at equal PSNR, "
-        f"{savings[1]:.1%} at equal LPIPS (Alex)",
+        f"  decisions (--tune psnr): {savings[0]:.1%} fewer bits at equal PSNR, {savings[1]:.1%} at equal LPIPS (Alex)",
         end="",
     )
     print(f" ({low:.1f} to {high:.1f} dB, {len(chosen)} pictures; goal {GOAL_RDO:.0%} at equal PSNR)", flush=True)

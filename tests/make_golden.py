@@ -1,6 +1,6 @@
 """``make golden``: write the golden files that are not there yet. Those that are stay as they are, for ever.
 
-``python -m tests.make_golden --rewrite`` writes all of them anew: only before 1.0, for a deliberate change of the format.
+``python -m tests.make_golden --rewrite`` writes all of them anew: before 1.0 only, for a changed format.
 """
 
 from __future__ import annotations
@@ -85,7 +85,12 @@ def write_diseases() -> None:
 
 def remove_old() -> None:
     """Golden files, so that all are written anew."""
-    for folder in (TESTS / "golden" / "codec", TESTS / "golden" / "good", TESTS / "golden" / "errors", TESTS / "diseases"):
+    for folder in (
+        TESTS / "golden" / "codec",
+        TESTS / "golden" / "good",
+        TESTS / "golden" / "errors",
+        TESTS / "diseases",
+    ):
         for path in folder.iterdir():
             path.unlink()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,7 @@ _PHASES = (((Grid(0, 0, 2), Grid(1, 1, 2)), ()), ((Grid(0, 1, 2), Grid(1, 0, 2))
 def plan(channels: int, near: int, extents: tuple[int, ...], edges: tuple[int, ...], hidden: int = 12) -> Plan:
     """Channels between two edges go together, on a checkerboard."""
     scans = [
-        ScanPlan(start, stop, grids, own, hidden + start)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
-        for grids, own in _PHASES
+        ScanPlan(start, stop, grids, own, hidden + start) for start, stop in pairwise(edges) for grids, own in _PHASES
     ]
     return Plan(channels, near, extents, tuple(scans))
 

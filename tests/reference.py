@@ -17,7 +17,7 @@ Arrays = Mapping[str, NDArray[Any]]
 Place = tuple[int, int]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The payload is no payload of this picture."""
 
 
@@ -180,7 +180,7 @@ class RangeDecoder:
         scale = self.range >> 24
         target = self.code // scale
         if target >= 2**24:
-            raise Refused("the code is in no interval")
+            raise RefusedError("the code is in no interval")
         entry = next(i for i in range(len(starts) - 1) if target < starts[i + 1])
         self.code -= scale * starts[entry]
         self.range = scale * (starts[entry + 1] - starts[entry])
@@ -204,12 +204,12 @@ class RangeDecoder:
         """Refuses a payload that is not the shortest, or of the shortest the least, of its symbols."""
         length = len(self.payload)
         if length > self.taken:
-            raise Refused("bytes are left over")
+            raise RefusedError("bytes are left over")
         if not length:
             return
         unit, last = 256 ** (self.taken - length), self.payload[-1]
         if not last or self.code >= unit or self.code + (256 - last) * unit < self.range:
-            raise Refused("these symbols have a shorter payload, or a lesser one")
+            raise RefusedError("these symbols have a shorter payload, or a lesser one")
 
 
 def interval_starts(frequencies: list[int]) -> list[int]:
@@ -239,7 +239,7 @@ class Tables:
 
 
 def decode(prior: Arrays, payload: bytes, step_indices: Int64) -> Int64:
-    """The symbols (h, w, coded channels) of a payload. Raises Refused."""
+    """The symbols (h, w, coded channels) of a payload. Raises RefusedError."""
     picture, tables, coder = Picture(prior, step_indices), Tables(prior), RangeDecoder(payload)
     coded = np.zeros(picture.v.shape, np.int64)
     for scan in scans_of(prior):
@@ -252,10 +252,13 @@ def decode(prior: Arrays, payload: bytes, step_indices: Int64) -> Int64:
         chosen = [tables.table(s, f) for s, f in zip(scales, fractions, strict=True)]
         symbols = _read_scan(coder, tables, means, fractions, chosen)
         values = np.array(symbols, np.int64).reshape(len(places), scan.stop - scan.start)
-        if picture.offset and scan.start == 0 and values.size and not 0 <= values.min() <= values.max() <= (
-            len(picture.extents) - 1
+        if (
+            picture.offset
+            and scan.start == 0
+            and values.size
+            and not 0 <= values.min() <= values.max() <= (len(picture.extents) - 1)
         ):
-            raise Refused("an extent that is none")
+            raise RefusedError("an extent that is none")
         for place, row in zip(places, values, strict=True):
             coded[place][scan.start : scan.stop] = row
         picture.learn(scan, places, values)
@@ -289,5 +292,5 @@ def _read_scan(
         residual = (high[i] << tables.low_bits[chosen[i] // 5]) + low[i]
         symbols.append(mean + (-residual if fractions[i] < 0 else residual))
         if abs(symbols[i]) > 2**20:
-            raise Refused("a symbol beyond 2**20")
+            raise RefusedError("a symbol beyond 2**20")
     return symbols

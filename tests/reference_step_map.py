@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The data are no step map of this size."""
 
 
@@ -31,7 +31,7 @@ class Bits:
             following = self.data[self.taken] if self.taken < len(self.data) else 0
             self.taken, self.range, self.code = self.taken + 1, self.range * 256, self.code * 256 + following
         if self.code >= self.range:
-            raise Refused
+            raise RefusedError
         return found
 
 
@@ -55,7 +55,7 @@ def decode(data: bytes, rows: int, columns: int) -> list[list[int]]:
                 difference = -difference if negative else difference
             offsets[y].append(((a + b) >> 1) + difference)
             if abs(offsets[y][x]) > 7:
-                raise Refused
+                raise RefusedError
     if bits.code or bits.taken < len(data) or data[-1:] == b"\0" or not any(map(any, offsets)):
-        raise Refused
+        raise RefusedError
     return offsets

@@ -61,7 +61,7 @@ def test_a_second_decoder_reads_payloads(arrays: dict[str, Any], spread: float) 
     payload = encode(symbols, prior, indices)
     np.testing.assert_array_equal(reference.decode(arrays, payload, indices), symbols)
     for altered in (payload + b"\0", payload + b"\1", payload + bytes(8) + b"\1"):
-        with pytest.raises(reference.Refused):
+        with pytest.raises(reference.RefusedError):
             reference.decode(arrays, altered, indices)
 
 
@@ -79,7 +79,7 @@ def test_both_decoders_refuse_the_same() -> None:
             try:
                 found = decode(data, prior, indices).tolist()
             except CorruptError:
-                with pytest.raises(reference.Refused):
+                with pytest.raises(reference.RefusedError):
                     reference.decode(arrays, data, indices)
                 outcomes.add(False)
                 continue
@@ -188,7 +188,7 @@ def test_damaged_payloads_are_refused_or_are_other_symbols(of: Plan | None) -> N
 
 
 def test_extents_out_of_range_are_refused() -> None:
-    """A symbol beyond its position's extent, or an extent that is none, has no payload; a decoder refuses the latter."""
+    """A symbol beyond its position's extent, or an extent that is none, has no payload; decoders refuse these."""
     prior = build_prior(heavy_arrays(WIDE))
     zeros = np.zeros((2, 2, prior.coded_channels), np.int32)
     for channel, value in ((0, -1), (0, len(prior.extents) + 1), (1, 1)):

@@ -55,8 +55,9 @@ def test_plain_rounding_stays_within_half_a_step(step_index: int) -> None:
     coded = quantize(latents, prior, at(latents, step_index), weight=0)
     step = prior.steps[:, None, None] * np.float32(step_scale(step_index))
     assert coded.dtype == np.int32
-    np.testing.assert_array_equal(to_channels(coded, prior), np.rint(latents / prior.steps[:, None, None] / step_scale(
-        step_index)))
+    np.testing.assert_array_equal(
+        to_channels(coded, prior), np.rint(latents / prior.steps[:, None, None] / step_scale(step_index))
+    )
     rebuilt = dequantize(coded, prior, at(latents, step_index))
     assert rebuilt.dtype == np.float32
     assert (np.abs(rebuilt - latents) <= 0.5001 * step + 1e-4).all()
@@ -125,7 +126,7 @@ def test_bits_fall_as_their_weight_grows() -> None:
 
 
 def test_decisions_stay_within_the_extents() -> None:
-    """Decided symbols of a wide prior have a payload: none lies beyond its extent, and extents shrink to what is left."""
+    """Decided symbols of a wide prior have a payload: none lies beyond its extent, which is the least."""
     arrays = heavy_arrays(WIDE)
     arrays["global_weights"][:] = 0
     prior = build_prior(arrays)

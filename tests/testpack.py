@@ -109,8 +109,9 @@ def write(
 ) -> ModelPack:
     """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` for another prior.
 
-    With ``distribution`` the encoder gives means and log-variances, the latter all 0. With ``quality_input`` each octave
-    of the quality level darkens what the encoder sees, and brightens what the decoder paints, by 1/16 of the range.
+    With ``distribution`` the encoder gives means and log-variances, the latter all 0. With ``quality_input`` each
+    octave of the quality level darkens what the encoder sees, and brightens what the decoder paints, by 1/16 of the
+    range.
     """
     pictures = basis()
     shuffle = pictures.reshape(12, 3 * CELL * CELL).T[:, :, None, None].copy()

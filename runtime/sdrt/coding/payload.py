@@ -113,7 +113,8 @@ class _Encoder:
         carried = int.from_bytes(tail.ljust(8, b"\0"), "big") < lower
         if best == _STATE and not carried:
             head = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
-        return (head + (best % _STATE).to_bytes(8, "big")).rstrip(b"\0")
+        whole: bytes = head + (best % _STATE).to_bytes(8, "big")
+        return whole.rstrip(b"\0")
 
 
 class _Decoder:
