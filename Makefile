@@ -15,8 +15,10 @@ RUN    ?= training/runs/tiny
 SOURCE ?= stabilityai/sd-vae-ft-mse
 NAME   ?= sd15
 IMAGES ?= bench/photos
+BEFORE ?= 0.5.0
+AFTER  ?=
 
-.PHONY: help demo test test-all lint export train pack golden bench-rd bench-coder bench-speed clean
+.PHONY: help demo test test-all lint export train pack golden bench-rd bench-coder bench-speed bench-hard bench-colors bench-compare clean
 
 help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
@@ -27,6 +29,9 @@ help:
 	@echo "make bench-rd     rate-distortion table, plots and page   (KODAK=folder)"
 	@echo "make bench-coder  the entropy coder against others at identical integers"
 	@echo "make bench-speed  times and memory, ratios first"
+	@echo "make bench-hard   screens and faces: can they be read, are they right"
+	@echo "make bench-colors a color chart and flat pictures"
+	@echo "make bench-compare AFTER=name   two records of --record side by side   (BEFORE=0.5.0)"
 	@echo "make golden       add golden files that are not there yet; none is overwritten"
 
 $(BIN)/python:
@@ -85,6 +90,15 @@ bench-coder: $(VENV)/.everything
 
 bench-speed: $(VENV)/.everything
 	$(BIN)/python -m bench.speed
+
+bench-hard: $(VENV)/.everything
+	$(BIN)/python -m bench.hard
+
+bench-colors: $(VENV)/.runtime
+	$(BIN)/python -m bench.colors
+
+bench-compare: $(VENV)/.runtime
+	$(BIN)/python -m bench.compare $(BEFORE) $(AFTER)
 
 clean:
 	rm -rf $(VENV) out dist build

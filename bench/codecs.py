@@ -126,6 +126,11 @@ class PillowCodec:
             return np.asarray(image.convert("RGB"))
 
 
+def model_words(model: str | None) -> str:
+    """What our codec with this pack is called in tables; "sdrt" with the default pack, whichever that is."""
+    return "sdrt" if model is None else f"sdrt {Path(model).name}"
+
+
 class SdrtCodec:
     """One of our packs through the public API: ``target_bytes`` in, a real file out, decoded from that file.
 
@@ -137,10 +142,8 @@ class SdrtCodec:
     def __init__(
         self, model: str | None, folder: Path, *, threads: int | None = None, resampling: int | None = None
     ) -> None:
-        words = ["sdrt"]
-        words += [] if model is None else [Path(model).name]
-        words += [] if resampling is None else [f"resampling={resampling}"]
-        self.name, self.title = "-".join(words), " ".join(words)
+        self.title = model_words(model) + ("" if resampling is None else f" resampling={resampling}")
+        self.name = self.title.replace(" ", "-")
         self._model = model
         self._resampling = cast("sdrt.Resampling | None", resampling)  # encode refuses what it is not
         self._threads = threads

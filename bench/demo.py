@@ -20,10 +20,10 @@ from PIL import Image
 
 from bench.codecs import BenchCodec, Coded, PillowCodec, SdrtCodec, anchors
 from bench.contact import Panel, sheet
+from bench.places import OUT, PHOTOS
 from sdrt_metrics.fidelity import MS_SSIM_MIN_SIDE_PX, Rgb, ms_ssim, psnr
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"
+PHOTO = PHOTOS / "astronaut.webp"
 SIZES_BYTES = (1500, 3000, 4980, 10000)
 SHOWN_BYTES = 4980  # the seed article's size for 512x512
 CROPS = ((0.25, 0.0), (0.12, 0.52))  # left and top of the squares shown at 2x: face, shoulder patch
@@ -100,7 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES_BYTES)), help="target sizes in bytes, with commas")
     parser.add_argument("--shown", type=int, default=SHOWN_BYTES, help="the size that the picture shows")
     parser.add_argument("--model", help="pack name or folder (default: the default pack)")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo.png", help="the picture")
+    parser.add_argument("--out", type=Path, default=OUT / "demo.png", help="the picture")
     return parser.parse_args(arguments)
 
 
@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes_bytes = sorted({*(int(s) for s in options.sizes.split(",")), options.shown})
     with Image.open(options.photo) as image:
         rgb = np.asarray(image.convert("RGB"))
-    others = anchors(ROOT / "out" / "cache")
-    ours = SdrtCodec(options.model, ROOT / "out" / "demo")
+    others = anchors(OUT / "cache")
+    ours = SdrtCodec(options.model, OUT / "demo")
     try:
         first_s = attempt(ours, rgb, sizes_bytes[0])  # opens the pack: its time is told apart
         groups = compare(rgb, ours, [others["webp"], others["jpeg"]], sizes_bytes)

@@ -21,15 +21,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.codecs import BenchCodec, SdrtCodec, anchors
+from bench import commandline, record
+from bench.codecs import BenchCodec
+from bench.places import DATA, OUT
 from bench.row import Row
 from bench.scores import Scores
 from sdrt_metrics.fidelity import Rgb
-from sdrt_metrics.meter import METRICS, Meter
+from sdrt_metrics.meter import METRICS
 
-ROOT = Path(__file__).resolve().parent.parent
-KODAK = ROOT.parent / "shared" / "data" / "kodak"
 BUDGETS_BPP = (0.03, 0.05, 0.08, 0.152, 0.30, 0.50)
+DEFAULT_METRICS = tuple(name for name in METRICS if name != "wd")
+"""Wasserstein Distortion takes as long as all others together: on request only."""
 _PLACE_COLUMNS = ("image", "width_px", "height_px", "codec")
 _SIZE_COLUMNS = ("budget_bpp", "budget_bytes", "bytes", "bpp", "over_budget", "setting")
 _PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
@@ -102,53 +104,32 @@ def measure_folder(
     return rows
 
 
+def to_record(rows: Sequence[Row], names: Sequence[str], arguments: Sequence[str] | None) -> record.Record:
+    """The rows as ``--record`` keeps them."""
+    better = {"bytes": "lower"} | record.directions(names)
+    flat: list[record.Measurement] = [{**r.fields, **r.scores} for r in rows]
+    return record.make("rd", arguments, flat, groups=("codec", "budget_bpp"), sample="image", better=better)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.rd", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=KODAK, help="photographs (default: Kodak)")
-    parser.add_argument("--bpp", default=",".join(map(str, BUDGETS_BPP)), help="budgets in bits per pixel, with commas")
-    parser.add_argument("--metrics", default=",".join(METRICS), help=f"of {','.join(METRICS)}")
-    parser.add_argument("--codecs", default="", help="e.g. sdrt,webp,avif (default: all that this machine has)")
-    parser.add_argument("--model", action="append", help="pack name or folder, may be repeated")
+    parser.add_argument("folder", nargs="?", type=Path, default=DATA / "kodak", help="photographs (default: Kodak)")
+    commandline.add(parser, bpp=BUDGETS_BPP, metrics=DEFAULT_METRICS, codecs="", out=OUT / "rd")
     parser.add_argument("--resampling", help="ours at these fractions of the sides, e.g. 1,2,4, each as its own codec")
     parser.add_argument("--limit", type=int, help="only the first so many images")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "rd", help="folder for the report")
-    parser.add_argument("--cache", type=Path, default=ROOT / "out" / "cache", help="anchors' files and all scores")
-    parser.add_argument("--threads", type=int, help="threads of the metrics' networks and of sdrt")
     parser.add_argument("--no-page", action="store_true", help="table and CSV only: no plots, no page")
     return parser.parse_args(arguments)
 
 
-def choose_codecs(wanted: str, ours: Sequence[BenchCodec], cache: Path) -> list[BenchCodec]:
-    """The codecs by name; "sdrt" stands for all of ``ours``. Raises SystemExit on a name that is not there."""
-    others = anchors(cache)
-    chosen: list[BenchCodec] = []
-    for name in wanted.split(",") if wanted else ["sdrt", *others]:
-        if name == "sdrt":
-            chosen += ours
-        elif name in others:
-            chosen.append(others[name])
-        else:
-            raise SystemExit(f"no codec is called {name!r} here; there are sdrt, {', '.join(others)}")
-    return chosen
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
-    names = options.metrics.split(",")
-    if unknown := [n for n in names if n not in METRICS]:
-        raise SystemExit(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-    budgets_bpp = sorted(float(b) for b in options.bpp.split(","))
+    names, budgets_bpp = commandline.metric_names(options), commandline.budgets_bpp(options)
     images = photos(options.folder)[: options.limit]
+    resamplings = [int(r) for r in options.resampling.split(",")] if options.resampling else [None]
+    codecs = commandline.codecs(options, resamplings)
     options.out.mkdir(parents=True, exist_ok=True)
-    ours = [
-        SdrtCodec(model, options.out / "files", threads=options.threads, resampling=resampling)
-        for model in options.model or [None]
-        for resampling in ([int(r) for r in options.resampling.split(",")] if options.resampling else [None])
-    ]
-    codecs = choose_codecs(options.codecs, ours, options.cache)
-    scores = Scores(options.cache / "scores.jsonl", Meter(options.threads))
 
-    rows = measure_folder(images, codecs, budgets_bpp, names, scores)
+    rows = measure_folder(images, codecs, budgets_bpp, names, commandline.scores(options))
     write_csv(rows, names, options.out / "rows.csv")
 
     from bench import summary
@@ -162,8 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plots.draw(rows, names, options.out / "rd.png")
         page.write(rows, names, {p.stem: p for p in images}, options.out / "index.html")
     print(f"\nwritten to {options.out}")
+    record.keep(to_record(rows, names, arguments), options)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(commandline.run(main))

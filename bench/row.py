@@ -32,5 +32,17 @@ class Row:
         return self.coded.bytes * 8 / (self.width_px * self.height_px)
 
     @property
+    def fields(self) -> dict[str, str | int | float]:
+        """All but the scores, as a record keeps it."""
+        return {
+            "codec": self.codec,
+            "budget_bpp": self.budget_bpp,
+            "image": self.image,
+            "pixels": self.width_px * self.height_px,
+            "bytes": self.coded.bytes,
+            "setting": self.coded.setting,
+        }
+
+    @property
     def over(self) -> bool:
         return self.coded.bytes > self.budget_bytes

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench import contest, process
+from bench import contest, process, record
 from bench.codecs import anchors
 from bench.contest import Contestant, Timing
+from bench.places import OUT, PHOTOS
 from sdrt import Codec, SdrtError
 from sdrt.errors import EngineError
 from sdrt.network.devices import GPU, graph_precision
@@ -34,8 +34,7 @@ from sdrt.network.engine import Engine, available_devices
 from sdrt.network.transform import gpu_sides
 from sdrt.packs import search
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"
+PHOTO = PHOTOS / "astronaut.webp"
 BUDGET_BPP = 0.152
 DEFAULT_PACK = "tiny"
 YARDSTICK = "matrix product, float32"
@@ -245,6 +244,16 @@ def _synthetic(side_px: int) -> Image.Image:
     return result
 
 
+def to_record(timings: Sequence[Timing], runs: Sequence[process.Run], arguments: Sequence[str] | None) -> record.Record:
+    """The tables as ``--record`` keeps them: ratios are to the first contestant."""
+    rows: list[record.Measurement] = [
+        {"what": t.name, "ratio": t.median_s / timings[0].median_s, "median_s": t.median_s} for t in timings
+    ]
+    rows += [{"what": r.name, "wall_s": r.wall_s, "cpu_s": r.cpu_s, "peak_mb": r.peak_mb} for r in runs]
+    better = dict.fromkeys(("ratio", "median_s", "wall_s", "cpu_s", "peak_mb"), "lower")
+    return record.make("speed", arguments, rows, groups=("what",), sample="", better=better)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.speed", description="Time and memory, ratios first.")
     parser.add_argument("--quick", action="store_true", help="three rounds, without the SD VAE")
@@ -252,8 +261,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default 15, or 3 with --quick")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every contestant")
     parser.add_argument("--size", type=int, default=512, help="side of the square picture in pixels, a multiple of 16")
-    parser.add_argument("--cache", type=Path, default=ROOT / "out" / "cache")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "speed.txt")
+    parser.add_argument("--cache", type=Path, default=OUT / "cache")
+    parser.add_argument("--out", type=Path, default=OUT / "speed.txt")
+    record.add_argument(parser)
     return parser.parse_args(arguments)
 
 
@@ -262,7 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = options.rounds or (3 if options.quick else 15)
     with Image.open(PHOTO) as image:
         photo = image.convert("RGB").resize((options.size, options.size), Image.Resampling.LANCZOS)
-    parts = [f"{_machine()}; {options.threads} threads each; {options.size}x{options.size} pixels"]
+    load = f", load {os.getloadavg()[0]:.1f} before the run" if hasattr(os, "getloadavg") else ""
+    size = f"{options.size}x{options.size} pixels"
+    parts = [f"{record.machine()}{load}; {options.threads} threads each; {size}"]
     arithmetic = _arithmetic()
     try:
         contestants = [
@@ -273,24 +285,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         timings = contest.race(contestants, rounds, LIMIT_S)
         parts += [contest.table(timings, YARDSTICK), "\n".join(headlines(timings))]
-        parts.append(process.table(process_runs(3 if options.quick else 7, large=options.large)))
+        runs = process_runs(3 if options.quick else 7, large=options.large)
+        parts.append(process.table(runs))
     except SdrtError as error:
         raise SystemExit(f"bench: {error}") from error
     text = "\n\n".join(parts)
     print(text)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text + "\n", encoding="utf-8")
+    record.keep(to_record(timings, runs, arguments), options)
     return 0
-
-
-def _machine() -> str:
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text(encoding="utf-8").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    load = f", load {os.getloadavg()[0]:.1f} before the run" if hasattr(os, "getloadavg") else ""
-    return f"{name}, {os.cpu_count()} cores{load}"
 
 
 if __name__ == "__main__":

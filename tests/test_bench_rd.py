@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import rd, summary
+from bench import commandline, rd, summary
 from bench.summary import Point
 from sdrt_metrics.meter import METRICS
 
@@ -124,6 +124,8 @@ def test_bd_rates_say_fewer_bits_for_the_better_codec() -> None:
     [
         (["--metrics", "pnsr"], "pnsr"),
         (["--codecs", "bpg"], "bpg"),
+        (["--bpp", "0.1;0.2"], "numbers with commas"),
+        (["--bpp", "0,0.2"], "no bytes"),
         (["nowhere"], "no pictures in nowhere"),
     ],
 )
@@ -132,3 +134,11 @@ def test_a_wrong_word_ends_in_one_line(arguments: list[str], word: str, tmp_path
     folder = [] if arguments[0] == "nowhere" else [str(PHOTOS)]
     with pytest.raises(SystemExit, match=word):
         rd.main([*folder, *arguments, "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")])
+
+
+def test_an_error_of_sdrt_ends_in_one_line(tmp_path: Path) -> None:
+    """A pack that is not there is named, without a traceback."""
+    arguments = [str(PHOTOS), "--limit", "1", "--codecs", "sdrt", "--model", "nowhere", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"^bench: .*nowhere") as caught:
+        commandline.run(lambda: rd.main([*arguments, "--cache", str(tmp_path / "cache")]))
+    assert "\n" not in str(caught.value)

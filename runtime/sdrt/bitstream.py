@@ -174,7 +174,7 @@ class FileWriter:
         return None if target_bytes is None else min(max(target_bytes, 1), sdl.MAX_FILE_BYTES)
 
     def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:
-        """The file of ``latents`` at one step. ``bit_weight`` multiplies what a bit weighs against error, from 1 up."""
+        """The file of ``latents`` at one step. ``bit_weight``, from 1 up: how much more than usual a bit weighs."""
         pack, prior = self.coder.pack, self.coder.prior
         # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
         optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]

@@ -47,7 +47,8 @@ class Codec:
     """Encodes and decodes pictures with a model and sessions that are kept for the next picture.
 
     Safe for calls from several threads: models and sessions are loaded once, under a lock, and pictures are coded side
-    by side. It can be pickled, and used in a forked process; its sessions are opened anew there.
+    by side; from asyncio, call ``asyncio.to_thread(codec.decode, data)``. It can be pickled, and used in a forked
+    process; its sessions are opened anew there.
 
     Args:
         model: Name or folder of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.

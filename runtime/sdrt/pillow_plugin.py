@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sdrt.codec import Codec
 
 FORMAT = "SDL"
-_PIXEL_INFO = ("icc_profile", "transparency")
+_PIXEL_INFO = ("icc_profile", "transparency", "gamma", "chromaticity", "srgb")
 """Items of ``Image.info`` that say what the numbers of the pixels mean."""
 
 _codecs: dict[str, Codec] = {}
@@ -35,7 +35,8 @@ thread comes first."""
 def register_opener(**keywords: Unpack[CodecKeywords]) -> None:
     """Let Pillow open and save .sdl files. Importing ``sdrt.pillow_plugin`` does the same with the defaults.
 
-    Pillow's own limit of pixels, ``Image.MAX_IMAGE_PIXELS``, holds in ``Image.open`` unless ``max_pixels`` is given.
+    ``Image.open`` keeps to Pillow's own limit of pixels, ``Image.MAX_IMAGE_PIXELS``; a ``max_pixels`` that is given here
+    holds in ``Image.load`` besides.
 
     Args:
         **keywords: Arguments of ``Codec``, for all images from now on.
@@ -59,12 +60,13 @@ def register_opener(**keywords: Unpack[CodecKeywords]) -> None:
 
 def _shared_codec(keywords: CodecKeywords) -> Codec:
     """The codec of ``register_opener``; made of ``keywords`` where there is none."""
-    if FORMAT not in _codecs:
+    codec = _codecs.get(FORMAT)
+    if codec is None:
         from sdrt.codec import Codec
 
         keywords.setdefault("max_pixels", None)
-        _codecs.setdefault(FORMAT, Codec(**keywords))
-    return _codecs[FORMAT]
+        codec = _codecs.setdefault(FORMAT, Codec(**keywords))
+    return codec
 
 
 def _accept(prefix: bytes) -> bool | str:

@@ -26,7 +26,7 @@ else:
     import tomli as tomllib
 
 LEARNS = ("all", "encoder", "decoder")
-OPTIMIZERS = ("adam", "soap")
+OPTIMIZERS = ("adam", "muon")
 T = TypeVar("T")
 
 
@@ -39,7 +39,7 @@ class StageConfig:
         steps: updates.
         batch: crops a step, of all workers together.
         crop_px: sides of a crop, a multiple of 16.
-        optimizer: "adam" or "soap" (arXiv 2409.11321).
+        optimizer: "adam" or "muon".
         learning_rate: after a warm-up of 200 steps.
         decay: share of the stage, at its end, over which the rate falls to a fiftieth along a cosine.
         average: decay of the weights' running average.

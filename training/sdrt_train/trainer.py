@@ -85,11 +85,15 @@ class Trainer:
         for module in learning:
             module.requires_grad_(True)
         self.parameters = [p for module in learning for p in module.parameters()]
-        transform = [p for name, p in self.model.named_parameters() if ".linear." in name and p.requires_grad]
-        known = {id(p) for p in transform}
-        rest = [p for p in self.parameters if id(p) not in known]
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         rate = self.stage.learning_rate
-        self.optimizer = build_optimizer(self.stage.optimizer, {rate: rest, rate * _TRANSFORM_LEARNS: transform})
+        # The rate model's inputs differ by orders of magnitude: Adam alone keeps pace with them.
+        others = {
+            rate: [p for p in self.rate.parameters() if p.requires_grad],
+            rate * _TRANSFORM_LEARNS: [p for name, p in named if ".linear." in name],
+        }
+        networks = [p for name, p in named if ".linear." not in name]
+        self.optimizer = build_optimizer(self.stage.optimizer, networks, others, rate)
         distortion = Distortion(self.stage.loss, self.workers.share_of(self.stage.loss.vgg_pictures))
         self.distortion: Distortion = distortion.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
