@@ -99,6 +99,8 @@ def test_cells_are_squares_of_64_pixels() -> None:
     assert indices.shape == (5, 9)
     assert indices[0].tolist() == [512 + UNIT] * 4 + [512] * 4 + [512 - 2 * UNIT]
     assert indices[4].tolist() == [512] * 8 + [512 + 7 * UNIT]
+    with pytest.raises(ValueError, match="does not fit"):
+        spread(np.ones((2, 2), np.int8), 512, 5, 9, 16)
     assert spread(None, 300, 2, 3, 16).tolist() == [[300] * 3] * 2
     assert spread(np.array([[7, -7]], np.int8), 1000, 1, 8, 16).max() == 1023, "indices end where the scale ends"
 

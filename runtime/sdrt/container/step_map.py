@@ -41,10 +41,15 @@ def spread(offsets: Offsets | None, step_index: int, rows: int, columns: int, do
 
     Returns:
         int64 (rows, columns), 0..1023.
+
+    Raises:
+        ValueError: the map is not that of this grid.
     """
     if offsets is None:
         return np.full((rows, columns), step_index, np.int64)
-    side = cells(rows, columns, downscale)[2]
+    *shape, side = cells(rows, columns, downscale)
+    if offsets.shape != tuple(shape):
+        raise ValueError(f"a step map of {offsets.shape} cells does not fit a grid of {tuple(shape)}")
     wide = np.repeat(np.repeat(offsets.astype(np.int64), side, axis=0), side, axis=1)[:rows, :columns]
     return np.clip(step_index + UNIT * wide, 0, 1023)
 
