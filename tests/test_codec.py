@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.prior_samples import heavy_arrays, plan
 
 import sdrt
 from sdrt import bitstream, model_cache
@@ -334,6 +335,16 @@ def test_a_distribution_codes_its_mean(make_pack: Callable[..., ModelPack], phot
     """An encoder that gives mean and log-variance makes the same integers as one that gives the mean alone."""
     plain, spread = make_pack("plain"), make_pack("spread", distribution=True)
     np.testing.assert_array_equal(integers_of(photo, plain, 512), integers_of(photo, spread, 512))
+
+
+def test_a_prior_with_extents_codes_files(make_pack: Callable[..., ModelPack], photo: Pixels) -> None:
+    """A prior for wide latent spaces, with extents, near channels and a band, gives the integers back, and a target is
+    kept with it as with any other."""
+    pack = make_pack("wide", prior=heavy_arrays(plan(12, 5, (4, 12), (0, 1, 5, 13))))
+    codec = Codec(pack.folder)
+    data = codec.encode(photo, quality=40)
+    np.testing.assert_array_equal(codec.symbols(data), integers_of(photo, pack, codec.info(data).step_index))
+    assert len(codec.encode(photo, target_bytes=len(data) // 2)) <= len(data) // 2
 
 
 def test_another_latent_space_is_refused(

@@ -18,7 +18,7 @@ from sdrt.coding.prior_file import write_prior
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.packs.search import load_pack
 from sdrt_export.pack_writer import write_pack
-from sdrt_export.prior_plan import generic_arrays
+from sdrt_export.prior_plan import Arrays, generic_arrays
 
 FOLDER = Path(__file__).parent / "data" / "testpack"
 CELL = 8
@@ -106,8 +106,9 @@ def write(
     distribution: bool = False,
     quality_input: bool = False,
     base_step: float = 1.0,
+    prior: Arrays | None = None,
 ) -> ModelPack:
-    """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` for another prior.
+    """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` or ``prior`` for another prior.
 
     With ``distribution`` the encoder gives means and log-variances, the latter all 0. With ``quality_input`` each
     octave of the quality level darkens what the encoder sees, and brightens what the decoder paints, by 1/16 of the
@@ -134,8 +135,7 @@ def write(
             ("conv", near_identity(3, 0.01, 3)),
         ],
     )
-    prior = generic_arrays(12)
-    prior["steps"] = np.full(12, base_step, "<f4")
+    prior = {**(prior or generic_arrays(12)), "steps": np.full(12, base_step, "<f4")}
     write_pack(
         folder,
         name=name,
