@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 from bench.lossless import Int32, adaptive_order0, others, seed_method
 from bench.summary import bd_rate
 from sdrt.coding import payload
-from sdrt.coding.prior import Prior, load_prior
-from sdrt.coding.quantize import dequantize, quantize, step_scale, strength_for_psnr
+from sdrt.coding.prior import Prior
+from sdrt.coding.prior_file import load_prior
+from sdrt.coding.quantize import dequantize, lambda_for_psnr, quantize, step_scale
+from sdrt.coding.symbols import to_channels
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_latents, to_pixels
 from sdrt.packs.manifest import ModelPack
@@ -46,6 +48,11 @@ RDO_INDICES = (416, 464, 512, 560, 608)
 GOAL_ORDER0, GOAL_OTHERS, GOAL_RDO, GOAL_SECONDS = 0.25, 0.20, 0.08, 0.030
 
 Float32 = NDArray[np.float32]
+
+
+def flat(latents: Float32, step_index: int) -> NDArray[np.int64]:
+    """The step indices of latents (C, h, w) without a step map."""
+    return np.full(latents.shape[1:], step_index)
 
 
 @dataclass(frozen=True)
@@ -106,10 +113,15 @@ def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
     print("  step  ours    order 0 " + "".join(f"{name:>11}" for name in coders) + "   vs order 0   vs best other")
     savings = []
     for step_index in QUALITIES:
-        pictures = [quantize(latents, subject.prior, step_index, rdo=0) for latents in subject.latents.values()]
+        pictures, ours = [], 0
+        for latents in subject.latents.values():
+            indices = flat(latents, step_index)
+            coded = quantize(latents, subject.prior, indices, weight=0)
+            pictures.append(to_channels(coded, subject.prior))
+            ours += len(payload.encode(coded, subject.prior, indices))
         totals = bits_of_others(pictures, out)
         best = min(totals.values())
-        totals["ours"] = 8.0 * sum(len(payload.encode(p, subject.prior, step_index)) for p in pictures)
+        totals["ours"] = 8.0 * ours
         totals["order 0"] = sum(map(adaptive_order0, pictures))
         savings.append((1 - totals["ours"] / totals["order 0"], 1 - totals["ours"] / best))
         bpp = {name: total / subject.pixels for name, total in totals.items()}
@@ -126,25 +138,22 @@ def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
 
 
 def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: Meter) -> tuple[float, float]:
-    """Bits that ``--tune psnr`` saves against plain rounding and mid-points, at equal PSNR and at equal LPIPS."""
+    """Bits that ``--tune psnr`` saves against plain rounding, at equal PSNR and at equal LPIPS."""
     decoder = Engine(subject.pack.decoder_path(), device="cpu")
     chosen = photos[:: max(1, len(photos) // count)][:count]
-    strength = strength_for_psnr(subject.prior)
+    weights = {"plain": 0.0, "decided": lambda_for_psnr(subject.prior)}
     curves: dict[str, list[tuple[float, float, float]]] = {"plain": [], "decided": []}
     for step_index in RDO_INDICES:
         for name, points in curves.items():
             bits, scores = 0.0, np.zeros(2)
             for photo in chosen:
                 latents = subject.latents[photo.stem]
-                symbols = quantize(latents, subject.prior, step_index, rdo=strength if name == "decided" else 0)
-                bits += 8 * len(payload.encode(symbols, subject.prior, step_index))
-                if name == "plain":
-                    steps = subject.prior.steps[:, None, None] * np.float32(step_scale(step_index))
-                    rebuilt = symbols.astype(np.float32) * steps
-                else:
-                    rebuilt = dequantize(symbols, subject.prior, step_index)
+                indices = flat(latents, step_index)
+                coded = quantize(latents, subject.prior, indices, weight=weights[name])
+                bits += 8 * len(payload.encode(coded, subject.prior, indices))
+                rebuilt = dequantize(coded, subject.prior, indices)
                 rgb = load(photo).rgb
-                measured = meter.measure([_paint(subject, decoder, rebuilt, rgb)], rgb, ("psnr", "alex"))[0]
+                measured = meter.measure([_paint(subject, decoder, rebuilt, rgb, indices)], rgb, ("psnr", "alex"))[0]
                 scores += (measured["psnr"], -measured["alex"])
             points.append((bits, *(scores / len(chosen))))
     savings = []
@@ -153,17 +162,16 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
         savings.append(-(bd_rate(decided, plain) or 0.0) / 100)
     low, high = (curves["plain"][i][1] for i in (-1, 0))
     print(
-        f"  decisions (--tune psnr) and centres: {savings[0]:.1%} fewer bits at equal PSNR, "
-        f"{savings[1]:.1%} at equal LPIPS (Alex)",
+        f"  decisions (--tune psnr): {savings[0]:.1%} fewer bits at equal PSNR, {savings[1]:.1%} at equal LPIPS (Alex)",
         end="",
     )
     print(f" ({low:.1f} to {high:.1f} dB, {len(chosen)} pictures; goal {GOAL_RDO:.0%} at equal PSNR)", flush=True)
     return savings[0], savings[1]
 
 
-def _paint(subject: Subject, decoder: Engine, latents: Float32, rgb: Rgb) -> Rgb:
+def _paint(subject: Subject, decoder: Engine, latents: Float32, rgb: Rgb, indices: NDArray[np.int64]) -> Rgb:
     """The decoder's picture of ``latents`` in 8 bits, as large as ``rgb``."""
-    painted = to_pixels(latents, subject.pack, decoder, (0, 0, rgb.shape[1], rgb.shape[0]))
+    painted = to_pixels(latents, subject.pack, decoder, (0, 0, rgb.shape[1], rgb.shape[0]), indices=indices)
     return np.asarray(painted, np.uint8)
 
 
@@ -173,17 +181,17 @@ def print_seed_method(subject: Subject, photos: list[Path]) -> None:
     latents = subject.latents[photo.stem]
     bits, rebuilt = seed_method(latents)
     decoder = Engine(subject.pack.decoder_path(), device="cpu")
-    index = next(
-        i
-        for i in range(300, 1024, 8)
-        if 8 * len(payload.encode(quantize(latents, subject.prior, i), subject.prior, i)) <= bits
-    )
-    symbols = quantize(latents, subject.prior, index)
-    ours = 8 * len(payload.encode(symbols, subject.prior, index))
+    prior = subject.prior
+    for step_index in range(300, 1024, 8):
+        indices = flat(latents, step_index)
+        coded = quantize(latents, prior, indices)
+        ours = 8 * len(payload.encode(coded, prior, indices))
+        if ours <= bits:
+            break
     pixels = latents[0].size * subject.pack.space.downscale**2
     rgb = load(photo).rgb
-    seed_db = psnr(_paint(subject, decoder, rebuilt, rgb), rgb)
-    our_db = psnr(_paint(subject, decoder, dequantize(symbols, subject.prior, index), rgb), rgb)
+    seed_db = psnr(_paint(subject, decoder, rebuilt, rgb, indices), rgb)
+    our_db = psnr(_paint(subject, decoder, dequantize(coded, prior, indices), rgb, indices), rgb)
     print(f"  seed's palette, dither and zlib on {photo.stem}: {bits / pixels:.3f} bpp, {seed_db:.2f} dB; ", end="")
     print(f"ours {ours / pixels:.3f} bpp, {our_db:.2f} dB", flush=True)
 
@@ -196,17 +204,18 @@ def time_coder(pack_name: str, out: Path) -> None:
     with np.load(latents_path(pack, out)) as stored:
         latents = stored[stored.files[0]][:, :side, :side]
     for step_index in QUALITIES:
-        symbols = quantize(latents, prior, step_index, rdo=0)
-        coded = payload.encode(symbols, prior, step_index)
-        payload.decode(coded, symbols.shape, prior, step_index)
+        indices = flat(latents, step_index)
+        symbols = quantize(latents, prior, indices, weight=0)
+        coded = payload.encode(symbols, prior, indices)
+        payload.decode(coded, prior, indices)
         spans: dict[str, list[float]] = {"encode": [], "decode": [], "decide": []}
         for _ in range(15):
             at = [time.process_time()]
-            payload.encode(symbols, prior, step_index)
+            payload.encode(symbols, prior, indices)
             at.append(time.process_time())
-            payload.decode(coded, symbols.shape, prior, step_index)
+            payload.decode(coded, prior, indices)
             at.append(time.process_time())
-            quantize(latents, prior, step_index, rdo=strength_for_psnr(prior))
+            quantize(latents, prior, indices, weight=lambda_for_psnr(prior))
             at.append(time.process_time())
             for name, seconds in zip(spans, np.diff(at), strict=True):
                 spans[name].append(float(seconds))
@@ -214,7 +223,7 @@ def time_coder(pack_name: str, out: Path) -> None:
         print(f"  512x512 at step {step_scale(step_index):4.2f}, one core, CPU time: {figures}", flush=True)
 
 
-def taef2_pack(photos: Path, out: Path, crops: int, minutes: float) -> ModelPack | None:
+def taef2_pack(photos: Path, out: Path, crops: int) -> ModelPack | None:
     """The pretrained pack under ``out``, made where it is not there; None without its weights."""
     weights, folder = SHARED / "weights" / "taef2", out / "taef2"
     if not weights.is_dir():
@@ -225,7 +234,7 @@ def taef2_pack(photos: Path, out: Path, crops: int, minutes: float) -> ModelPack
         subprocess.run([*export, "graph", str(weights), "--out", str(folder)], check=True)
     if not (folder / "prior.npz").exists():
         # Uniform steps keep the integers those of the table in the weights' README.
-        wish = ["--images", str(photos), "--photos", str(crops), "--uniform-steps", "--minutes", str(minutes)]
+        wish = ["--images", str(photos), "--photos", str(crops), "--uniform-steps"]
         subprocess.run([*export, "prior", str(folder), *wish], check=True)
     return load_pack(folder)
 
@@ -235,7 +244,6 @@ def main() -> int:
     parser.add_argument("--kodak", type=Path, default=SHARED / "data" / "kodak", help="the yardstick")
     parser.add_argument("--train", type=Path, default=SHARED / "data" / "train", help="fits taef2's prior")
     parser.add_argument("--crops", type=int, default=900, help="for taef2's prior, on first use")
-    parser.add_argument("--minutes", type=float, default=10, help="of training for taef2's prior, on first use")
     parser.add_argument("--pack", action="append", help="only these packs (name or folder)")
     parser.add_argument("--images", type=int, default=24, help="pictures of the yardstick")
     parser.add_argument("--decision-images", type=int, default=6, help="of them for decisions at equal quality")
@@ -253,7 +261,7 @@ def main() -> int:
     started = time.monotonic()
     packs = [load_pack(name) for name in options.pack or ["tiny"]]
     if not options.pack:
-        packs += [pack for pack in [taef2_pack(options.train, out, options.crops, options.minutes)] if pack]
+        packs += [pack for pack in [taef2_pack(options.train, out, options.crops)] if pack]
     for pack in packs:
         subject = open_subject(pack, photos, out)
         compare_coders(subject, out)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from sdrt.container.sdl import ALPHA, EXIF, SCALE, XMP, Chunk, SdlFile, pack
+import numpy as np
+
+from sdrt.container.sdl import ALPHA, EXIF, SCALE, STEP_MAP, XMP, Chunk, SdlFile, pack
+from sdrt.container.step_map import encode_step_map
 
 SPACE = bytes.fromhex("a1b2c3d4")
 PRIOR = bytes.fromhex("0f1e2d3c")
+STEPS = np.array([[0, 0], [-2, 1]], np.int8)
 GOOD = {
     "plain": SdlFile(768, 512, SPACE, PRIOR, 512, b"hello"),
     "smallest": SdlFile(1, 1, SPACE, PRIOR, 0, b""),
@@ -24,6 +28,7 @@ GOOD = {
         (Chunk(ALPHA, b"\x00\x80"), Chunk(EXIF, b"II*\x00"), Chunk(XMP, b"x" * 200)),
     ),
     "resampled": SdlFile(1023, 17, SPACE, PRIOR, 700, b"payload", (Chunk(SCALE, b"\x02"),)),
+    "step-map": SdlFile(128, 65, SPACE, PRIOR, 512, b"hello", (Chunk(STEP_MAP, encode_step_map(STEPS)),)),
     "unknown-ancillary": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(b"newS", b""),)),
 }
 """Name -> contents of a file that every version of sdrt reads."""
@@ -91,9 +96,10 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
 
 
 def write_container_files(folder: Path) -> None:
-    """``good/NAME.sdl`` and ``errors/DISEASE.sdl`` under ``folder``."""
+    """``good/NAME.sdl`` and ``errors/DISEASE.sdl`` under ``folder``, those that are absent."""
     files = {f"good/{name}.sdl": pack(contents) for name, contents in GOOD.items()}
     files |= {f"errors/{disease}.sdl": data for disease, (_, data) in bad_files().items()}
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+        if not (folder / name).exists():
+            (folder / name).write_bytes(data)

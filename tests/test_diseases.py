@@ -34,6 +34,11 @@ HEALTHY = TESTS / "golden" / "codec" / "161x97-low.sdl"
 EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
     "alpha-cut-short.sdl": (errors.CorruptError, "alpha"),
     "alpha-of-another-size.sdl": (errors.CorruptError, ""),
+    "payload-ends-in-zero.sdl": (errors.CorruptError, "payload"),
+    "payload-goes-on.sdl": (errors.CorruptError, "payload"),
+    "steps-beyond-seven.sdl": (errors.CorruptError, "beyond 7"),
+    "steps-flat.sdl": (errors.CorruptError, "flat"),
+    "steps-go-on.sdl": (errors.CorruptError, "step map does not end"),
     "other-latent-space.sdl": (errors.ModelError, "deadbeef"),
     "other-prior.sdl": (errors.ModelError, "deadbeef"),
     "empty.png": (errors.ImageError, "empty.png"),

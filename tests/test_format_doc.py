@@ -8,10 +8,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from tests.make_container_golden import PRIOR, SPACE, bad_files
+from tests import reference_step_map
+from tests.make_container_golden import GOOD, PRIOR, SPACE, STEPS, bad_files
 
 from sdrt.container import sdl
-from sdrt.container.sdl import ALPHA, KNOWN_CRITICAL, SCALE, XMP, Chunk, SdlFile, pack, unpack
+from sdrt.container.sdl import ALPHA, KNOWN_CRITICAL, SCALE, STEP_MAP, XMP, Chunk, SdlFile, pack, unpack
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.metadata_chunks import KINDS
 
@@ -34,7 +35,9 @@ def dumps(text: str) -> list[list[tuple[int | None, bytes]]]:
     return [block for block in blocks if block]
 
 
-@pytest.mark.parametrize(("index", "file"), [(0, PLAIN), (1, CHUNKY)], ids=["plain", "chunks"])
+@pytest.mark.parametrize(
+    ("index", "file"), [(0, PLAIN), (1, CHUNKY), (2, GOOD["step-map"])], ids=["plain", "chunks", "steps"]
+)
 def test_worked_examples_are_what_pack_writes(index: int, file: SdlFile) -> None:
     """Each hex dump of the page is the file that its heading describes, with right offsets, and unpack reads it."""
     block = dumps(DOC)[index]
@@ -48,9 +51,22 @@ def test_worked_examples_are_what_pack_writes(index: int, file: SdlFile) -> None
     assert f"{len(data)} bytes:" in DOC
 
 
-def test_page_has_two_dumps() -> None:
+def test_page_has_three_dumps() -> None:
     """No dump escapes the test above."""
-    assert len(dumps(DOC)) == 2
+    assert len(dumps(DOC)) == 3
+
+
+def test_the_decisions_of_the_step_map_are_as_listed() -> None:
+    """The page walks through the third dump's map decision by decision."""
+    data = unpack(pack(GOOD["step-map"])).chunk(STEP_MAP)
+    assert data is not None
+    assert reference_step_map.decode(data, 2, 2) == STEPS.tolist()
+    bits = reference_step_map.Bits(data)
+    listed = DOC.split("Its decisions, as context:bit, are")[1].split("(the promise")[0]
+    found = [(int(context), int(bit)) for context, bit in re.findall(r"(\d+):(\d)", listed)]
+    assert len(found) == 10
+    for context, bit in found:
+        assert bits.bit(context) == bit
 
 
 def test_docstring_dump_is_what_pack_writes() -> None:
@@ -110,7 +126,7 @@ def test_known_chunks_are_listed() -> None:
     table = DOC.split("## Chunks")[1].split("### The alpha plane")[0]
     known = {kind.decode() for kind in (*KNOWN_CRITICAL, *KINDS.values())}
     assert set(re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)) == known
-    assert frozenset({ALPHA, SCALE}) == KNOWN_CRITICAL
+    assert frozenset({ALPHA, SCALE, STEP_MAP}) == KNOWN_CRITICAL
 
 
 def test_check_value_of_the_checksum() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -60,11 +59,9 @@ def saved(image: Image.Image, **options: Any) -> bytes:
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: str(path.stem))
 def test_every_golden_file_opens(path: Path) -> None:
     """The size is there before the pixels, the pixels are those of ``sdrt.decode``."""
-    expected = json.loads((path.parent / "expected.json").read_text())[path.name]
-    with Image.open(path) as image:
+    with Image.open(path) as image, Image.open(path.with_suffix(".png")) as painted:
         assert (image.format, image.get_format_mimetype()) == ("SDL", "image/x-sdl")
-        assert list(image.size) == expected["size_px"]
-        assert image.mode == ("RGBA" if "alpha" in path.stem else "RGB")
+        assert (image.size, image.mode) == (painted.size, painted.mode)
         decoded = sdrt.decode(path, device="cpu")
         assert (decoded.size, decoded.mode) == (image.size, image.mode)
         np.testing.assert_array_equal(np.asarray(image), np.asarray(decoded))

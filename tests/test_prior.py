@@ -4,145 +4,86 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests import reference
+from tests.prior_samples import DENSE, WIDE, heavy_arrays, laplace, plan
 
+from sdrt.coding import context
 from sdrt.coding.context import Canvas, inverse_step, predict, replay
-from sdrt.coding.prior import (
-    ENERGY_LIMIT,
-    EXACT,
-    FRACTIONS,
-    GLOBAL_BITS,
-    HIDDEN_BITS,
-    HIDDEN_LIMIT,
-    MEAN_BITS,
-    SCALE_LIMIT,
-    SYMBOL_LIMIT,
-    Pass,
-    build_prior,
-    load_prior,
-    write_prior,
-)
+from sdrt.coding.prior import FRACTIONS, MEAN_BITS
+from sdrt.coding.prior_file import build_prior, load_prior, write_prior
 from sdrt.errors import ModelError
-from sdrt_export.prior_fit import generic_arrays
+from sdrt_export.prior_plan import Plan, generic_arrays, generic_prior, layout_arrays
 
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def heavy_arrays(channels: int = 8, hidden: int = 24, seed: int = 3) -> Arrays:
-    """A prior whose network is random and as heavy as the rules allow."""
-    random = np.random.default_rng(seed)
-    arrays = generic_arrays(channels)
-    half = channels // 2
-    taps = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
-    own = [tap for tap in taps if sum(tap) % 2]
-    checkerboard = [[(0, 0, 2), (1, 1, 2)], [(0, 1, 2), (1, 0, 2)]]
-    parts: dict[str, list[NDArray[np.generic]]] = {key: [] for key in ("weights", "global_weights", "out_weights")}
-    rows, grids, offsets = [], [], []
-    for start, stop in ((0, half), (half, channels)):
-        for phase, own_taps in zip(checkerboard, ([], own), strict=True):
-            size = stop - start
-            columns = hidden + 2 * size
-            inputs = len(taps) * start + len(own_taps) * size + stop
-            weights = random.integers(-127, 128, (inputs, columns))
-            largest = np.repeat([SYMBOL_LIMIT, ENERGY_LIMIT], [inputs - stop, stop])
-            sizes = random.integers(-127, 128, (stop, columns))
-            over = (np.abs(weights).T @ largest + np.abs(sizes).sum(0) * SYMBOL_LIMIT) / (EXACT - 2000)
-            both = np.concatenate([weights, sizes])
-            parts["weights"].append(np.trunc(both / np.maximum(over, 1)).astype(np.int8).ravel())
-            parts["global_weights"].append(random.integers(-9, 10, (2, columns)).astype("<i4").ravel())
-            out = random.integers(-127, 128, (hidden, 2 * size))
-            out_over = np.abs(out).sum(0) * HIDDEN_LIMIT / (EXACT - 1)
-            parts["out_weights"].append(np.trunc(out / np.maximum(out_over, 1)).astype(np.int8).ravel())
-            rows.append([start, stop, len(phase), len(taps), len(own_taps), hidden])
-            grids += phase
-            offsets += taps + own_taps
-    arrays.update({key: np.concatenate(pieces) for key, pieces in parts.items()})
-    arrays["passes"] = np.array(rows, "<i2")
-    arrays["grids"] = np.array(grids, np.int8)
-    arrays["taps"] = np.array(offsets, np.int8)
-    arrays["shift"] = random.integers(0, 12, 4 * hidden).astype(np.uint8)
-    arrays["out_shift"] = random.integers(4, 12, 8 * half).astype(np.uint8)
-    return arrays
+@pytest.mark.parametrize("largest", [0.4, 30, 10**6])
+@pytest.mark.parametrize("of", [DENSE, WIDE], ids=["dense", "wide"])
+def test_float_registers_hold_the_integers(of: Plan, largest: float) -> None:
+    """Products carried by float32 equal the arithmetic of docs/PRIOR.md in integers, at each position and step index.
 
-
-def predict_in_int64(step: Pass, canvas: Canvas, step_index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """docs/PRIOR.md spelled out position by position in int64: (means in eighths, scales), (positions, size)."""
-    hidden = len(step.shift)
-    size = step.stop - step.start
-    symbols, energy = canvas.symbols.astype(np.int64), canvas.energy.astype(np.int64)
-    weights = step.weights.astype(np.int64)
-    shift = np.round(-np.log2(step.shift)).astype(np.int64)
-    means = 16 * canvas.sums[: step.stop] // np.maximum(canvas.counts[: step.stop], 1)
-    bias = np.einsum("i,ij->j", means, step.mean_weights) >> 4
-    bias += np.einsum("i,ij->j", [1, inverse_step(step_index)], step.global_weights) >> GLOBAL_BITS
-    rows = []
-    for grid in step.grids:
-        for y in range(grid.y, canvas.height, grid.stride):
-            for x in range(grid.x, canvas.width, grid.stride):
-                earlier = [symbols[y + 2 + dy, x + 2 + dx, : step.start] for dy, dx in step.taps]
-                own = [symbols[y + 2 + dy, x + 2 + dx, step.start : step.stop] for dy, dx in step.own_taps]
-                inputs = np.concatenate([*earlier, *own, energy[y + 1, x + 1, : step.stop]])
-                sums = np.einsum("i,ij->j", inputs, weights) + bias
-                active = np.clip(sums[:hidden] >> shift, 0, HIDDEN_LIMIT)
-                out = np.einsum("i,ij->j", active, step.out_weights.astype(np.int64))
-                rows.append((out + (sums[hidden:] << HIDDEN_BITS)) >> step.out_shift)
-    outputs = np.array(rows).reshape(-1, 2 * size)
-    limit = SYMBOL_LIMIT << MEAN_BITS
-    return np.clip(outputs[:, :size], -limit, limit), np.clip(outputs[:, size:], 0, SCALE_LIMIT)
-
-
-@pytest.mark.parametrize("largest", [1, 40, 10**6])
-def test_float_registers_hold_the_integers(largest: int) -> None:
-    """Products carried by float32 equal int64 arithmetic to the last bit, for symbols far beyond the clip too."""
-    prior = build_prior(heavy_arrays())
-    random = np.random.default_rng(largest)
-    symbols = random.integers(-largest, largest + 1, (9, 11, 8)).astype(np.int32)
-    seen = 0
-    canvas = Canvas(8, 9, 11)
-    for step, values, prediction in replay(prior, symbols, 100):
-        eighths, scale = predict_in_int64(step, canvas, 100)
+    That holds for symbols far beyond the clip, with extents, bands and own neighbors, in the middle and at the edges.
+    """
+    arrays = heavy_arrays(of)
+    prior = build_prior(arrays)
+    symbols = laplace((7, 9), prior, largest)
+    indices = np.random.default_rng(2).integers(0, 1024, (7, 9))
+    seen, coded = set(), 0
+    expected = reference.predictions(arrays, symbols.astype(np.int64), indices)
+    for (scan, values, prediction), (places, eighths, scale) in zip(
+        replay(prior, symbols, indices), expected, strict=True
+    ):
         mean = (eighths + 4) >> MEAN_BITS
         fraction = eighths - (mean << MEAN_BITS)
+        np.testing.assert_array_equal(values, [symbols[p][scan.start : scan.stop] for p in places])
         np.testing.assert_array_equal(prediction.mean, mean.ravel())
         np.testing.assert_array_equal(prediction.sign * (prediction.table % FRACTIONS), fraction.ravel())
         np.testing.assert_array_equal(prediction.table // FRACTIONS, prior.class_of[scale].ravel())
-        seen += len(np.unique(prediction.table))
-        canvas.store(step, values)
-    assert seen > 20, "the test's network says too little to test anything"
+        seen |= set(prediction.table.tolist())
+        coded += values.size
+    assert len(seen) > 60, "the test's network says too little to test anything"
+    assert coded >= (symbols != 0).sum()
 
 
-def test_energy_is_the_sum_of_magnitudes_around() -> None:
-    """After the last pass, every energy equals the 3x3 sum of clipped magnitudes."""
-    prior = build_prior(heavy_arrays())
-    symbols = np.random.default_rng(5).integers(-3000, 3000, (7, 6, 8)).astype(np.int32)
-    canvas = Canvas(8, 7, 6)
-    first = 0
-    for step, values, _prediction in replay(prior, symbols, 512):
-        canvas.store(step, values)
-        first += values.size
-    assert first == symbols.size
-    padded = np.pad(np.minimum(np.abs(symbols), SYMBOL_LIMIT), ((1, 1), (1, 1), (0, 0)))
-    expected = sum(padded[y : y + 7, x : x + 6] for y in range(3) for x in range(3))
-    np.testing.assert_array_equal(canvas.energy[1:-1, 1:-1], expected)
+def test_extents_spare_what_lies_beyond_them() -> None:
+    """Of a position of extent 0 nothing but the extent is coded, of one of the largest extent all channels are."""
+    prior = build_prior(heavy_arrays(WIDE))
+    symbols = laplace((8, 8), prior, 3)
+    symbols[:4, :, 0], symbols[:4, :, 1:] = 0, 0
+    symbols[4:, :, 0] = len(prior.extents)
+    coded = sum(values.size for _scan, values, _prediction in replay(prior, symbols, np.full((8, 8), 512)))
+    assert coded == 64 + 32 * prior.channels
 
 
-def test_large_pictures_are_predicted_in_pieces() -> None:
+def test_step_indices_of_a_position_reach_that_position_alone() -> None:
+    """The quality input is one for each position: two halves of different steps are predicted as in two pictures."""
+    prior = build_prior(heavy_arrays(DENSE))
+    symbols = np.zeros((4, 8, 8), np.int32)
+    halves = np.repeat([[300, 700]], 4, axis=1).repeat(4, axis=0)
+    mixed = [p.table for _scan, _values, p in replay(prior, symbols, halves)]
+    for step_index, half in ((300, slice(0, 4)), (700, slice(4, 8))):
+        pure = [p.table for _scan, _values, p in replay(prior, symbols, np.full((4, 8), step_index))]
+        for scan, one, other in zip(prior.scans, mixed, pure, strict=True):
+            places = Canvas(prior, halves).positions(scan)
+            inside = (places % (8 + 4) - 2 >= half.start) & (places % (8 + 4) - 2 < half.stop)
+            np.testing.assert_array_equal(one.reshape(-1, scan.size)[inside], other.reshape(-1, scan.size)[inside])
+
+
+def test_large_pictures_are_predicted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A prediction does not depend on how many positions are computed at once."""
-    from sdrt.coding import context
-
-    prior = build_prior(heavy_arrays())
-    symbols = np.random.default_rng(6).integers(-9, 10, (21, 19, 8)).astype(np.int32)
-    whole = [p for _step, _values, p in replay(prior, symbols, 512)]
-    before, context._CHUNK = context._CHUNK, 16
-    try:
-        pieces = [p for _step, _values, p in replay(prior, symbols, 512)]
-    finally:
-        context._CHUNK = before
+    prior = build_prior(heavy_arrays(WIDE))
+    symbols = laplace((13, 11), prior, 4)
+    indices = np.arange(13 * 11).reshape(13, 11) % 3 + 500
+    whole = [p for _scan, _values, p in replay(prior, symbols, indices)]
+    monkeypatch.setattr(context, "_CHUNK", 16)
+    pieces = [p for _scan, _values, p in replay(prior, symbols, indices)]
     for one, other in zip(whole, pieces, strict=True):
         np.testing.assert_array_equal(one.table, other.table)
         np.testing.assert_array_equal(one.mean, other.mean)
@@ -156,29 +97,33 @@ def test_inverse_step_is_exact() -> None:
     exact = [32 * 2.0 ** ((512 - i) / 64) for i in range(1024)]
     assert max(abs(v - e) / max(e, 1) for v, e in zip(values, exact, strict=True)) <= 0.51
     assert all(a >= b for a, b in pairwise(values))
+    assert values == [reference.inverse_step(i) for i in range(1024)]
 
 
 def test_predict_needs_no_position() -> None:
-    """A pass whose grids lie outside a small picture predicts nothing and fails at nothing."""
-    prior = build_prior(generic_arrays(3))
-    prediction = predict(prior, prior.passes[1], Canvas(3, 1, 1), 512)
+    """A scan whose grids lie outside a small picture predicts nothing and fails at nothing."""
+    prior = generic_prior(3)
+    canvas = Canvas(prior, np.full((1, 1), 512))
+    places = canvas.positions(prior.scans[1])
+    prediction = predict(canvas, prior.scans[1], places)
+    assert len(places) == 0
     assert prediction.mean.shape == prediction.table.shape == (0,)
 
 
 def test_writing_is_deterministic_and_small(tmp_path: Path) -> None:
     """The same arrays give the same bytes, bytes and path load alike, and arrays survive."""
-    data = write_prior(heavy_arrays())
-    assert data == write_prior(heavy_arrays())
+    data = write_prior(heavy_arrays(WIDE))
+    assert data == write_prior(heavy_arrays(WIDE))
     path = tmp_path / "prior.npz"
     path.write_bytes(data)
     one, two = load_prior(data), load_prior(path)
-    for a, b in zip(one.passes, two.passes, strict=True):
+    for a, b in zip(one.scans, two.scans, strict=True):
         np.testing.assert_array_equal(a.weights, b.weights)
     np.testing.assert_array_equal(one.class_of, two.class_of)
 
 
-def _changed(**changes: object) -> Arrays:
-    arrays = generic_arrays(3)
+def _changed(of: Arrays | None = None, /, **changes: object) -> Arrays:
+    arrays = dict(generic_arrays(3) if of is None else of)
     for key, value in changes.items():
         if value is None:
             del arrays[key]
@@ -195,10 +140,17 @@ def _with(key: str, index: int, value: int) -> Arrays:
     return arrays
 
 
+def zipped(arrays: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("disease", "arrays"),
     [
-        ("newer format", _changed(format=2)),
+        ("newer format", _changed(format=3)),
+        ("the format before", _changed(format=1)),
         ("no steps", _changed(steps=None)),
         ("a negative step", _changed(steps=[1, -1, 1])),
         ("a step that is no number", _changed(steps=[1, np.nan, 1])),
@@ -210,7 +162,13 @@ def _with(key: str, index: int, value: int) -> Arrays:
         ("frequencies that miss the total", _with("frequencies", 5, 9)),
         ("a radius that wants more tables", _with("radius", 3, 200)),
         ("25 low bits", _with("low_bits", 3, 25)),
-        ("a pass beyond the channels", _with("passes", 1, 4)),
+        ("a scan beyond the channels", _with("scans", 1, 4)),
+        ("a scan of no channel", _with("scans", 1, 0)),
+        ("a scan with a part of a tap", _with("scans", 3, -1)),
+        ("no scan", _changed(scans=np.zeros((0, 6)))),
+        ("no near channel", _changed(near=0)),
+        ("more near channels than there are", _changed(near=4)),
+        ("decisions below zero", _changed(decisions=-1)),
         ("a grid coded twice", _with("grids", 3, 0)),
         ("a grid of stride 3", _with("grids", 2, 3)),
         ("a tap out of reach", _with("taps", 0, 3)),
@@ -223,20 +181,44 @@ def _with(key: str, index: int, value: int) -> Arrays:
 )
 def test_a_broken_prior_is_refused(disease: str, arrays: Arrays) -> None:
     """Every broken rule is a ModelError of one line that names the file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     with pytest.raises(ModelError) as caught:
-        load_prior(buffer.getvalue())
+        load_prior(zipped(arrays))
     assert str(caught.value).startswith("prior.npz: "), disease
     assert "\n" not in str(caught.value)
 
 
+def _planned(of: Plan) -> Arrays:
+    """Arrays of a plan that may break rules: networks as those of WIDE, which no rule gets to see."""
+    return {**heavy_arrays(WIDE), **layout_arrays(of)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "arrays"),
+    [
+        ("extents increase", _changed(heavy_arrays(WIDE), extents=[2, 2, 13, 21])),
+        ("the last extent is all channels", _changed(heavy_arrays(WIDE), extents=[2, 5, 13, 20])),
+        ("the last extent is all channels", _changed(heavy_arrays(WIDE), extents=[2, 5, 13, 22])),
+        ("the channels of a scan have one extent", _changed(heavy_arrays(WIDE), extents=[2, 6, 13, 21])),
+        ("the channels of a scan have one extent", _planned(plan(21, 6, WIDE.extents, (0, 3, 6, 14, 22)))),
+        ("a scan is on one side of the near channels", _changed(heavy_arrays(WIDE), near=5)),
+        ("wide scans code whole bands", _changed(heavy_arrays(WIDE), near=3)),
+        ("extents are coded first", _planned(replace(WIDE, scans=WIDE.scans[2:] + WIDE.scans[:2]))),
+        ("at most 32 extents", _changed(heavy_arrays(WIDE), extents=range(1, 40))),
+    ],
+)
+def test_a_broken_wide_prior_is_refused(rule: str, arrays: Arrays) -> None:
+    """Rules of extents, near channels and bands are named by what breaks them."""
+    with pytest.raises(ModelError, match=rule):
+        load_prior(zipped(arrays))
+
+
 def test_a_heavy_weight_is_refused() -> None:
     """A network whose sums could leave float32's exact integers does not load."""
-    arrays = heavy_arrays()
-    arrays["weights"] = np.full_like(arrays["weights"], 127)
-    with pytest.raises(ModelError, match=r"2\*\*24"):
-        build_prior(arrays)
+    for key in ("weights", "out_weights"):
+        arrays = heavy_arrays(plan(8, 8, (), (0, 4, 8), hidden=40))
+        arrays[key] = np.full_like(arrays[key], 127)
+        with pytest.raises(ModelError, match=r"2\*\*24"):
+            build_prior(arrays)
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from sdrt.codec import Codec
-from sdrt.coding.prior import write_prior
+from sdrt.coding.prior_file import write_prior
 from sdrt.network import tile, transform
 from sdrt.network.engine import Engine
 from sdrt.packs.manifest import ModelPack
 from sdrt_export.autoencoders import describe_space, halves
 from sdrt_export.graph import export_modules
 from sdrt_export.pack_writer import write_pack
-from sdrt_export.prior_fit import generic_arrays
+from sdrt_export.prior_plan import generic_arrays
 
 Pixels = NDArray[np.uint8]
 CELL = 4

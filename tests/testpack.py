@@ -14,11 +14,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sdrt.coding.prior import write_prior
+from sdrt.coding.prior_file import write_prior
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.packs.search import load_pack
 from sdrt_export.pack_writer import write_pack
-from sdrt_export.prior_fit import generic_arrays
+from sdrt_export.prior_plan import Arrays, generic_arrays
 
 FOLDER = Path(__file__).parent / "data" / "testpack"
 CELL = 8
@@ -51,6 +51,17 @@ def near_identity(channels: int, spread: float, seed: int) -> NDArray[np.float32
     weight = np.random.default_rng(seed).normal(scale=spread, size=(channels, channels, 3, 3))
     weight[np.arange(channels), np.arange(channels), 1, 1] += 1
     return weight.astype(np.float32)
+
+
+def with_level(
+    weight: NDArray[np.float32], factor: float, wanted: bool, *, rows: int | None = None
+) -> NDArray[np.float32]:
+    """``weight`` (O, I, 3, 3) with one more input, if ``wanted``, that its first ``rows`` outputs get ``factor`` of."""
+    if not wanted:
+        return weight
+    level = np.zeros_like(weight[:, :1])
+    level[:rows, 0, 1, 1] = factor
+    return np.concatenate([weight, level], axis=1)
 
 
 def _graph(
@@ -93,11 +104,15 @@ def write(
     halo: dict[str, int] | None = HALO,
     border: int = 0,
     distribution: bool = False,
+    quality_input: bool = False,
     base_step: float = 1.0,
+    prior: Arrays | None = None,
 ) -> ModelPack:
-    """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` for another prior.
+    """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` or ``prior`` for another prior.
 
-    With ``distribution`` the encoder gives means and log-variances, the latter all 0.
+    With ``distribution`` the encoder gives means and log-variances, the latter all 0. With ``quality_input`` each
+    octave of the quality level darkens what the encoder sees, and brightens what the decoder paints, by 1/16 of the
+    range.
     """
     pictures = basis()
     shuffle = pictures.reshape(12, 3 * CELL * CELL).T[:, :, None, None].copy()
@@ -106,18 +121,21 @@ def write(
         "encoder",
         "sample",
         "latent_parameters" if distribution else "latents",
-        (3, len(outputs)),
-        [("conv", near_identity(3, 0.01, 1)), ("stride", outputs)],
+        (3 + quality_input, len(outputs)),
+        [("conv", with_level(near_identity(3, 0.01, 1), -1 / 8, quality_input)), ("stride", outputs)],
     )
     decoder = _graph(
         "decoder",
         "latent_sample",
         "sample",
-        (12, 3),
-        [("conv", near_identity(12, 0.003, 2)), ("shuffle", shuffle), ("conv", near_identity(3, 0.01, 3))],
+        (12 + quality_input, 3),
+        [
+            ("conv", with_level(near_identity(12, 0.003, 2), CELL * 3**0.5 / 8, quality_input, rows=1)),
+            ("shuffle", shuffle),
+            ("conv", near_identity(3, 0.01, 3)),
+        ],
     )
-    prior = generic_arrays(12)
-    prior["steps"] = np.full(12, base_step, "<f4")
+    prior = {**(prior or generic_arrays(12)), "steps": np.full(12, base_step, "<f4")}
     write_pack(
         folder,
         name=name,
@@ -125,6 +143,7 @@ def write(
         files={"encoder.onnx": encoder, "decoder.onnx": decoder, "prior.npz": write_prior(prior)},
         halo=halo,
         latent_distribution=distribution,
+        quality_input=quality_input,
         quality_range=(704, 320),
         default_step=512,
         licence="CC0-1.0",

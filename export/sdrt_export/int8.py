@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from sdrt.coding.prior import load_prior
+from sdrt.coding.prior_file import load_prior
 from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
 from sdrt.packs.manifest import PRIOR, ModelPack, graph_file_name
@@ -28,9 +28,9 @@ from sdrt_export.int8_graph import quantise
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
 from sdrt_export.pack_writer import update_manifest
+from sdrt_export.photographs import crops, list_images
 from sdrt_export.pixel_output import gives_pixels, set_output, without_pixels
 from sdrt_export.precision import widen
-from sdrt_export.prior_fit import crops, list_images
 from sdrt_export.session import open_session
 
 Floats = NDArray[np.float32]
@@ -200,8 +200,9 @@ def _coded(pack: ModelPack, raw: Floats) -> Floats:
         return np.ascontiguousarray(means)
     prior, step = load_prior(verify_file(pack, PRIOR)), pack.default_step
     scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
-    symbols = quantize((means[0] - shift) * scale, prior, step)
-    return np.asarray(dequantize(symbols, prior, step)[None] / scale + shift, np.float32)
+    at = np.full(means.shape[2:], step)
+    coded = quantize((means[0] - shift) * scale, prior, at)
+    return np.asarray(dequantize(coded, prior, at)[None] / scale + shift, np.float32)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ def write_pack(
     space: LatentSpace,
     files: Mapping[str, bytes | Path] | None = None,
     latent_distribution: bool = False,
+    quality_input: bool = False,
     halo: Mapping[str, int] | None = None,
     quality_range: tuple[int, int] = (704, 384),
     default_step: int = 512,
@@ -43,8 +44,9 @@ def write_pack(
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
-        "space": json.loads(space.canonical_json()),
+        "space": {**json.loads(space.canonical_json()), "identity": space.identity.hex()},
         "latent_distribution": latent_distribution,
+        "quality_input": quality_input,
         "halo": dict(halo) if halo is not None else None,
         "quality_range": list(quality_range),
         "default_step": default_step,

@@ -1,13 +1,12 @@
-"""Which decisions an encoder should take with a prior: measured in pixels, on photographs that nobody fitted to.
+"""How much an encoder's bits should weigh with a prior: measured in pixels, on photographs that nobody fitted to.
 
-Some decoders gain from symbols chosen by rate and distortion and from centres; a decoder that was trained on plainly
-rounded latents has learned to undo the rounding itself, and loses by both.
+Some decoders gain from symbols chosen by rate and distortion; one that was trained on plainly rounded latents has
+learned to undo the rounding itself, and loses by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,37 +19,33 @@ from sdrt.network.transform import to_pixels
 from sdrt.packs.manifest import ModelPack
 
 Float32 = NDArray[np.float32]
-Example = tuple[NDArray[np.uint8], Float32]
+Shown = tuple[NDArray[np.uint8], Float32]
 """A crop, uint8 (H, W, 3), and its latents (C, h, w)."""
 
-STRENGTHS = (0.25, 0.5, 1.0, 1.5)
+WEIGHTS = (0.25, 0.5, 1.0, 1.5)
 _SHARES = (0.35, 0.55, 0.75)  # of the way from the finest quality to the coarsest
 _WORTH_IT = 0.99
-
-
-def without_centres(prior: Prior) -> Prior:
-    """The same prior, rebuilding every symbol at its mid-point."""
-    return replace(prior, centres=tuple(np.zeros_like(table) for table in prior.centres))
 
 
 def rate_curve(
     pack: ModelPack,
     decoder: Engine,
     prior: Prior,
-    examples: Sequence[Example],
+    examples: Sequence[Shown],
     *,
     indices: Sequence[int],
-    rdo: float,
+    weight: float,
 ) -> list[tuple[float, float]]:
     """(PSNR, log of bits) at each step index, PSNR rising."""
     points = []
     for step_index in indices:
         total_bits, psnr = 0.0, 0.0
         for crop, latents in examples:
-            symbols = quantize(latents, prior, step_index, rdo=rdo)
-            total_bits += bits(symbols, prior, step_index)
-            rebuilt = dequantize(symbols, prior, step_index)
-            painted = to_pixels(rebuilt, pack, decoder, (0, 0, crop.shape[1], crop.shape[0])).astype(np.float64)
+            at = np.full(latents.shape[1:], step_index)
+            coded = quantize(latents, prior, at, weight=weight)
+            total_bits += bits(coded, prior, at)
+            rebuilt, whole = dequantize(coded, prior, at), (0, 0, crop.shape[1], crop.shape[0])
+            painted = to_pixels(rebuilt, pack, decoder, whole, indices=at).astype(np.float64)
             psnr += 10 * np.log10(255**2 / max(float(np.square(painted - crop).mean()), 1e-9))
         points.append((psnr / len(examples), float(np.log(max(total_bits, 1.0)))))
     return sorted(points)
@@ -67,36 +62,24 @@ def rate_ratio(curve: list[tuple[float, float]], anchor: list[tuple[float, float
 
 
 def choose_decisions(
-    pack: ModelPack, decoder: Engine, prior: Prior, examples: Sequence[Example], wanted: float | None = None
-) -> tuple[bool, float, float]:
-    """(keep the centres, strength of decisions, bits for those of plain rounding at equal PSNR).
+    pack: ModelPack, decoder: Engine, prior: Prior, examples: Sequence[Shown], wanted: float | None = None
+) -> tuple[float, float]:
+    """(weight of bits in decisions, bits for those of plain rounding at equal PSNR).
 
-    What saves less than a hundredth is left out. ``wanted``: this strength, whatever it saves, and the better centres.
+    What saves less than a hundredth is left out. ``wanted``: this weight, whatever it saves.
     """
     coarse, fine = max(pack.quality_range), min(pack.quality_range)
     indices = [round(fine + share * (coarse - fine)) for share in _SHARES]
-    plain = without_centres(prior)
-    anchor = rate_curve(pack, decoder, plain, examples, indices=indices, rdo=0.0)
+    anchor = rate_curve(pack, decoder, prior, examples, indices=indices, weight=0.0)
 
-    def ratio(keep: bool, strength: float) -> float:
-        curve = rate_curve(pack, decoder, prior if keep else plain, examples, indices=indices, rdo=strength)
-        return rate_ratio(curve, anchor)
+    def ratio(weight: float) -> float:
+        return rate_ratio(rate_curve(pack, decoder, prior, examples, indices=indices, weight=weight), anchor)
 
     if wanted is not None:
-        with_centres, without = ratio(True, wanted), ratio(False, wanted)
-        keep = with_centres < without * _WORTH_IT
-        return keep, wanted, with_centres if keep else without
-    best = (False, 0.0, 1.0)
-
-    def try_out(keep: bool, strengths: Sequence[float]) -> None:
-        nonlocal best
-        for strength in strengths:
-            found = ratio(keep, strength)
-            if found < best[2] * _WORTH_IT:
-                best = (keep, strength, found)
-
-    # Heavy decoders take seconds a picture: the first strength tells whether centres are worth keeping.
-    try_out(True, (0.0, STRENGTHS[0]))
-    try_out(False, STRENGTHS[:1])
-    try_out(best[0], STRENGTHS[1:])
+        return wanted, ratio(wanted)
+    best = (0.0, 1.0)
+    for weight in WEIGHTS:
+        found = ratio(weight)
+        if found < best[1] * _WORTH_IT:
+            best = (weight, found)
     return best

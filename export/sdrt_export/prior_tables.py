@@ -1,4 +1,4 @@
-"""Frequency tables and reconstruction centres of a prior: parametric shapes, then counts on top of them."""
+"""Frequency tables of a prior: parametric shapes, then counts on top of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.coding.context import replay, symbols_of, table_entries
-from sdrt.coding.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, TOTAL, Prior
+from sdrt.coding.context import replay, table_entries
+from sdrt.coding.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, TOTAL, Int32, Prior
 
 Arrays = dict[str, NDArray[np.generic]]
 Float64 = NDArray[np.float64]
@@ -55,19 +55,6 @@ def shape_probabilities(spread: float, radius: int, low_bits: int) -> Float64:
     return np.concatenate([inside, np.maximum(1 - inside.sum(1, keepdims=True), 1e-9)], 1)
 
 
-def shape_centres(spread: float, radius: int, low_bits: int) -> Float64:
-    """Like :func:`shape_probabilities`: the mean of the shape within each cell, from the cell's symbol; escape 0."""
-    if low_bits:
-        return np.zeros((FRACTIONS, 2 * radius + 2))
-    parts = 16
-    edges = _edges(radius, 0)
-    cells = edges[:, :-1, None] + (np.arange(parts + 1) / parts)[None, None]
-    mass = np.maximum(np.diff(_cdf(cells, spread), axis=2), 1e-12)
-    middle = (np.arange(parts) + 0.5) / parts - 0.5
-    centres = (mass * middle).sum(2) / mass.sum(2)
-    return np.concatenate([centres, np.zeros((FRACTIONS, 1))], 1)
-
-
 def to_frequencies(probabilities: Float64) -> NDArray[np.int64]:
     """Rows of positive integers that sum to 65536, nearest to the rows of ``probabilities``."""
     rows = probabilities / probabilities.sum(1, keepdims=True)
@@ -85,46 +72,29 @@ def shape_arrays() -> Arrays:
         "radius": radius.astype(np.uint8),
         "low_bits": low_bits.astype(np.uint8),
         "frequencies": np.concatenate([to_frequencies(shape_probabilities(*e)).ravel() for e in layout]).astype("<u2"),
-        "centres": np.concatenate([_to_centres(shape_centres(*e)).ravel() for e in layout]),
     }
 
 
-def _to_centres(centres: Float64) -> NDArray[np.int8]:
-    return np.clip(np.round(centres * 256), -127, 127).astype(np.int8)
+def count_tables(prior: Prior, samples: Iterable[tuple[Int32, NDArray[np.integer]]]) -> Arrays:
+    """Frequencies counted under ``prior``'s networks; where a table was seen little, its class's best shape fills in.
 
-
-def count_tables(prior: Prior, samples: Iterable[tuple[NDArray[np.float32], int]]) -> Arrays:
-    """Table arrays counted under ``prior``'s network.
-
-    ``samples`` are latents (h, w, C) in base steps and coding order, each with the step index to quantise it at.
-    Where a table was seen little, its class's best shape fills in.
+    Args:
+        prior: whose networks choose the tables.
+        samples: coded symbols (h, w, coded channels), and the step index (h, w) of each position.
     """
     flat = int(prior.row_offsets[-1]) + 2 * int(prior.radius[-1]) + 2
-    counts, sums = np.zeros(flat), np.zeros(flat)
-    for latents, step_index in samples:
-        exact = latents / np.float32(2.0 ** ((step_index - 512) / 64))
-        coded = np.rint(exact).astype(np.int32)
-        rest = (exact - coded).astype(np.float32)
-        for step, symbols, prediction in replay(prior, coded, step_index):
+    counts = np.zeros(flat)
+    for coded, step_indices in samples:
+        for _scan, symbols, prediction in replay(prior, coded, step_indices):
             entry, _low, _high = table_entries(prior, prediction, symbols.ravel())
-            place = prior.row_offsets[prediction.table] + entry
-            counts += np.bincount(place, minlength=flat)
-            sums += np.bincount(place, symbols_of(step, rest).ravel() * prediction.sign, minlength=flat)
+            counts += np.bincount(prior.row_offsets[prediction.table] + entry, minlength=flat)
     _thresholds, scales, radius, low_bits = class_layout()
-    frequencies, centres, first = [], [], 0
+    frequencies, first = [], 0
     for scale, r, b in zip(scales, radius.tolist(), low_bits.tolist(), strict=True):
         shape = (FRACTIONS, 2 * r + 2)
-        here, total = counts[first : first + shape[0] * shape[1]].reshape(shape), None
-        total = sums[first : first + shape[0] * shape[1]].reshape(shape)
+        here = counts[first : first + shape[0] * shape[1]].reshape(shape)
         first += shape[0] * shape[1]
         spreads = scale * SPREAD * _WIDTHS if here.sum() > 20 else [scale * SPREAD]
         spread = max(spreads, key=lambda s: float((here * np.log(shape_probabilities(s, r, b).clip(1e-12))).sum()))
         frequencies.append(to_frequencies(here + _SHAPE_WEIGHT * shape_probabilities(spread, r, b)))
-        guess = shape_centres(spread, r, b)
-        mean = (total + _SHAPE_WEIGHT / 4 * guess) / (here + _SHAPE_WEIGHT / 4)
-        mean[:, -1] = 0
-        centres.append(_to_centres(np.where(b > 0, 0.0, mean)))
-    return {
-        "frequencies": np.concatenate([f.ravel() for f in frequencies]).astype("<u2"),
-        "centres": np.concatenate([c.ravel() for c in centres]),
-    }
+    return {"frequencies": np.concatenate([f.ravel() for f in frequencies]).astype("<u2")}

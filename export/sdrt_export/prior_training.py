@@ -1,167 +1,246 @@
-"""Trains the prior's network on latents and hands its integers over."""
+"""Trains the networks of a prior, scan by scan: each sees what the runtime's canvas shows it, and nothing else decides.
+
+Scans share no weights, so each is a small problem of its own: tens of thousands of positions, a few hundred inputs.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdrt.coding.prior import SYMBOL_LIMIT
-from sdrt_export.prior_network import TAPS, Arrays, FitConfig, Network
+from sdrt.coding.context import Canvas, inverse_step
+from sdrt.coding.prior import SIZE_BITS, Int32, Prior, Scan
+from sdrt_export.prior_network import Examples, ScanNet, mean_inputs
+from sdrt_export.prior_plan import Arrays, Plan, layout_arrays, unfitted_prior
 
-
-def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Tensor, Tensor]:
-    chosen = [latents[i] for i in index.tolist()]
-    height, width = (min(_WINDOW_SIDE, *(p.shape[axis] for p in chosen)) for axis in (0, 1))
-    pictures = []
-    for picture in chosen:
-        y = int(torch.randint(picture.shape[0] - height + 1, ()))
-        x = int(torch.randint(picture.shape[1] - width + 1, ()))
-        pictures.append(picture[y : y + height, x : x + width])
-    step = torch.exp2(log2_step)
-    symbols = torch.round(torch.stack(pictures) / step[:, None, None, None]).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-    return symbols, 1 / step
-
-
-_WINDOW_SIDE = 32  # many small windows teach more than few large pictures
-_RATE_INPUTS = 400  # FitConfig.learning_rate is that of a pass of so many inputs
+_RATE_INPUTS = 400  # FitConfig.learning_rate is that of a scan of so many inputs
 _HIGHEST_RATE = 0.03
-_TRIALS = 10
 _SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
+_LOOKS = 10
+_START_POSITIONS = 8192
 
 
-def train_network(
-    training: list[NDArray[np.float32]],
-    held: list[NDArray[np.float32]],
-    index_range: tuple[int, int],
-    config: FitConfig,
-) -> Arrays:
-    """The network arrays of a prior, for latents (h, w, C) in base steps and coding order.
+@dataclass(frozen=True)
+class FitConfig:
+    """How networks are trained. These numbers alone decide the result; the clock never does.
 
-    Pictures are quantised at random step indices of ``index_range``. Every tenth of the way the bits of the held-out
-    pictures are printed; after ``patience`` such looks without gain the remaining unrounded iterations are skipped.
-    The same arguments and torch give the same arrays.
+    Attributes:
+        hidden: units of most scans.
+        sparse_hidden: units of scans that code few positions.
+        iterations: of each scan.
+        batch: positions an iteration.
+        positions: at most so many are kept for each scan.
+        learning_rate: of a scan of 400 inputs; larger ones learn more slowly.
+        rounded_share: the last part of the iterations sees rounded weights; more of it only disturbs.
+        seed: of everything random.
     """
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(config.seed)
-    channels = training[0].shape[2]
-    network = Network(channels, config)
-    pictures, kept = [torch.from_numpy(p) for p in training], [torch.from_numpy(p) for p in held[:8]]
-    low, high = ((i - 512) / 64 for i in sorted(index_range))
-    _start_linear(network, pictures, (low, high))
-    optimizer = _optimizer(network, config)
-    rounded_from = int(config.iterations * (1 - config.quantised_share))
-    look_every = max(20, config.iterations // 10)
-    best, best_state, since, started, i = math.inf, network.state_dict(), 0, time.monotonic(), 0
-    while i < config.iterations:
-        quantised = i >= rounded_from
-        progress = i / config.iterations
-        part = min(1.0, (i + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * part
-        bits = _learn(network, optimizer, pictures, (low, high), quantised)
-        i += 1
-        if i % look_every and i not in (rounded_from, config.iterations):
-            continue
-        if i == rounded_from and since:
-            network.load_state_dict(best_state)
-        figure = _held_bits(network, kept, (low, high), quantised)
-        print(
-            f"  prior: {i}/{config.iterations}  training {bits.mean().item():.4f}  held out {figure:.4f} bits a symbol"
-            f"  {time.monotonic() - started:.0f} s",
-            file=sys.stderr,
-            flush=True,
+
+    hidden: int = 44
+    sparse_hidden: int = 20
+    iterations: int = 1200
+    batch: int = 2048
+    positions: int = 40_000
+    learning_rate: float = 3e-3
+    rounded_share: float = 0.1
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture as the coder meets it: coded symbols (h, w, coded channels) and the step index (h, w) of each place."""
+
+    coded: Int32
+    step_indices: NDArray[np.integer]
+
+
+def collect(prior: Prior, samples: Sequence[Sample], most: int, seed: int) -> list[Examples]:
+    """What each scan of a prior saw in all samples: at most ``most`` positions of each, evenly chosen.
+
+    Only the prior's coding order matters here, not what its networks say.
+
+    Raises:
+        ValueError: no sample has a position that some scan codes.
+    """
+    random = np.random.default_rng(seed)
+    found: list[list[tuple[NDArray[np.float16], ...]]] = [[] for _ in prior.scans]
+    each = max(64, 2 * most // len(samples))
+    for sample in samples:
+        canvas = Canvas(prior, sample.step_indices)
+        inverse = np.array([inverse_step(i) / 32 for i in range(1024)], np.float32)[sample.step_indices]
+        # A picture of few bits counts for more than its share, or low qualities would learn nothing.
+        weight = (np.abs(sample.coded).mean() + 0.02) ** -0.5
+        for scan, seen in zip(prior.scans, found, strict=True):
+            places = canvas.positions(scan)
+            values = np.asarray(canvas.rows(sample.coded, places)[:, scan.start : scan.stop], np.int32)
+            if len(places):
+                chosen = np.arange(len(places))
+                if len(places) > each:
+                    chosen = np.sort(random.choice(chosen, each, replace=False))
+                some = places[chosen]
+                quality = canvas.rows(inverse, some)[:, None]
+                inputs = np.concatenate([canvas.inputs(scan, some), *_shared(canvas, scan, quality)], axis=1)
+                parts = (inputs, _own(canvas, scan, some), values[chosen], np.full((len(some), 1), weight))
+                # Half precision is exact for symbols up to 2048 and close enough for sums.
+                seen.append(tuple(part.astype(np.float16) for part in parts))
+            canvas.store(scan, places, values)
+    gathered = []
+    for number, seen in enumerate(found):
+        if not seen:
+            raise ValueError(f"scan {number} codes nothing in any sample")
+        examples = Examples(*(torch.from_numpy(np.concatenate(part)) for part in zip(*seen, strict=True)))
+        seen.clear()
+        if len(examples) > most:
+            index = torch.from_numpy(np.sort(random.choice(len(examples), most, replace=False)))
+            fields = (examples.inputs, examples.own, examples.symbols, examples.weights)
+            examples = Examples(*(field[index] for field in fields))
+        gathered.append(examples)
+    return gathered
+
+
+def _shared(canvas: Canvas, scan: Scan, quality: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Mean magnitudes, one and the inverse step, (positions, ...)."""
+    shown = scan.mean_weights.shape[0]
+    means = (canvas.sums[:shown] << SIZE_BITS) // np.maximum(canvas.counts[:shown], 1)
+    return np.broadcast_to(mean_inputs(means), (len(quality), shown)), np.ones_like(quality), quality
+
+
+def _own(canvas: Canvas, scan: Scan, places: NDArray[np.int64]) -> NDArray[np.int16]:
+    if not scan.wide or not scan.own_taps:
+        return np.zeros((len(places), 0, scan.size), np.int16)
+    taps = [canvas.symbols[places + canvas.offset(*tap), scan.start : scan.stop] for tap in scan.own_taps]
+    return np.stack(taps, axis=1)
+
+
+def train_networks(
+    plan: Plan,
+    training: Sequence[Sample],
+    held: Sequence[Sample],
+    config: FitConfig,
+    say: Callable[[str], None] | None = None,
+) -> Arrays:
+    """The network arrays of a prior with this coding order.
+
+    Args:
+        plan: the coding order.
+        training: pictures to learn from.
+        held: pictures by which the best state of each scan is chosen.
+        config: settings; the same ones, torch and pictures give the same arrays.
+        say: is told of each scan that is done; None prints to stderr.
+    """
+    prior, started = unfitted_prior(plan), time.monotonic()
+    tell = say or (lambda text: print(f"  prior: {text}", file=sys.stderr, flush=True))
+    state = torch.get_rng_state()
+    tell(f"{len(training)} pictures to learn from, {len(held)} held out")
+    seen, kept = collect(prior, training, config.positions, config.seed), collect(prior, held, config.positions // 4, 0)
+    exported = []
+    for number, (scan, learned, judged) in enumerate(zip(prior.scans, seen, kept, strict=True)):
+        torch.manual_seed(config.seed + number)
+        net, bits = fit_scan(scan, learned, judged, config)
+        exported.append(net.export())
+        seconds = time.monotonic() - started
+        left = seconds / (number + 1) * (len(prior.scans) - number - 1)
+        tell(
+            f"scan {number + 1}/{len(prior.scans)}, channels {scan.start}..{scan.stop - 1}: "
+            f"{bits[0]:.3f} -> {bits[1]:.3f} bits a position held out  {seconds:.0f} s, {left:.0f} s to go"
         )
-        if quantised and best_state is not None and i - look_every < rounded_from:
-            best = math.inf  # figures with rounded weights are not those without
-        if figure < best:
-            best, since = figure, 0
-            best_state = {key: value.clone() for key, value in network.state_dict().items()}
-        else:
-            since += 1
-            if since >= config.patience:
-                if quantised:
-                    break
-                network.load_state_dict(best_state)
-                i, since = rounded_from, 0
-    network.load_state_dict(best_state)
-    torch.set_rng_state(generator_state)
-    return integer_arrays(network)
+    torch.set_rng_state(state)
+    kinds = {
+        "weights": "i1", "own_weights": "i1", "global_weights": "<i4",
+        "shift": "u1", "out_weights": "i1", "out_shift": "u1",
+    }  # fmt: skip
+    together = {key: np.concatenate([e[key].ravel() for e in exported]).astype(kind) for key, kind in kinds.items()}
+    return {**layout_arrays(plan), **together}
 
 
-def _optimizer(network: Network, config: FitConfig) -> torch.optim.Adam:
-    """Adam whose rates fall with a pass's inputs: what a move of all weights does together grows with their number."""
-    groups = [{"params": [network.share, network.tail], "rate": config.learning_rate}]
-    for net in network.nets:
-        rate = min(_HIGHEST_RATE, config.learning_rate * _RATE_INPUTS / net.first.shape[0])
-        groups.append({"params": list(net.parameters()), "rate": rate})
-    return torch.optim.Adam(groups, fused=True)  # fused: a step over a hundred small tensors is one call
+def fit_scan(scan: Scan, seen: Examples, kept: Examples, config: FitConfig) -> tuple[ScanNet, NDArray[np.float64]]:
+    """The trained network of a scan, and held-out bits a position at the linear start and at the end."""
+    net = ScanNet(scan)
+    start = seen.at(torch.randperm(len(seen))[:_START_POSITIONS])
+    net.set_paces(start)
+    _start_linear(net, start)
+    share = nn.Parameter(torch.tensor(-1.0))
+    rate = min(_HIGHEST_RATE, config.learning_rate * _RATE_INPUTS / net.first.shape[0])
+    optimizer = torch.optim.Adam(
+        [{"params": list(net.parameters()), "lr": rate}, {"params": [share], "lr": config.learning_rate}], fused=True
+    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    first = _held_bits(net, kept, False, share)
+    rounded_from = int(config.iterations * (1 - config.rounded_share))
+    best, best_state = math.inf, _state(net, share)
+    for i in range(config.iterations):
+        rounded = i >= rounded_from
+        part = min(1.0, (i + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * i / config.iterations)))
+        for group, full in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = full * part
+        some = seen.at(torch.randint(len(seen), (config.batch,)))
+        loss = (net.bits(some, rounded, share.sigmoid())[:, None] * some.weights).mean() / scan.size
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        if (i + 1) % max(1, config.iterations // _LOOKS) == 0 or i + 1 in (rounded_from, config.iterations):
+            figure = _held_bits(net, kept, rounded, share)
+            if rounded and i - config.iterations // _LOOKS < rounded_from:
+                best = math.inf  # figures with rounded weights are not those without
+            if figure < best:
+                best, best_state = figure, _state(net, share)
+        if i + 1 == rounded_from:
+            _restore(net, share, best_state)
+    _restore(net, share, best_state)
+    return net, np.array([first, _held_bits(net, kept, True, share)])
 
 
-def _learn(
-    network: Network, optimizer: torch.optim.Adam, pictures: list[Tensor], span: tuple[float, float], quantised: bool
-) -> Tensor:
-    """One iteration; bits a symbol (batch,) before it."""
-    batch = network.config.batch
-    log2_step = span[0] + torch.rand(batch) * (span[1] - span[0])
-    symbols, inverse = _batch(pictures, torch.randint(len(pictures), (batch,)), log2_step)
-    bits = network.bits(symbols, inverse, quantised) / symbols[0].numel()
-    # A picture of few bits counts for more than its share, or low qualities would learn nothing.
-    loss = (bits / (bits.detach() + 0.05).sqrt()).mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    return bits
+def _state(net: ScanNet, share: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    return {key: value.clone() for key, value in net.state_dict().items()}, share.detach().clone()
 
 
-def seconds_per_iteration(training: list[NDArray[np.float32]], config: FitConfig) -> float:
-    """What an iteration takes here and now, of the mean kind, by doing a few of each."""
-    generator_state = torch.get_rng_state()
-    network = Network(training[0].shape[2], config)
-    optimizer, pictures = _optimizer(network, config), [torch.from_numpy(p) for p in training]
-    seconds = 0.0
-    for quantised, share in ((False, 1 - config.quantised_share), (True, config.quantised_share)):
-        _learn(network, optimizer, pictures, (0.0, 1.0), quantised)
-        started = time.monotonic()
-        for _ in range(_TRIALS):
-            _learn(network, optimizer, pictures, (0.0, 1.0), quantised)
-        seconds += share * (time.monotonic() - started) / _TRIALS
-    torch.set_rng_state(generator_state)
-    return seconds
+def _restore(net: ScanNet, share: Tensor, state: tuple[dict[str, Tensor], Tensor]) -> None:
+    net.load_state_dict(state[0])
+    share.data.copy_(state[1])
 
 
 @torch.no_grad()
-def _start_linear(network: Network, pictures: list[Tensor], span: tuple[float, float]) -> None:
+def _held_bits(net: ScanNet, kept: Examples, rounded: bool, share: Tensor) -> float:
+    pieces = torch.split(torch.arange(len(kept)), 8192)
+    return sum(float(net.bits(kept.at(piece), rounded, share.sigmoid()).sum()) for piece in pieces) / len(kept)
+
+
+@torch.no_grad()
+def _start_linear(net: ScanNet, seen: Examples) -> None:
     """Least squares give the direct weights: means from symbols, then scales from magnitudes, one and quality.
 
     The training then begins where a linear predictor ends, which saves it half of its iterations.
     """
-    batches = []
-    for _ in range(min(10, 1 + len(pictures) // 4)):
-        log2_step = span[0] + torch.rand(4) * (span[1] - span[0])
-        batches.append(_batch(pictures, torch.randint(len(pictures), (4,)), log2_step))
-    for net in network.nets:
-        size, window = net.plan.size, net.plan.window
-        rows = []
-        for symbols, inverse in batches:
-            inputs, targets = net.rows(symbols, inverse)
-            # Fine steps have large symbols: without the weight they alone would decide.
-            weight = (targets.square().mean((1, 2), keepdim=True) + 0.05).rsqrt().expand(-1, targets.shape[1], 1)
-            rows.append([part.flatten(0, 1) for part in (inputs * net.used[:, 0], targets, weight)])
-        inputs, targets, weight = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        net.set_paces(inputs)
-        if window:
-            mean_weights = _ridge(inputs[:, :window] * weight, targets * weight)
-            net.direct[:window, :size] = mean_weights / net.pace[:window]
-            targets = targets - inputs[:, :window] @ mean_weights
-        scale_weights = _SCALE_OF_MAGNITUDE * _ridge(inputs[:, window:] * weight, targets.abs() * weight)
-        net.direct[window:, size:] = scale_weights / (net.pace[window:] * net.out_pace[size:])
+    scan, size = net.scan, net.scan.size
+    weight = seen.weights * (seen.symbols.square().mean(1, keepdim=True) + 0.05).rsqrt()
+    inputs, symbols = seen.inputs, seen.symbols
+    if scan.wide:
+        if scan.own_taps:
+            for channel in range(size):
+                found = _ridge(seen.own[:, :, channel].abs() * weight, symbols[:, channel : channel + 1].abs() * weight)
+                net.own[1, :, channel] = found[:, 0] * 0.7 / _pace_of_scales(net)
+        constant = symbols.abs().mean(0) * 0.3
+        net.direct[0, size:] = constant / (net.pace[-2] * net.out_pace[size:])
+        return
+    window = net.counted - scan.stop  # inputs that are symbols
+    if window:
+        mean_weights = _ridge(inputs[:, :window] * weight, symbols * weight)
+        net.direct[:window, :size] = mean_weights / net.pace[:window]
+        symbols = symbols - inputs[:, :window] @ mean_weights
+    scale_weights = _SCALE_OF_MAGNITUDE * _ridge(inputs[:, window:] * weight, symbols.abs() * weight)
+    net.direct[window:, size:] = scale_weights / (net.pace[window:] * net.out_pace[size:])
+
+
+def _pace_of_scales(net: ScanNet) -> float:
+    return float(net.out_pace[-1])
 
 
 def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:
@@ -170,33 +249,3 @@ def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:
     square.diagonal().add_(damping)
     solved: Tensor = torch.linalg.solve(square, (inputs.T @ targets).double())
     return solved.float()
-
-
-@torch.no_grad()
-def _held_bits(network: Network, pictures: list[Tensor], span: tuple[float, float], quantised: bool) -> float:
-    total, count = 0.0, 0
-    for picture in pictures:
-        for share in (0.25, 0.6):
-            step = 2.0 ** (span[0] + share * (span[1] - span[0]))
-            symbols = torch.round(picture[None] / step).clamp(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-            total += float(network.bits(symbols, torch.tensor([1 / step]), quantised)) / symbols.numel()
-            count += 1
-    return total / count
-
-
-def integer_arrays(network: Network) -> Arrays:
-    """The network's part of a prior file."""
-    exported = [net.export() for net in network.nets]
-    plans = [net.plan for net in network.nets]
-    rows = [
-        [p.start, p.stop, len(p.grids), len(TAPS), len(p.own_taps), n.second.shape[0]]
-        for p, n in zip(plans, network.nets, strict=True)
-    ]
-    taps = [tap for plan in plans for tap in (*TAPS, *plan.own_taps)]
-    kinds = {"weights": "i1", "global_weights": "<i4", "shift": "u1", "out_weights": "i1", "out_shift": "u1"}
-    return {
-        "passes": np.array(rows, "<i2"),
-        "grids": np.array([(g.y, g.x, g.stride) for plan in plans for g in plan.grids], np.int8),
-        "taps": np.array(taps, np.int8),
-        **{key: np.concatenate([e[key].ravel() for e in exported]).astype(kind) for key, kind in kinds.items()},
-    }

@@ -5,17 +5,20 @@ Nothing above ``coding`` but this module calls it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.coding import payload, quantize, rate
-from sdrt.coding.prior import load_prior
-from sdrt.container import sdl
+from sdrt.coding.prior_file import load_prior
+from sdrt.coding.symbols import to_channels
+from sdrt.container import sdl, step_map
+from sdrt.container.step_map import Offsets
 from sdrt.errors import ModelError
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
@@ -25,6 +28,15 @@ Latents = NDArray[np.float32]
 """float32 (C, h, w), ``(raw - shift) * scale`` in the units of the pack's latent space."""
 Symbols = NDArray[np.int32]
 """int32 (C, h, w), the integers that a payload codes."""
+StepIndices = NDArray[np.int64]
+"""int64 (h, w), 0..1023: the step index at each latent position."""
+IndicesOf = Callable[[int, int], StepIndices]
+"""Height and width of a picture in pixels -> the step indices of its latents."""
+LatentsOf = Callable[[int, IndicesOf, bool], Latents]
+"""Resampling, step indices, and whether this is the last call -> the latents of a picture at that fraction."""
+
+_LEVEL_REACH = 16
+"""Step indices, a quarter of an octave: latents made for a level serve others that near as well as their own."""
 
 
 class LatentCoder:
@@ -42,15 +54,25 @@ class LatentCoder:
             )
 
     def symbols(self, file: sdl.SdlFile) -> Symbols:
-        """The integers of ``file``. Raises CorruptError where its payload holds none of its size."""
+        """The integers of ``file``. Raises CorruptError where its payload or its step map holds none of its size."""
+        return to_channels(payload.decode(file.payload, self.prior, self.step_indices(file)), self.prior)
+
+    def latents(self, file: sdl.SdlFile) -> tuple[Latents, StepIndices]:
+        """The latents of ``file``'s integers, and the steps that they were quantized with. Raises as ``symbols``."""
+        indices = self.step_indices(file)
+        coded = payload.decode(file.payload, self.prior, indices)
+        return quantize.dequantize(coded, self.prior, indices), indices
+
+    def step_indices(self, file: sdl.SdlFile) -> StepIndices:
+        """The step index of each latent position of ``file``. Raises CorruptError for a broken step map."""
         cell = self.pack.space.downscale
         width_px, height_px = file.coded_px
-        shape = (self.pack.space.channels, ceil(height_px / cell), ceil(width_px / cell))
-        return payload.decode(file.payload, shape, self.prior, file.step_index)
-
-    def latents(self, file: sdl.SdlFile) -> Latents:
-        """The latents of ``file``'s integers. Raises as ``symbols``."""
-        return quantize.dequantize(self.symbols(file), self.prior, file.step_index)
+        rows, columns = ceil(height_px / cell), ceil(width_px / cell)
+        chunk = file.chunk(sdl.STEP_MAP)
+        offsets = None
+        if chunk is not None:
+            offsets = step_map.decode_step_map(chunk, step_map.cells(rows, columns, cell)[:2])
+        return step_map.spread(offsets, file.step_index, rows, columns, cell)
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,7 @@ class FileWriter:
         height_px: The same.
         chunks: Alpha and metadata.
         options: What the caller asked for.
+        offsets: Of the step in each cell of the picture as it is coded, see ``sdrt.container.step_map``; None: flat.
     """
 
     coder: LatentCoder
@@ -70,6 +93,7 @@ class FileWriter:
     height_px: int
     chunks: tuple[sdl.Chunk, ...]
     options: EncodeOptions
+    offsets: Offsets | None = None
 
     @cached_property
     def resamplings(self) -> tuple[int, ...]:
@@ -81,43 +105,67 @@ class FileWriter:
         longest_px, cell = max(self.width_px, self.height_px), self.coder.pack.space.downscale
         return (1, *(factor for factor in sdl.RESAMPLINGS[1:] if longest_px > cell * factor // 2))
 
-    def write(self, latents: Iterator[Latents]) -> tuple[bytes, sdl.SdlFile]:
+    def write(self, latents: LatentsOf) -> tuple[bytes, sdl.SdlFile]:
         """The finest file that the options allow: its bytes, and what they say.
 
+        A pack whose encoder is told the quality level runs it again where the search ends far from the level that the
+        first latents were made for.
+
         Args:
-            latents: Those of the picture at each of ``resamplings``. The next ones are taken only where a target is
-                out of reach, at quality 0, of the ones before.
+            latents: Gives the latents of the picture at a resampling, for step indices, and whether it is asked for the
+                last time.
 
         Raises:
             UnsupportedError: The smallest file of the last latents is larger than the target; its size is named.
         """
         pack, budget_bytes = self.coder.pack, self._budget_bytes
-        coarse, fine = pack.quality_range
+        coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
+        again = pack.quality_input and budget_bytes is not None
+        for resampling in self.resamplings:
+            is_last = resampling == self.resamplings[-1]
+            coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
+            try:
+                values = latents(resampling, self._indices_at(guess), is_last and not again)
+                data, file = self._search(values, resampling, guess, coarsest)
+                if again and abs(file.step_index - guess) > _LEVEL_REACH:
+                    guess = file.step_index
+                    values = latents(resampling, self._indices_at(guess), is_last)
+                    with suppress(rate.TargetError):  # then what the first search found stands
+                        data, file = self._search(values, resampling, guess, coarsest)
+            except rate.TargetError as error:
+                if is_last:
+                    raise rate.TargetError(f"{error}{self._of_them_metadata}") from None
+                continue
+            return data, file
+        raise AssertionError("the last resampling returns or raises")
+
+    def _indices_at(self, step_index: int) -> IndicesOf:
+        """The step indices of the latents of a picture of so many rows and columns of pixels."""
+        cell = self.coder.pack.space.downscale
+
+        def indices(height_px: int, width_px: int) -> StepIndices:
+            return step_map.spread(self.offsets, step_index, ceil(height_px / cell), ceil(width_px / cell), cell)
+
+        return indices
+
+    def _search(self, latents: Latents, resampling: int, guess: int, coarsest: int) -> tuple[bytes, sdl.SdlFile]:
+        """The finest file of ``latents`` in the budget, or that of ``guess`` where there is none."""
         written: dict[bytes, sdl.SdlFile] = {}
 
-        def code(values: Latents, resampling: int, step_index: int, bit_weight: float = 1.0) -> bytes:
-            file = self._file(values, resampling, step_index, bit_weight)
+        def code(step_index: int, bit_weight: float = 1.0) -> bytes:
+            file = self._file(latents, resampling, step_index, bit_weight)
             data = sdl.pack(file)
             written[data] = file
             return data
 
-        for resampling in self.resamplings:
-            is_last = resampling == self.resamplings[-1]
-            code_at: Callable[..., bytes] = partial(code, next(latents), resampling)
-            if budget_bytes is None:
-                data = code_at(guess)
-            else:
-                coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
-                try:
-                    data = rate.finest_within(code_at, budget_bytes, guess=guess, finest=fine, coarsest=coarsest)
-                except rate.TargetError as error:
-                    if is_last:
-                        raise rate.TargetError(f"{error}{self._of_them_metadata}") from None
-                    continue
-            return data, written[data]
-        raise AssertionError("the last resampling returns or raises")
+        if self._budget_bytes is None:
+            data = code(guess)
+        else:
+            finest = self.coder.pack.quality_range[1]
+            data = rate.finest_within(code, self._budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
+        return data, written[data]
 
     @cached_property
     def _budget_bytes(self) -> int | None:
@@ -138,15 +186,20 @@ class FileWriter:
         pack, prior = self.coder.pack, self.coder.prior
         # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
         optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]
-        strength = quantize.strength_for_psnr(prior) if optimized else prior.decisions
+        weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
+        cell = pack.space.downscale
+        indices = self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
         # Additive, so that it saves bits also where the prior asks for plain rounding.
-        symbols = quantize.quantize(latents, prior, step_index, rdo=strength + bit_weight - 1)
+        coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)
+        chunks = [*self.chunks, *sdl.resampling_chunks(resampling)]
+        if self.offsets is not None and self.offsets.any():
+            chunks.append(sdl.Chunk(sdl.STEP_MAP, step_map.encode_step_map(self.offsets)))
         return sdl.SdlFile(
             width_px=self.width_px,
             height_px=self.height_px,
             space_identity=pack.space.identity,
             prior_identity=pack.prior_identity,
             step_index=step_index,
-            payload=payload.encode(symbols, prior, step_index),
-            chunks=(*self.chunks, *sdl.resampling_chunks(resampling)),
+            payload=payload.encode(coded, prior, indices),
+            chunks=tuple(chunks),
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sdrt.arguments import check_count
 from sdrt.atomic import write_atomic
-from sdrt.bitstream import FileWriter, Latents, Symbols
+from sdrt.bitstream import FileWriter, IndicesOf, Latents, Symbols
 from sdrt.container import sdl
 from sdrt.container.alpha import DEFAULT_MAX_ERROR, decode_alpha, encode_alpha
 from sdrt.container.source import SdlSource, read_source
@@ -168,9 +168,9 @@ class Codec:
                 note(text)
         height_px, width_px = picture.rgb.shape[:2]
         writer = FileWriter(coder, width_px, height_px, _chunks_of(picture, options), options)
-        latents = self._latents_at(writer.resamplings, picture.rgb, pack, encoder, progress)
-        del picture  # the generator alone holds the pixels now, and lets them go before the coding
-        data, file = writer.write(latents)
+        analysis = _Analysis(picture.rgb, pack, encoder, progress, self._tile_px)
+        del picture  # the analysis alone holds the pixels now, and lets them go when they have served
+        data, file = writer.write(analysis.latents)
         return data, describe(file, len(data), pack)
 
     def encode_file(
@@ -267,14 +267,14 @@ class Codec:
         crop = left, top, width_px, height_px = checked_crop(crop, file.width_px, file.height_px)
         pack = self._models.decoding_pack(file)
         decoder = self._engine(pack, "decoder")
-        latents = self._models.coder_of(file).latents(file)
+        latents, indices = self._models.coder_of(file).latents(file)
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
         metadata = from_chunks(file.chunks)
         if (width_px, height_px) != (file.width_px, file.height_px):
             metadata = metadata.of_part(width_px, height_px)
         window = window_of(crop, file.resampling, *file.coded_px)
-        rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px)
+        rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px, indices=indices)
         return Strips(
             width_px=width_px,
             height_px=height_px,
@@ -344,20 +344,23 @@ class Codec:
         self.used_device, self.used_precision = engine.device, engine.precision
         return engine
 
-    def _latents_at(
-        self,
-        resamplings: tuple[int, ...],
-        rgb: NDArray[np.uint8],
-        pack: ModelPack,
-        encoder: Engine,
-        progress: Progress | None,
-    ) -> Iterator[Latents]:
-        """The latents of a picture at each of ``resamplings``, computed when they are asked for."""
-        for resampling in resamplings[:-1]:
-            yield to_latents(reduce(rgb, resampling), pack, encoder, progress, tile_px=self._tile_px)
-        latents = to_latents(reduce(rgb, resamplings[-1]), pack, encoder, progress, tile_px=self._tile_px)
-        del rgb
-        yield latents
+
+class _Analysis:
+    """A picture's way to latents, as often as rate control asks."""
+
+    def __init__(
+        self, rgb: NDArray[np.uint8], pack: ModelPack, encoder: Engine, progress: Progress | None, tile_px: int | None
+    ) -> None:
+        self._rgb: NDArray[np.uint8] | None = rgb
+        self._run = partial(to_latents, pack=pack, encoder=encoder, progress=progress, tile_px=tile_px)
+
+    def latents(self, resampling: int, indices: IndicesOf, final: bool) -> Latents:
+        """The latents of the picture at a fraction of its sides; pixels are let go after the ``final`` call."""
+        assert self._rgb is not None, "the call before was the final one"
+        reduced = reduce(self._rgb, resampling)
+        if final:
+            self._rgb = None
+        return self._run(reduced, indices=indices(*reduced.shape[:2]))
 
 
 def _chunks_of(picture: Picture, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:

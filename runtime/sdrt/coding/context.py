@@ -1,4 +1,4 @@
-"""Contexts: from the symbols decoded so far to a prediction of the next pass's symbols, in integers.
+"""Contexts: from the symbols decoded so far to a prediction of the next scan's symbols, in integers.
 
 docs/PRIOR.md is the normative description; :mod:`sdrt.coding.prior` says why float32 products are exact here.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.coding.prior import (
+    BAND,
     FRACTIONS,
     GLOBAL_BITS,
     HIDDEN_BITS,
@@ -23,19 +24,22 @@ from sdrt.coding.prior import (
     SYMBOL_LIMIT,
     WINDOW,
     Float32,
-    Grid,
     Int32,
-    Pass,
     Prior,
+    Scan,
 )
 
+Positions = NDArray[np.int64]
+"""Places in a canvas, flat, with its margins counted."""
+
 _CHUNK = 8192
-_Number = TypeVar("_Number", np.int32, np.float32)
+_Number = TypeVar("_Number", bound=np.generic)
+_NEIGHBORHOOD = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a pass knows of its symbols before they are coded; all (n,) over positions x channels.
+    """What a scan knows of its symbols before they are coded; all (n,) over positions x channels.
 
     The coded residual is ``sign * (symbol - mean)``; ``table`` = class * FRACTIONS + fraction.
     """
@@ -67,122 +71,142 @@ _POWERS = _integer_root_powers()
 
 
 class Canvas:
-    """Symbols decoded so far, in coding order.
+    """Symbols decoded so far, channels in the prior's order, and what later scans see of them.
 
-    ``symbols`` float32 (h + 4, w + 4, C): integers clipped to SYMBOL_LIMIT, WINDOW zeros on every side, zero where
-    not decoded. ``energy`` float32 (h + 2, w + 2, C): sums of magnitudes over 3x3 windows, one cell of margin.
-    ``sums`` and ``counts`` int64 (C,) are of the magnitudes so far.
+    Flat arrays over positions, WINDOW cells of margin on every side, zero where nothing is decoded:
+
+    Attributes:
+        symbols: int16 (cells, channels), clipped to SYMBOL_LIMIT.
+        energy: float32 (cells, near channels), sums of magnitudes over 3x3 windows.
+        bands, bands_around: float32 (cells, bands), magnitudes of the channels behind, summed over a band and clipped
+            to SYMBOL_LIMIT, at the position, and these over its 3x3 window.
+        sums, counts: int64 (near channels,), of the magnitudes so far.
     """
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
-        self.height, self.width = height, width
-        self.symbols = np.zeros((height + 2 * WINDOW, width + 2 * WINDOW, channels), np.float32)
-        self.energy = np.zeros((height + 2, width + 2, channels), np.float32)
-        self.sums = np.zeros(channels, np.int64)
-        self.counts = np.zeros(channels, np.int64)
-
-    def store(self, step: Pass, symbols: Int32) -> None:
-        """Put the symbols of a pass, (positions, size), where later passes look for them."""
-        channels = slice(step.start, step.stop)
-        clipped = np.clip(symbols, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.float32)
-        magnitude = np.abs(clipped)
-        self.sums[channels] += magnitude.sum(0, dtype=np.float64).astype(np.int64)
-        self.counts[channels] += len(symbols)
-        height, width = self.height, self.width
-        place(step, clipped, self.symbols[WINDOW : WINDOW + height, WINDOW : WINDOW + width])
-        for grid, first, rows, columns in grids_of(step, height, width):
-            part = magnitude[first : first + rows * columns].reshape(rows, columns, -1)
-            for y in range(grid.y, grid.y + 3):
-                for x in range(grid.x, grid.x + 3):
-                    self.energy[_every(y, rows, grid.stride), _every(x, columns, grid.stride), channels] += part
-
-    def bias(self, step: Pass, step_index: int) -> Float32:
-        """What a pass's columns get at every position, float32 integers: from quality and mean magnitudes so far."""
-        means = (self.sums[: step.stop] << SIZE_BITS) // np.maximum(self.counts[: step.stop], 1)
-        quality = np.array([1, inverse_step(step_index)], np.int64)
-        bias = (quality @ step.global_weights >> GLOBAL_BITS) + (means @ step.mean_weights >> SIZE_BITS)
-        return np.asarray(bias, np.float32)
-
-    def inputs(self, step: Pass) -> Iterator[Float32]:
-        """The rows of a pass in order, in pieces of bounded size, each float32 (n, inputs)."""
-        start, stop, own = step.start, step.stop, len(step.taps) * step.start
-        size = stop - start
-        for band in bands_of(step, self.height, self.width):
-            piece = np.empty((band.rows, band.columns, own + len(step.own_taps) * size + stop), np.float32)
-            for t, tap in enumerate(step.taps):
-                piece[:, :, t * start : (t + 1) * start] = band.at(self.symbols, tap, WINDOW)[..., :start]
-            for t, tap in enumerate(step.own_taps):
-                at = own + t * size
-                piece[:, :, at : at + size] = band.at(self.symbols, tap, WINDOW)[..., start:stop]
-            piece[:, :, own + len(step.own_taps) * size :] = band.at(self.energy, (0, 0), 1)[..., :stop]
-            yield piece.reshape(band.rows * band.columns, -1)
-
-
-@dataclass(frozen=True)
-class Band:
-    """Some rows of a grid: positions (y + stride * i, x + stride * j) for i < rows, j < columns."""
-
-    y: int
-    x: int
-    stride: int
-    rows: int
-    columns: int
-
-    def at(self, array: NDArray[_Number], tap: tuple[int, int], margin: int) -> NDArray[_Number]:
-        """A view (rows, columns, ...) of what lies at ``tap`` (dy, dx) from the positions.
-
-        ``array`` has ``margin`` cells on every side.
+    def __init__(self, prior: Prior, step_indices: NDArray[np.integer]) -> None:
+        """Args:
+        prior: what is coded.
+        step_indices: (h, w), the step index at each position.
         """
-        y = _every(margin + self.y + tap[0], self.rows, self.stride)
-        return array[y, _every(margin + self.x + tap[1], self.columns, self.stride)]
+        self.prior = prior
+        height, width = int(step_indices.shape[0]), int(step_indices.shape[1])
+        self.height, self.width = height, width
+        self._stride = width + 2 * WINDOW
+        cells, channels = (height + 2 * WINDOW) * self._stride, prior.coded_channels
+        self.symbols = np.zeros((cells, channels), np.int16)
+        self.energy = np.zeros((cells, prior.near), np.float32)
+        self.bands = np.zeros((cells, -(-(channels - prior.near) // BAND)), np.float32)
+        self.bands_around = np.zeros_like(self.bands)
+        self.sums, self.counts = np.zeros(prior.near, np.int64), np.zeros(prior.near, np.int64)
+        self.step_indices = step_indices
+        indices = np.zeros((height + 2 * WINDOW, self._stride), np.int64)
+        indices[WINDOW:-WINDOW, WINDOW:-WINDOW] = step_indices
+        self._indices = indices.ravel()
+        self._qualities = np.unique(step_indices)
+
+    def offset(self, dy: int, dx: int) -> int:
+        """The distance of a tap in flat places."""
+        return dy * self._stride + dx
+
+    def positions(self, scan: Scan) -> Positions:
+        """Where a scan codes: its grids as listed, rows first; those of too small an extent are left out."""
+        parts = []
+        for grid in scan.grids:
+            rows = np.arange(grid.y, self.height, grid.stride) + WINDOW
+            columns = np.arange(grid.x, self.width, grid.stride) + WINDOW
+            parts.append((rows[:, None] * self._stride + columns).ravel())
+        places = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        if scan.least_extent:
+            places = places[self.symbols[places, 0] >= scan.least_extent]
+        return places
+
+    def rows(self, array: NDArray[_Number], places: Positions) -> NDArray[_Number]:
+        """The values at flat places of an array (h, w, ...) without margins."""
+        y, x = np.divmod(places, self._stride)
+        found: NDArray[_Number] = array[y - WINDOW, x - WINDOW]
+        return found
+
+    def scatter(self, values: NDArray[np.generic], places: Positions, target: NDArray[np.generic]) -> None:
+        """The inverse of ``rows``."""
+        y, x = np.divmod(places, self._stride)
+        target[y - WINDOW, x - WINDOW] = values
+
+    def store(self, scan: Scan, places: Positions, values: Int32) -> None:
+        """Puts the symbols of a scan, (positions, channels), where later scans look for them."""
+        clipped = np.clip(values, -SYMBOL_LIMIT, SYMBOL_LIMIT)
+        self.symbols[places, scan.start : scan.stop] = clipped
+        magnitude = np.abs(clipped).astype(np.float32)
+        if scan.wide:
+            first, last = (scan.start - self.prior.near) // BAND, scan.bands[1]
+            edges = np.arange(0, scan.size, BAND)
+            magnitude = np.minimum(np.add.reduceat(magnitude, edges, axis=1), SYMBOL_LIMIT)
+            self.bands[places, first:last] = magnitude
+            around, channels = self.bands_around, slice(first, last)
+        else:
+            channels = slice(scan.start, scan.stop)
+            self.sums[channels] += magnitude.sum(0, dtype=np.float64).astype(np.int64)
+            self.counts[channels] += len(places)
+            around = self.energy
+        for tap in _NEIGHBORHOOD:
+            around[places + self.offset(*tap), channels] += magnitude
+
+    def bias(self, scan: Scan, places: Positions) -> tuple[Float32, NDArray[np.int64]]:
+        """What a scan's columns get besides their inputs: float32 integers (qualities, H + 2 n), from quality and mean
+        magnitudes, and the row of each position."""
+        shown = scan.mean_weights.shape[0]
+        means = (self.sums[:shown] << SIZE_BITS) // np.maximum(self.counts[:shown], 1)
+        quality = np.array([[1, inverse_step(int(index))] for index in self._qualities], np.int64)
+        bias = quality @ scan.global_weights >> GLOBAL_BITS
+        bias[:, : scan.mean_weights.shape[1]] += means @ scan.mean_weights >> SIZE_BITS
+        return bias.astype(np.float32), np.searchsorted(self._qualities, self._indices[places])
+
+    def inputs(self, scan: Scan, places: Positions) -> Float32:
+        """The inputs of a scan at some positions, float32 (positions, inputs)."""
+        near, own = scan.near, slice(scan.start, scan.stop)
+        shown = near if scan.wide else scan.stop
+        parts: list[NDArray[np.generic]] = [self.symbols[places + self.offset(*tap), :near] for tap in scan.taps]
+        if not scan.wide:
+            parts += [self.symbols[places + self.offset(*tap), own] for tap in scan.own_taps]
+        parts.append(self.energy[places, :shown])
+        here, around = scan.bands
+        if around:
+            parts += [self.bands[places, :here], self.bands_around[places, :around]]
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def own(self, scan: Scan, places: Positions) -> tuple[Float32, Float32]:
+        """What a wide scan's own neighbors add to means and scales, each float32 integers (positions, channels)."""
+        total = np.zeros((2, len(places), scan.size), np.float32)
+        for tap, mean_weight, scale_weight in zip(scan.own_taps, *scan.own_weights, strict=True):
+            values = self.symbols[places + self.offset(*tap), scan.start : scan.stop]
+            total[0] += values * mean_weight
+            total[1] += np.abs(values) * scale_weight
+        return total[0], total[1]
 
 
-def bands_of(step: Pass, height: int, width: int) -> Iterator[Band]:
-    """The positions of a pass in order, in pieces of bounded size."""
-    for grid, _first, rows, columns in grids_of(step, height, width):
-        most = max(1, _CHUNK // columns)
-        for top in range(0, rows, most):
-            yield Band(grid.y + grid.stride * top, grid.x, grid.stride, min(most, rows - top), columns)
-
-
-def _every(first: int, count: int, stride: int) -> slice:
-    return slice(first, first + stride * (count - 1) + 1, stride)
-
-
-def grids_of(step: Pass, height: int, width: int) -> Iterator[tuple[Grid, int, int, int]]:
-    """The grids of a pass that have positions in (height, width): (grid, first position, rows, columns)."""
-    first = 0
-    for grid in step.grids:
-        rows = (height - grid.y + grid.stride - 1) // grid.stride
-        columns = (width - grid.x + grid.stride - 1) // grid.stride
-        if rows > 0 and columns > 0:
-            yield grid, first, rows, columns
-            first += rows * columns
-
-
-def predict(prior: Prior, step: Pass, canvas: Canvas, step_index: int) -> Prediction:
-    """Run a pass's network; position-major, the pass's channels innermost."""
-    size, hidden = step.stop - step.start, len(step.shift)
-    bias = canvas.bias(step, step_index)
-    outputs = []
-    for rows in canvas.inputs(step):
-        active = rows @ step.weights[:, :hidden]
-        active += bias[:hidden]
-        active *= step.shift
+def predict(canvas: Canvas, scan: Scan, places: Positions) -> Prediction:
+    """Runs a scan's network at some positions; position-major, the scan's channels innermost."""
+    prior, size, hidden = canvas.prior, scan.size, scan.hidden
+    bias, which = canvas.bias(scan, places)
+    output = np.empty((len(places), 2 * size), np.int32)
+    for first in range(0, len(places), _CHUNK):
+        some = places[first : first + _CHUNK]
+        added = bias[which[first : first + _CHUNK]] if len(bias) > 1 else bias
+        rows = canvas.inputs(scan, some)
+        sums = rows @ scan.weights
+        active = sums[:, :hidden] + added[:, :hidden]
+        active *= scan.shift
         np.floor(active, out=active)
-        np.maximum(active, 0, out=active)
-        np.minimum(active, HIDDEN_LIMIT, out=active)
-        direct = rows @ step.weights[:, hidden:]
-        direct += bias[hidden:]
+        np.clip(active, 0, HIDDEN_LIMIT, out=active)
+        direct = np.concatenate(canvas.own(scan, some), axis=1) if scan.wide else sums[:, hidden:]
+        direct = direct + added[:, hidden:]
         total = direct.astype(np.int32)
         total <<= HIDDEN_BITS
-        total += (active @ step.out_weights).astype(np.int32)
-        total >>= step.out_shift
-        outputs.append(total)
-    output = outputs[0] if len(outputs) == 1 else np.concatenate([np.zeros((0, 2 * size), np.int32), *outputs])
+        total += (active @ scan.out_weights).astype(np.int32)
+        total >>= scan.out_shift
+        output[first : first + _CHUNK] = total
     limit = SYMBOL_LIMIT << MEAN_BITS
-    eighths = np.minimum(np.maximum(output[:, :size], -limit), limit).ravel()
-    scale = np.minimum(np.maximum(output[:, size:], 0), SCALE_LIMIT).ravel()
+    eighths = np.clip(output[:, :size], -limit, limit).ravel()
+    scale = np.clip(output[:, size:], 0, SCALE_LIMIT).ravel()
     mean = (eighths + (1 << MEAN_BITS - 1)) >> MEAN_BITS
     fraction = eighths - (mean << MEAN_BITS)
     sign = (fraction >> 31) | 1
@@ -192,30 +216,20 @@ def predict(prior: Prior, step: Pass, canvas: Canvas, step_index: int) -> Predic
     return Prediction(mean, sign, table)
 
 
-def symbols_of(step: Pass, coded: NDArray[_Number]) -> NDArray[_Number]:
-    """The values of one pass, (positions, size), from all of them in coding order, (h, w, C)."""
-    size = step.stop - step.start
-    parts = [
-        coded[grid.y :: grid.stride, grid.x :: grid.stride, step.start : step.stop].reshape(-1, size)
-        for grid in step.grids
-    ]
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+def replay(prior: Prior, coded: Int32, step_indices: NDArray[np.integer]) -> Iterator[tuple[Scan, Int32, Prediction]]:
+    """Every scan with its symbols (positions, channels) and prediction, for known symbols.
 
-
-def place(step: Pass, symbols: NDArray[np.generic], target: NDArray[np.generic]) -> None:
-    """The inverse of :func:`symbols_of`: write (positions, size) into ``target`` (h, w, C)."""
-    for grid, first, rows, columns in grids_of(step, target.shape[0], target.shape[1]):
-        part = symbols[first : first + rows * columns].reshape(rows, columns, -1)
-        target[grid.y :: grid.stride, grid.x :: grid.stride, step.start : step.stop] = part
-
-
-def replay(prior: Prior, coded: Int32, step_index: int) -> Iterator[tuple[Pass, Int32, Prediction]]:
-    """Every pass with its symbols (positions, size) and prediction, for known symbols (h, w, C) in coding order."""
-    canvas = Canvas(prior.channels, coded.shape[0], coded.shape[1])
-    for step in prior.passes:
-        symbols = symbols_of(step, coded)
-        yield step, symbols, predict(prior, step, canvas, step_index)
-        canvas.store(step, symbols)
+    Args:
+        prior: what they are coded under.
+        coded: int32 (h, w, coded channels), as `sdrt.coding.symbols.with_extents` gives them.
+        step_indices: (h, w).
+    """
+    canvas = Canvas(prior, step_indices)
+    for scan in prior.scans:
+        places = canvas.positions(scan)
+        values: Int32 = np.asarray(canvas.rows(coded, places)[:, scan.start : scan.stop], np.int32)
+        yield scan, values, predict(canvas, scan, places)
+        canvas.store(scan, places, values)
 
 
 def table_entries(prior: Prior, prediction: Prediction, symbols: Int32) -> tuple[Int32, Int32, Int32]:

@@ -1,9 +1,10 @@
-"""Integer latents <-> payload bytes: a range coder driven by the prior's tables.
+"""Coded symbols <-> payload bytes: a range coder driven by the prior's tables.
 
-The payload is one range-coder stream (constriction's: 32-bit words, 64-bit state, 24-bit models), most
-significant byte first, ended by the shortest tail that still decodes; absent bytes read as zero. Within
-a pass, symbols are coded table by table, stable by position; then the low bits of wide classes, then the
-escapes. docs/PRIOR.md has every detail.
+The payload is one range-coder stream (constriction's: 32-bit words, 64-bit state, 24-bit models), most significant byte
+first, ended by the shortest tail that still decodes; absent bytes read as zero. Within a scan, symbols are coded table
+by table, stable by position; then the low bits of wide classes, then the escapes. docs/PRIOR.md has every detail.
+
+The bytes of given symbols are unique: a decoder encodes what it reads again and refuses a payload that differs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.coding.context import Canvas, Prediction, place, predict, replay, table_entries
+from sdrt.coding.context import Canvas, Prediction, predict, replay, table_entries
 from sdrt.coding.prior import FRACTIONS, MAX_SYMBOL, TOTAL, Int32, Prior
 from sdrt.errors import CorruptError
+
+StepIndices = NDArray[np.integer]
 
 _ESCAPE_BITS = 24  # excess magnitudes below 2**24: residuals reach beyond MAX_SYMBOL where the mean is wrong
 _STATE = 2**64
@@ -50,7 +53,7 @@ class _Models:
 
 
 def _runs(tables: Int32) -> tuple[NDArray[np.int64], Iterator[tuple[int, int, int]]]:
-    """The coding order of a pass and its runs (table, first, end)."""
+    """The coding order of a scan and its runs (table, first, end)."""
     order = np.argsort(tables.astype(np.uint16), kind="stable")
     counts = np.bincount(tables)
     present = np.flatnonzero(counts)
@@ -59,149 +62,189 @@ def _runs(tables: Int32) -> tuple[NDArray[np.int64], Iterator[tuple[int, int, in
     return order, zip(present.tolist(), firsts.tolist(), ends.tolist(), strict=True)
 
 
-def encode(symbols: Int32, prior: Prior, step_index: int) -> bytes:
-    """The payload of ``symbols``, int32 (C, h, w) within +-MAX_SYMBOL.
+class _Encoder:
+    """One payload that is being written, scan by scan."""
 
-    Raises ValueError when the shape is not the prior's or a symbol is out of range.
-    """
-    coded = _coding_order(symbols, prior)
-    stream, models = _stream(), _Models(prior)
-    coder, uniform = stream.queue.RangeEncoder(), stream.model.Uniform()
-    for _step, values, prediction in replay(prior, coded, step_index):
-        entry, low, high = table_entries(prior, prediction, values.ravel())
+    def __init__(self, prior: Prior) -> None:
+        self._prior, self._models = prior, _Models(prior)
+        self._coder, self._uniform = _stream().queue.RangeEncoder(), _stream().model.Uniform()
+
+    def scan(self, prediction: Prediction, symbols: Int32) -> None:
+        """Appends the symbols (n,) of a scan."""
+        prior, coder = self._prior, self._coder
+        entry, low, high = table_entries(prior, prediction, symbols)
         order, runs = _runs(prediction.table)
         ordered = entry[order]
         for table, first, end in runs:
-            coder.encode(ordered[first:end], models[table])
+            coder.encode(ordered[first:end], self._models[table])
         classes = prediction.table // FRACTIONS
         bits = prior.low_bits[classes]
         wide = np.flatnonzero(bits)
         if len(wide):
-            coder.encode(low[wide], uniform, (1 << bits[wide]).astype(np.int32))
+            coder.encode(low[wide], self._uniform, (1 << bits[wide]).astype(np.int32))
         radius = prior.radius[classes]
         escaped = np.flatnonzero(entry > 2 * radius)
         if len(escaped):
-            _encode_escapes(coder, uniform, high[escaped], radius[escaped])
-    return _seal(coder)
+            self._escapes(high[escaped], radius[escaped])
 
+    def _escapes(self, high: Int32, radius: Int32) -> None:
+        """Sign, then the length of the excess magnitude, then its bits below the leading one."""
+        coder, uniform = self._coder, self._uniform
+        excess = np.abs(high) - radius  # at least 1
+        lengths = np.frexp(excess.astype(np.float64))[1].astype(np.int32) - 1
+        coder.encode((high < 0).astype(np.int32), uniform, np.full(len(high), 2, np.int32))
+        coder.encode(lengths, uniform, np.full(len(high), _ESCAPE_BITS, np.int32))
+        longer = np.flatnonzero(lengths)
+        if len(longer):
+            spans = (1 << lengths[longer]).astype(np.int32)
+            coder.encode((excess[longer] - spans).astype(np.int32), uniform, spans)
 
-def _encode_escapes(coder: Any, uniform: Any, high: Int32, radius: Int32) -> None:
-    """Sign, then the length of the excess magnitude, then its bits below the leading one."""
-    excess = np.abs(high) - radius  # at least 1
-    lengths = np.frexp(excess.astype(np.float64))[1].astype(np.int32) - 1
-    same = np.full(len(high), 2, np.int32)
-    coder.encode((high < 0).astype(np.int32), uniform, same)
-    coder.encode(lengths, uniform, np.full(len(high), _ESCAPE_BITS, np.int32))
-    longer = np.flatnonzero(lengths)
-    if len(longer):
-        spans = (1 << lengths[longer]).astype(np.int32)
-        coder.encode((excess[longer] - spans).astype(np.int32), uniform, spans)
-
-
-def _decode_escapes(coder: Any, uniform: Any, radius: Int32) -> Int32:
-    negative = coder.decode(uniform, np.full(len(radius), 2, np.int32))
-    lengths = coder.decode(uniform, np.full(len(radius), _ESCAPE_BITS, np.int32))
-    excess = (1 << lengths).astype(np.int32)
-    longer = np.flatnonzero(lengths)
-    if len(longer):
-        excess[longer] += coder.decode(uniform, excess[longer].copy())
-    magnitude = excess + radius
-    return np.asarray(np.where(negative == 1, -magnitude, magnitude), np.int32)
-
-
-def _seal(coder: Any) -> bytes:
-    """The shortest bytes that decode to what was encoded, given that absent bytes read as zero."""
-    words, (position, (lower, span)) = coder.get_compressed(), coder.pos()
-    sealed = words.astype(">u4").tobytes()
-    head, tail = sealed[: 4 * position], sealed[4 * position :]
-    point = int.from_bytes(tail.ljust(8, b"\0"), "big")
-    # The final interval may run past 2**64; where the coder sealed behind that carry, zero lies inside.
-    best = 0
-    if point >= lower:
+    def seal(self) -> bytes:
+        """The shortest bytes, and of these the least, that decode to what was encoded; absent bytes read as zero."""
+        words, (position, (lower, span)) = self._coder.get_compressed(), self._coder.pos()
+        sealed = words.astype(">u4").tobytes()
+        head, tail = sealed[: 4 * position], sealed[4 * position :]
         for kept in range(9):
             unit = 1 << 64 - 8 * kept
             best = -(-lower // unit) * unit
-            if best < min(lower + span, _STATE):
+            if best < lower + span:
                 break
-    whole: bytes = head + best.to_bytes(8, "big")
-    return whole.rstrip(b"\0")
+        # The final interval may run past 2**64 and hold zero behind that carry, with which the coder may have sealed.
+        carried = int.from_bytes(tail.ljust(8, b"\0"), "big") < lower
+        if best == _STATE and not carried:
+            head = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
+        whole: bytes = head + (best % _STATE).to_bytes(8, "big")
+        return whole.rstrip(b"\0")
 
 
-def decode(payload: bytes, shape: tuple[int, int, int], prior: Prior, step_index: int) -> Int32:
-    """The symbols, int32 ``shape`` = (C, h, w), of a payload. Memory and time depend on ``shape`` alone.
+class _Decoder:
+    """One payload that is being read, scan by scan."""
 
-    Raises CorruptError when no symbols of that shape have this payload under this prior, ValueError when
-    ``shape`` is not the prior's.
-    """
-    if shape[0] != prior.channels or min(shape) < 1:
-        raise ValueError(f"shape {shape} does not fit a prior of {prior.channels} channels")
-    stream, models = _stream(), _Models(prior)
-    words = np.frombuffer(payload + bytes(-len(payload) % 4 + 8), ">u4").astype(np.uint32)
-    coder, uniform = stream.queue.RangeDecoder(words), stream.model.Uniform()
-    canvas = Canvas(*shape)
-    coded = np.empty((shape[1], shape[2], shape[0]), np.int32)
-    for step in prior.passes:
-        prediction = predict(prior, step, canvas, step_index)
+    def __init__(self, payload: bytes, prior: Prior) -> None:
+        self._prior, self._models = prior, _Models(prior)
+        words = np.frombuffer(payload + bytes(-len(payload) % 4 + 8), ">u4").astype(np.uint32)
+        self._coder, self._uniform = _stream().queue.RangeDecoder(words), _stream().model.Uniform()
+
+    def scan(self, prediction: Prediction) -> Int32:
+        """The next symbols (n,). Raises CorruptError for what the coder calls invalid, or a symbol out of range."""
+        prior = self._prior
         try:
-            high, low = _decode_pass(coder, uniform, models, prior, prediction)
+            high, low = self._entries(prediction)
         except AssertionError as error:  # constriction's way to say that data is invalid
             raise CorruptError(f"payload cannot be decoded: {error}") from None
         residual = (high << prior.low_bits[prediction.table // FRACTIONS]) + low
         symbols = prediction.mean + prediction.sign * residual
         if symbols.size and np.abs(symbols).max() > MAX_SYMBOL:
             raise CorruptError(f"payload holds a symbol beyond {MAX_SYMBOL}")
-        values = symbols.reshape(-1, step.stop - step.start).astype(np.int32)
-        place(step, values, coded)
-        canvas.store(step, values)
-    symbols = np.empty(shape, np.int32)
-    symbols[prior.order] = coded.transpose(2, 0, 1)
-    return symbols
+        return symbols.astype(np.int32)
+
+    def _entries(self, prediction: Prediction) -> tuple[NDArray[np.int64], Int32]:
+        """Residuals above their low bits, and the low bits, each (n,)."""
+        prior, coder, uniform = self._prior, self._coder, self._uniform
+        order, runs = _runs(prediction.table)
+        ordered = np.empty(len(order), np.int32)
+        for table, first, end in runs:
+            ordered[first:end] = coder.decode(self._models[table], end - first)
+        entry = np.empty_like(ordered)
+        entry[order] = ordered
+        classes = prediction.table // FRACTIONS
+        bits = prior.low_bits[classes]
+        low = np.zeros(len(order), np.int32)
+        wide = np.flatnonzero(bits)
+        if len(wide):
+            low[wide] = coder.decode(uniform, (1 << bits[wide]).astype(np.int32))
+        radius = prior.radius[classes]
+        high = (entry - radius).astype(np.int64)
+        escaped = np.flatnonzero(entry > 2 * radius)
+        if len(escaped):
+            high[escaped] = self._escapes(radius[escaped])
+        return high, low
+
+    def _escapes(self, radius: Int32) -> Int32:
+        coder, uniform = self._coder, self._uniform
+        negative = coder.decode(uniform, np.full(len(radius), 2, np.int32))
+        lengths = coder.decode(uniform, np.full(len(radius), _ESCAPE_BITS, np.int32))
+        excess = (1 << lengths).astype(np.int32)
+        longer = np.flatnonzero(lengths)
+        if len(longer):
+            excess[longer] += coder.decode(uniform, excess[longer].copy())
+        magnitude = excess + radius
+        return np.asarray(np.where(negative == 1, -magnitude, magnitude), np.int32)
 
 
-def _decode_pass(
-    coder: Any, uniform: Any, models: _Models, prior: Prior, prediction: Prediction
-) -> tuple[NDArray[np.int64], Int32]:
-    """Residuals above their low bits, and the low bits, each (n,)."""
-    order, runs = _runs(prediction.table)
-    ordered = np.empty(len(order), np.int32)
-    for table, first, end in runs:
-        ordered[first:end] = coder.decode(models[table], end - first)
-    entry = np.empty_like(ordered)
-    entry[order] = ordered
-    classes = prediction.table // FRACTIONS
-    bits = prior.low_bits[classes]
-    low = np.zeros(len(order), np.int32)
-    wide = np.flatnonzero(bits)
-    if len(wide):
-        low[wide] = coder.decode(uniform, (1 << bits[wide]).astype(np.int32))
-    radius = prior.radius[classes]
-    high = (entry - radius).astype(np.int64)
-    escaped = np.flatnonzero(entry > 2 * radius)
-    if len(escaped):
-        high[escaped] = _decode_escapes(coder, uniform, radius[escaped])
-    return high, low
+def encode(coded: Int32, prior: Prior, step_indices: StepIndices) -> bytes:
+    """The payload of symbols.
+
+    Args:
+        coded: int32 (h, w, coded channels) within +-MAX_SYMBOL, as `sdrt.coding.symbols.with_extents` gives them.
+        prior: what to code them under.
+        step_indices: (h, w), 0..1023: the step index at each position.
+
+    Raises:
+        ValueError: the shape is not the prior's, a symbol is out of range, or one lies beyond its position's extent.
+    """
+    _check(coded, prior)
+    encoder = _Encoder(prior)
+    for _scan, values, prediction in replay(prior, coded, step_indices):
+        encoder.scan(prediction, values.ravel())
+    return encoder.seal()
 
 
-def _coding_order(symbols: Int32, prior: Prior) -> Int32:
-    """(C, h, w) -> (h, w, C) in the prior's channel order; ValueError when it is not what a payload can say."""
-    if symbols.ndim != 3 or symbols.shape[0] != prior.channels or min(symbols.shape) < 1:
-        raise ValueError(f"symbols of shape {symbols.shape} do not fit a prior of {prior.channels} channels")
-    if symbols.dtype != np.int32:
-        raise ValueError(f"symbols are {symbols.dtype}, expected int32")
-    if symbols.min() < -MAX_SYMBOL or symbols.max() > MAX_SYMBOL:
+def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
+    """The symbols of a payload, int32 (h, w, coded channels).
+
+    Args:
+        payload: what `encode` gave.
+        prior: what it was coded under.
+        step_indices: (h, w), as it was encoded; its shape is the picture's.
+
+    Raises:
+        CorruptError: no symbols of that shape have this payload under this prior.
+    """
+    decoder, again = _Decoder(payload, prior), _Encoder(prior)
+    canvas = Canvas(prior, step_indices)
+    coded = np.zeros((*step_indices.shape, prior.coded_channels), np.int32)
+    for scan in prior.scans:
+        places = canvas.positions(scan)
+        prediction = predict(canvas, scan, places)
+        symbols = decoder.scan(prediction)
+        if scan.start < prior.offset and symbols.size:
+            least, most = int(symbols.min()), int(symbols.max())
+            if least < 0 or most > len(prior.extents):
+                raise CorruptError(f"payload holds an extent that is not in 0..{len(prior.extents)}")
+        again.scan(prediction, symbols)
+        values = symbols.reshape(-1, scan.size)
+        canvas.scatter(values, places, coded[:, :, scan.start : scan.stop])
+        canvas.store(scan, places, values)
+    if again.seal() != payload:
+        raise CorruptError("payload is not what its symbols are coded as: bytes are left over or altered")
+    return coded
+
+
+def _check(coded: Int32, prior: Prior) -> None:
+    if coded.ndim != 3 or coded.shape[2] != prior.coded_channels or min(coded.shape) < 1:
+        raise ValueError(f"symbols of shape {coded.shape} do not fit a prior of {prior.coded_channels} coded channels")
+    if coded.dtype != np.int32:
+        raise ValueError(f"symbols are {coded.dtype}, expected int32")
+    if coded.min() < -MAX_SYMBOL or coded.max() > MAX_SYMBOL:
         raise ValueError(f"a symbol is beyond {MAX_SYMBOL}")
-    return np.ascontiguousarray(symbols[prior.order].transpose(1, 2, 0))
+    if prior.extents:
+        extent = coded[:, :, 0]
+        reached = np.array((0, *prior.extents))[np.clip(extent, 0, len(prior.extents))]
+        beyond = np.arange(prior.channels) >= reached[:, :, None]
+        if extent.min() < 0 or extent.max() > len(prior.extents) or (coded[:, :, 1:] * beyond).any():
+            raise ValueError("a symbol lies beyond its position's extent")
 
 
-def bits(symbols: Int32, prior: Prior, step_index: int) -> float:
-    """Bits that :func:`encode` will spend on ``symbols``, to about 0.1 %, without coding. Raises as it does."""
+def bits(coded: Int32, prior: Prior, step_indices: StepIndices) -> float:
+    """Bits that `encode` will spend on symbols, to about 0.1 %, without coding. Raises as it does."""
+    _check(coded, prior)
     total = 0.0
-    for _step, values, prediction in replay(prior, _coding_order(symbols, prior), step_index):
+    for _scan, values, prediction in replay(prior, coded, step_indices):
         entry, _low, high = table_entries(prior, prediction, values.ravel())
         classes = prediction.table // FRACTIONS
-        total += float(prior.costs[prior.row_offsets[prediction.table] + entry].sum(dtype=np.float64)) + float(
-            prior.low_bits[classes].sum()
-        )
+        total += float(prior.costs[prior.row_offsets[prediction.table] + entry].sum(dtype=np.float64))
+        total += float(prior.low_bits[classes].sum())
         radius = prior.radius[classes]
         escaped = entry > 2 * radius
         if escaped.any():

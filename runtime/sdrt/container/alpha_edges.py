@@ -7,11 +7,10 @@ words for it are in docs/FORMAT.md.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
+from sdrt.container.binary_coder import BinaryCoder, BinaryDecoder, BinaryEncoder
 from sdrt.errors import CorruptError
 
 Plane = npt.NDArray[np.uint8]
@@ -37,99 +36,6 @@ _PREFIX_AT = _SIGN_AT + _ACTIVITIES
 _SUFFIX_AT = _PREFIX_AT + _ACTIVITIES * (_MAX_PREFIX + 1)
 _CONTEXTS = _SUFFIX_AT + (_MAX_PREFIX + 1) * _MAX_PREFIX
 
-_EVEN = 1 << 15
-_SLOWEST = 6
-_TOP = 1 << 24
-_WORD = 0xFFFFFFFF
-
-
-class _Coder(Protocol):
-    def bit(self, context: int, bit: int) -> int:
-        """Code ``bit`` (an encoder) or ignore it (a decoder), and return the bit that a decoder finds."""
-        ...
-
-
-class _Probabilities:
-    """The chance of a 0 in each context, in 1/65536, and how often it was used: young ones learn faster."""
-
-    def __init__(self) -> None:
-        self.zero = [_EVEN] * _CONTEXTS
-        self.shift = [1] * _CONTEXTS
-
-    def learn(self, context: int, bit: int) -> None:
-        shift = self.shift[context]
-        zero = self.zero[context]
-        self.zero[context] = zero - (zero >> shift) if bit else zero + ((65536 - zero) >> shift)
-        if shift < _SLOWEST:
-            self.shift[context] = shift + 1
-
-
-class _Encoder:
-    def __init__(self) -> None:
-        self._probabilities = _Probabilities()
-        self._low = 0
-        self._range = _WORD
-        self._out = bytearray()
-
-    def bit(self, context: int, bit: int) -> int:
-        bound = (self._range >> 16) * self._probabilities.zero[context]
-        if bit:
-            self._add(bound)
-            self._range -= bound
-        else:
-            self._range = bound
-        self._probabilities.learn(context, bit)
-        while self._range < _TOP:
-            self._out.append(self._low >> 24)
-            self._low = (self._low << 8) & _WORD
-            self._range <<= 8
-        return bit
-
-    def _add(self, bound: int) -> None:
-        self._low += bound
-        if self._low > _WORD:
-            self._low &= _WORD
-            at = len(self._out) - 1
-            while self._out[at] == 0xFF:
-                self._out[at] = 0
-                at -= 1
-            self._out[at] += 1
-
-    def finish(self) -> bytes:
-        """The bytes of the lower end of the last interval, without the zeros at their end."""
-        return bytes(self._out + self._low.to_bytes(4, "big")).rstrip(b"\x00")
-
-
-class _Decoder:
-    def __init__(self, data: bytes) -> None:
-        self._probabilities = _Probabilities()
-        self._data = data
-        self._at = 4
-        self._code = int.from_bytes(data[:4].ljust(4, b"\x00"), "big")
-        self._range = _WORD
-
-    def bit(self, context: int, bit: int) -> int:
-        bound = (self._range >> 16) * self._probabilities.zero[context]
-        if self._code < bound:
-            bit = 0
-            self._range = bound
-        else:
-            bit = 1
-            self._code -= bound
-            self._range -= bound
-        self._probabilities.learn(context, bit)
-        while self._range < _TOP:
-            self._code = self._code << 8 | (self._data[self._at] if self._at < len(self._data) else 0)
-            self._at += 1
-            self._range <<= 8
-        if self._code >= self._range:
-            raise CorruptError("the alpha plane holds a number outside its interval")
-        return bit
-
-    def finish(self) -> None:
-        if self._code or self._at < len(self._data) or self._data[-1:] == b"\x00":
-            raise CorruptError("the alpha plane does not end where its bytes end")
-
 
 def encode_edges(alpha: Plane, radius: int) -> bytes | None:
     """The bytes of a plane, uint8 (H, W), soft values within ``radius`` (0..63).
@@ -143,7 +49,7 @@ def encode_edges(alpha: Plane, radius: int) -> bytes | None:
     if not 1 <= mixed <= MAX_MIXED_BLOCKS or 2 * soft_px > mixed * BLOCK * BLOCK:
         return None
     soft = soft_px > 0
-    encoder = _Encoder()
+    encoder = BinaryEncoder(_CONTEXTS)
     _walk_blocks(encoder, blocks)
     _walk_pixels(encoder, blocks, alpha, alpha.shape, radius=radius, soft=soft)
     return bytes([radius | soft << 7]) + encoder.finish()
@@ -159,7 +65,7 @@ def decode_edges(data: bytes, height_px: int, width_px: int) -> Plane:
     """
     if not data or data[0] & 0x40:
         raise CorruptError("the alpha plane has no valid parameter")
-    decoder = _Decoder(data[1:])
+    decoder = BinaryDecoder(data[1:], _CONTEXTS, "the alpha plane")
     blocks = _walk_blocks(decoder, np.zeros((-(-height_px // BLOCK), -(-width_px // BLOCK)), np.uint8))
     if not 1 <= int((blocks == _MIXED).sum()) <= MAX_MIXED_BLOCKS:
         raise CorruptError(f"the alpha plane has no blocks with edges, or more than {MAX_MIXED_BLOCKS}")
@@ -179,7 +85,7 @@ def _block_classes(alpha: Plane) -> Plane:
     return classes
 
 
-def _walk_blocks(coder: _Coder, blocks: Plane) -> Plane:
+def _walk_blocks(coder: BinaryCoder, blocks: Plane) -> Plane:
     """The class of each block from those to its left and above: those of ``blocks`` are what an encoder codes, those
     that are returned are what a decoder finds."""
     above = [_TRANSPARENT] * blocks.shape[1]
@@ -197,7 +103,7 @@ def _walk_blocks(coder: _Coder, blocks: Plane) -> Plane:
 
 
 def _walk_pixels(
-    coder: _Coder, blocks: Plane, source: Plane | None, shape: tuple[int, int], *, radius: int, soft: bool
+    coder: BinaryCoder, blocks: Plane, source: Plane | None, shape: tuple[int, int], *, radius: int, soft: bool
 ) -> Plane:
     """Code the pixels of the mixed blocks, row by row through the whole plane.
 
@@ -247,7 +153,7 @@ def _with_margins(plane: Plane, y: int) -> bytearray:
     return bytearray(2) + row + bytes(2)
 
 
-def _walk_steps(coder: _Coder, activity: int, steps: int) -> int:
+def _walk_steps(coder: BinaryCoder, activity: int, steps: int) -> int:
     """A signed number: zero or not, its sign, then its size by an Exp-Golomb code."""
     if not coder.bit(_ZERO_AT + activity, steps != 0):
         return 0

@@ -66,9 +66,10 @@ RESAMPLINGS = (1, 2, 4, 8)
 
 ALPHA = b"ALPH"
 SCALE = b"SCAL"
+STEP_MAP = b"STEP"
 EXIF = b"exif"
 XMP = b"xmpp"
-KNOWN_CRITICAL = frozenset({ALPHA, SCALE})
+KNOWN_CRITICAL = frozenset({ALPHA, SCALE, STEP_MAP})
 
 _CHUNKS_PRESENT = 1 << 10
 _RESERVED = 0b11111 << 11

@@ -39,6 +39,8 @@ GPU_SIDES_PX = (512, 1024)
 """On a GPU: the side that is tuned best and the longest one. Larger pictures are cut into tiles of just the latter:
 memory is that of one tile, and no new shape makes the device choose or compile its kernels again."""
 
+StepIndices = NDArray[np.int64]
+
 Progress = Callable[[int, int], None]
 """Called after each tile with the number of tiles done and their total."""
 
@@ -50,11 +52,14 @@ def to_latents(
     progress: Progress | None = None,
     *,
     tile_px: int | None = None,
+    indices: StepIndices | None = None,
 ) -> NDArray[np.float32]:
     """uint8 (H, W, 3) -> ``(raw - shift) * scale``, float32 (C, ceil(H / downscale), ceil(W / downscale)).
 
     Below and to the right the picture is continued to whole cells by repeating its edge. ``tile_px``: the side of the
     frames that a large picture is cut into; None: what suits the pack. Less needs less memory and more time.
+    ``indices`` (rows, columns) of latents: the step index that each will be quantized with, for packs that are told;
+    None: the pack's default.
 
     Raises EngineError, and ModelError where the encoder does not give what the manifest says, in finite numbers.
     """
@@ -64,12 +69,16 @@ def to_latents(
     halo = None if halo_px is None else ceil(halo_px / cell)
     side = None if encoder.longest_side is None else encoder.longest_side // cell
     plan = plan_tiles(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side, tile_px=tile_px)
+    level = _level(pack, rows, columns, indices)
     done = 0
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
         nonlocal done
         high, wide = row.frame_stop - row.frame_start, column.frame_stop - column.frame_start
         sample = tensors.sample_region(rgb, row.frame_start * cell, column.frame_start * cell, high * cell, wide * cell)
+        if level is not None:
+            frame = _repeat_edges(level, row, column)
+            sample = np.concatenate([sample[0], frame.repeat(cell, axis=1).repeat(cell, axis=2)])[None]
         raw = encoder.run(sample)
         _check_shape(pack, "encoder", raw, (1, channels * (2 if pack.latent_distribution else 1), high, wide))
         done += 1
@@ -89,10 +98,16 @@ def to_latents(
 
 
 def to_pixels(
-    latents: NDArray[np.float32], pack: ModelPack, decoder: Engine, crop: Crop, progress: Progress | None = None
+    latents: NDArray[np.float32],
+    pack: ModelPack,
+    decoder: Engine,
+    crop: Crop,
+    progress: Progress | None = None,
+    *,
+    indices: StepIndices | None = None,
 ) -> NDArray[np.uint8]:
     """The rows of ``pixel_strips`` as one array, uint8 (height, width, 3). Raises as these do."""
-    rows = pixel_strips(latents, pack, decoder, crop, progress)
+    rows = pixel_strips(latents, pack, decoder, crop, progress, indices=indices)
     return gather(Strips(width_px=crop[2], height_px=crop[3], rows=rows)).rgb
 
 
@@ -104,11 +119,12 @@ def pixel_strips(
     progress: Progress | None = None,
     *,
     tile_px: int | None = None,
+    indices: StepIndices | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """``(raw - shift) * scale``, float32 (C, h, w) -> the pixels of ``crop`` from top to bottom, uint8 (n, width, 3).
 
     ``crop`` lies in the h * downscale by w * downscale pixels of the grid; only its tiles are run, each row of tiles
-    when its strip is asked for. ``tile_px`` as for ``to_latents``.
+    when its strip is asked for. ``tile_px`` and ``indices`` as for ``to_latents``.
 
     Raises EngineError, and ModelError where the decoder does not give what the manifest says.
     """
@@ -119,11 +135,14 @@ def pixel_strips(
     rows, columns = latents.shape[1:]
     plan = plan_tiles(pack, rows, columns, halo, window=window, side=decoder.longest_side, tile_px=tile_px)
     scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
+    level = _level(pack, rows, columns, indices)
     done = 0
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.uint8]:
         nonlocal done
         frame = _repeat_edges(latents, row, column) / scale + shift
+        if level is not None:
+            frame = np.concatenate([frame, _repeat_edges(level, row, column)])
         high, wide = frame.shape[1] * cell, frame.shape[2] * cell
         painted = decoder.run(frame[None])
         done_already = painted.dtype == np.uint8
@@ -139,6 +158,16 @@ def pixel_strips(
         start, stop = max(first, top), min(first + len(strip), top + height_px)
         if start < stop:
             yield strip[start - first : stop - first, before : before + width_px]
+
+
+def _level(pack: ModelPack, rows: int, columns: int, indices: StepIndices | None) -> NDArray[np.float32] | None:
+    """The quality level of each latent, float32 (1, rows, columns), where the pack's graphs take it: octaves of the
+    step above that of index 512."""
+    if not pack.quality_input:
+        return None
+    if indices is None:
+        indices = np.full((rows, columns), pack.default_step)
+    return ((indices[None] - 512) / 64).astype(np.float32)
 
 
 def gpu_sides(pack: ModelPack, half: str) -> Sides:

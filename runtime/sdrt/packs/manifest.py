@@ -71,6 +71,8 @@ class ModelPack:
     default_step: int
     latent_distribution: bool
     """True: the encoder gives ``latent_parameters``, mean and log-variance on axis 1; take the first half."""
+    quality_input: bool = False
+    """Whether the graphs are told the quality level, as one more channel of their input; see ``docs/PACKS.md``."""
     halo: dict[str, int] | None = field(hash=False, default=None)
     """``encoder_px`` and ``decoder_latents`` that make a tile equal the whole picture; None: no such number exists."""
 
@@ -172,6 +174,8 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
     )
     if latent_space.scale <= 0:
         raise ModelError(f"{where}: scale must be greater than zero")
+    if space.get("identity", latent_space.identity.hex()) != latent_space.identity.hex():
+        raise ModelError(f"{where}: the identity of this space is {latent_space.identity.hex()}, not what it says")
     quality = manifest.get("quality_range")
     if not isinstance(quality, list) or len(quality) != 2:
         raise ModelError(f"{where}: quality_range must be two integers")
@@ -182,6 +186,9 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
     distribution = manifest.get("latent_distribution")
     if not isinstance(distribution, bool):
         raise ModelError(f"{where}: latent_distribution must be true or false")
+    quality_input = manifest.get("quality_input", False)
+    if not isinstance(quality_input, bool):
+        raise ModelError(f"{where}: quality_input must be true or false")
     halo = None
     if manifest.get("halo") is not None:
         entry = _mapping(manifest, "halo", where)
@@ -195,6 +202,7 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
         quality_range=(coarse, fine),
         default_step=_integer(manifest, "default_step", 0, 1023, where),
         latent_distribution=distribution,
+        quality_input=quality_input,
         halo=halo,
     )
 

@@ -1,0 +1,41 @@
+"""Symbols as the coder has them: (h, w, channels), channels in the prior's order, the extents in front.
+
+This is the one layout between quantizer and bytes; latents are (C, h, w) and leave it only in `to_channels`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.coding.prior import Int32, Prior
+
+
+def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
+    """(C, h, w) -> (h, w, C), channels in the prior's order; contiguous."""
+    return np.ascontiguousarray(symbols[prior.order].transpose(1, 2, 0))
+
+
+def to_channels(coded: Int32, prior: Prior) -> Int32:
+    """Coded symbols (h, w, coded channels) -> int32 (C, h, w), channels as the latent space has them."""
+    symbols = np.empty((prior.channels, *coded.shape[:2]), np.int32)
+    symbols[prior.order] = coded[:, :, prior.offset :].transpose(2, 0, 1)
+    return symbols
+
+
+def with_extents(symbols: Int32, prior: Prior) -> Int32:
+    """Arranged symbols with the least extents that hold them in front, where the prior codes extents.
+
+    Args:
+        symbols: int32 (h, w, C).
+        prior: what they will be coded under.
+
+    Returns:
+        int32 (h, w, coded channels).
+    """
+    if not prior.extents:
+        return symbols
+    nonzero = symbols != 0
+    # The number of channels up to the last that is not 0.
+    used = np.where(nonzero.any(2), prior.channels - nonzero[:, :, ::-1].argmax(2), 0)
+    return np.concatenate([prior.extent_of[used][:, :, None].astype(np.int32), symbols], axis=2)

@@ -1,0 +1,106 @@
+"""A binary range coder with adaptive probabilities: what codes alpha planes and step maps, bit by bit.
+
+docs/FORMAT.md has the arithmetic. One walk over what is coded serves both directions: an encoder is told each bit, a
+decoder tells it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sdrt.errors import CorruptError
+
+_EVEN = 1 << 15
+_SLOWEST = 6
+_TOP = 1 << 24
+_WORD = 0xFFFFFFFF
+
+
+class BinaryCoder(Protocol):
+    def bit(self, context: int, bit: int) -> int:
+        """Code ``bit`` (an encoder) or ignore it (a decoder), and return the bit that a decoder finds."""
+        ...
+
+
+class _Probabilities:
+    """The chance of a 0 in each context, in 1/65536, and how often it was used: young ones learn faster."""
+
+    def __init__(self, contexts: int) -> None:
+        self.zero = [_EVEN] * contexts
+        self.shift = [1] * contexts
+
+    def learn(self, context: int, bit: int) -> None:
+        shift = self.shift[context]
+        zero = self.zero[context]
+        self.zero[context] = zero - (zero >> shift) if bit else zero + ((65536 - zero) >> shift)
+        if shift < _SLOWEST:
+            self.shift[context] = shift + 1
+
+
+class BinaryEncoder:
+    def __init__(self, contexts: int) -> None:
+        self._probabilities = _Probabilities(contexts)
+        self._low = 0
+        self._range = _WORD
+        self._out = bytearray()
+
+    def bit(self, context: int, bit: int) -> int:
+        bound = (self._range >> 16) * self._probabilities.zero[context]
+        if bit:
+            self._add(bound)
+            self._range -= bound
+        else:
+            self._range = bound
+        self._probabilities.learn(context, bit)
+        while self._range < _TOP:
+            self._out.append(self._low >> 24)
+            self._low = (self._low << 8) & _WORD
+            self._range <<= 8
+        return bit
+
+    def _add(self, bound: int) -> None:
+        self._low += bound
+        if self._low > _WORD:
+            self._low &= _WORD
+            at = len(self._out) - 1
+            while self._out[at] == 0xFF:
+                self._out[at] = 0
+                at -= 1
+            self._out[at] += 1
+
+    def finish(self) -> bytes:
+        """The bytes of the lower end of the last interval, without the zeros at their end."""
+        return bytes(self._out + self._low.to_bytes(4, "big")).rstrip(b"\x00")
+
+
+class BinaryDecoder:
+    def __init__(self, data: bytes, contexts: int, what: str) -> None:
+        self._what = what
+        self._probabilities = _Probabilities(contexts)
+        self._data = data
+        self._at = 4
+        self._code = int.from_bytes(data[:4].ljust(4, b"\x00"), "big")
+        self._range = _WORD
+
+    def bit(self, context: int, bit: int) -> int:
+        bound = (self._range >> 16) * self._probabilities.zero[context]
+        if self._code < bound:
+            bit = 0
+            self._range = bound
+        else:
+            bit = 1
+            self._code -= bound
+            self._range -= bound
+        self._probabilities.learn(context, bit)
+        while self._range < _TOP:
+            self._code = self._code << 8 | (self._data[self._at] if self._at < len(self._data) else 0)
+            self._at += 1
+            self._range <<= 8
+        if self._code >= self._range:
+            raise CorruptError(f"{self._what} holds a number outside its interval")
+        return bit
+
+    def finish(self) -> None:
+        """Raises CorruptError where the bytes go on, or are not the shortest for what was decoded."""
+        if self._code or self._at < len(self._data) or self._data[-1:] == b"\x00":
+            raise CorruptError(f"{self._what} does not end where its bytes end")

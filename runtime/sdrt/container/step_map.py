@@ -1,0 +1,104 @@
+"""The step map: by how much the quantizer's step differs from cell to cell, in the critical chunk ``STEP``.
+
+A cell is a square of CELL_PX pixels of the coded picture, as many whole latent positions as lie in it. Its offset
+counts UNIT step indices (a quarter of an octave), MOST_OFFSET at most each way. docs/FORMAT.md has the coding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.container.binary_coder import BinaryCoder, BinaryDecoder, BinaryEncoder
+from sdrt.errors import CorruptError
+
+CELL_PX = 64
+UNIT = 16
+MOST_OFFSET = 7
+
+Offsets = NDArray[np.int8]
+"""int8 (rows, columns), each within +-MOST_OFFSET."""
+
+# Where each kind of decision keeps its probabilities; three classes of how much the neighbors differ.
+_ZERO_AT, _SIGN_AT, _MORE_AT = 0, 3, 6
+_CONTEXTS = _MORE_AT + 2 * MOST_OFFSET
+
+
+def cells(rows: int, columns: int, downscale: int) -> tuple[int, int, int]:
+    """The map of a latent grid of ``rows`` x ``columns``: its rows, its columns, and latents a side of a cell."""
+    side = max(1, CELL_PX // downscale)
+    return -(-rows // side), -(-columns // side), side
+
+
+def spread(offsets: Offsets | None, step_index: int, rows: int, columns: int, downscale: int) -> NDArray[np.int64]:
+    """The step index of every latent position.
+
+    Args:
+        offsets: of each cell; None where all are 0.
+        step_index: the file's.
+        rows, columns: of the latent grid.
+        downscale: pixels a side of a latent position.
+
+    Returns:
+        int64 (rows, columns), 0..1023.
+
+    Raises:
+        ValueError: the map is not that of this grid.
+    """
+    if offsets is None:
+        return np.full((rows, columns), step_index, np.int64)
+    *shape, side = cells(rows, columns, downscale)
+    if offsets.shape != tuple(shape):
+        raise ValueError(f"a step map of {offsets.shape} cells does not fit a grid of {tuple(shape)}")
+    wide = np.repeat(np.repeat(offsets.astype(np.int64), side, axis=0), side, axis=1)[:rows, :columns]
+    return np.clip(step_index + UNIT * wide, 0, 1023)
+
+
+def encode_step_map(offsets: Offsets) -> bytes:
+    """The data of the chunk.
+
+    Raises:
+        ValueError: an offset is out of range, or all are 0: such a file has no step map.
+    """
+    if offsets.ndim != 2 or not offsets.any() or np.abs(offsets.astype(int)).max() > MOST_OFFSET:
+        raise ValueError(f"offsets of a step map are within +-{MOST_OFFSET} and not all 0")
+    coder = BinaryEncoder(_CONTEXTS)
+    _walk(coder, offsets.astype(int).tolist())
+    return coder.finish()
+
+
+def decode_step_map(data: bytes, shape: tuple[int, int]) -> Offsets:
+    """The offsets, int8 of ``shape``. Raises CorruptError."""
+    coder = BinaryDecoder(data, _CONTEXTS, "the step map")
+    values = _walk(coder, [[0] * shape[1] for _ in range(shape[0])])
+    coder.finish()
+    offsets = np.array(values, np.int8)
+    if not offsets.any():
+        raise CorruptError("the step map is flat: such a file has none")
+    return offsets
+
+
+def _walk(coder: BinaryCoder, source: list[list[int]]) -> list[list[int]]:
+    """Codes every cell, row by row, as its difference from what its neighbors to the left and above promise."""
+    found: list[list[int]] = []
+    for y, row in enumerate(source):
+        values: list[int] = []
+        for x, value in enumerate(row):
+            left = values[x - 1] if x else (found[y - 1][x] if y else 0)
+            above = found[y - 1][x] if y else left
+            promised = (left + above) >> 1
+            values.append(promised + _difference(coder, min(2, abs(left - above)), value - promised))
+            if abs(values[-1]) > MOST_OFFSET:
+                raise CorruptError(f"the step map holds an offset beyond {MOST_OFFSET}")
+        found.append(values)
+    return found
+
+
+def _difference(coder: BinaryCoder, activity: int, difference: int) -> int:
+    if not coder.bit(_ZERO_AT + activity, int(difference != 0)):
+        return 0
+    negative = coder.bit(_SIGN_AT + activity, int(difference < 0))
+    size = 1
+    while size < 2 * MOST_OFFSET and coder.bit(_MORE_AT + size - 1, int(abs(difference) > size)):
+        size += 1
+    return -size if negative else size
