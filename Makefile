@@ -31,7 +31,7 @@ help:
 	@echo "make bench-hard   screens and faces: can they be read, are they right"
 	@echo "make bench-colors a color chart and flat pictures"
 	@echo "make bench-compare AFTER=name   two records of --record side by side   (BEFORE=0.5.0)"
-	@echo "make golden       rewrite golden files (a deliberate change of the format only)"
+	@echo "make golden       add golden files that are not there yet; none is overwritten"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
