@@ -49,22 +49,26 @@ def export_modules(
     space: LatentSpace,
     latent_distribution: bool = False,
     precisions: Iterable[str] = ("w16",),
+    quality_input: bool = False,
 ) -> Exported:
     """Writes encoder and decoder as ONNX files in each precision, and removes int8 graphs, which older ones gave.
 
     ``encoder``: sample (N, 3, H, W) in [-1, 1] -> latents (N, C, H/f, W/f), or, with ``latent_distribution``, mean and
     log-variance (N, 2C, H/f, W/f). ``decoder``: latent_sample (N, C, h, w) -> sample (N, 3, hf, wf), nominally in
-    [-1, 1]. C and f are the space's channels and downscale. Batch, height and width stay free.
+    [-1, 1]. C and f are the space's channels and downscale. Batch, height and width stay free. With ``quality_input``
+    both inputs have one channel more, the quality level: (N, 4, H, W) and (N, C + 1, h, w).
 
     Raises ModelError if a module does not have these shapes, OutputError if a file cannot be written.
     """
     latents_name = "latent_parameters" if latent_distribution else "latents"
     latents = space.channels * (2 if latent_distribution else 1)
     pixels, size = space.downscale, (3, 5)
-    image = torch.zeros(2, 3, size[0] * pixels, size[1] * pixels)
+    sides = (size[0] * pixels, size[1] * pixels)
+    sample = torch.zeros(2, 4 if quality_input else 3, *sides)
+    coded = torch.zeros(2, space.channels + quality_input, *size)
     modules: dict[Half, tuple[nn.Module, Tensor, str, str, tuple[int, ...]]] = {
-        "encoder": (encoder, image, "sample", latents_name, (2, latents, *size)),
-        "decoder": (decoder, torch.zeros(2, space.channels, *size), "latent_sample", "sample", tuple(image.shape)),
+        "encoder": (encoder, sample, "sample", latents_name, (2, latents, *size)),
+        "decoder": (decoder, coded, "latent_sample", "sample", (2, 3, *sides)),
     }
     files: dict[str, Path] = {}
     depends: dict[str, int | None] = {}

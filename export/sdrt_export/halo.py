@@ -85,6 +85,8 @@ def _window(node: onnx.NodeProto, axis: int, constants: Constants) -> tuple[Step
             lambda out: (out[0] * stride - pad, out[1] * stride + reach),
             lambda out: (out[0] * stride, out[1] * stride + stride - 1),
         )
+    if node.op_type == "Slice":
+        return _sliced(node, axis, constants)
     if node.op_type == "DepthToSpace":
         return _shrunk(attributes["blocksize"])
     if node.op_type == "SpaceToDepth":
@@ -99,6 +101,24 @@ def _window(node: onnx.NodeProto, axis: int, constants: Constants) -> tuple[Step
             if scale.is_integer():
                 return _shrunk(int(scale))
     return None
+
+
+def _sliced(node: onnx.NodeProto, axis: int, constants: Constants) -> tuple[Step, Step] | None:
+    """Slices over channels, and every so manieth row or column from the first."""
+    starts, _ends, axes, steps = ([] if name not in constants else constants[name].tolist() for name in node.input[1:5])
+    if not starts or not axes:
+        return None
+    stride = 1
+    for start, where, step in zip(starts, axes, steps or [1] * len(axes), strict=True):
+        if where == 2 + axis:
+            if start != 0 or step < 1:
+                return None
+            stride = int(step)
+    # A cell's first value stands for all of it.
+    return (
+        lambda out: (out[0] * stride, out[1] * stride),
+        lambda out: (out[0] * stride, out[1] * stride + stride - 1),
+    )
 
 
 def _same(out: Interval) -> Interval:

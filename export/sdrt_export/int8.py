@@ -83,7 +83,7 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
         picture: Floats = paint.run(None, {"latent_sample": np.ascontiguousarray(raw[:, : pack.space.channels])})[0]
         return picture
 
-    samples = [[_framed(pack, crop) for crop in group] for group in _photographs(photographs, pack.space.downscale)]
+    samples = [[_sample(pack, crop) for crop in group] for group in _photographs(photographs, pack.space.downscale)]
     latents = [[_coded(pack, encode.run(None, {"sample": sample})[0]) for sample in group] for group in samples]
     outcomes = [
         _convert(pack.folder / graph_file_name("encoder", "int8"), graphs["encoder"], samples, painted),
@@ -188,21 +188,28 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
     return groups[0][:_SEEN], groups[1][:_JUDGED]
 
 
-def _framed(pack: ModelPack, crop: Pixels) -> Floats:
-    rim = int(pack.manifest.get("border", 0)) * pack.space.downscale
-    return sample_region(crop, -rim, -rim, crop.shape[0] + 2 * rim, crop.shape[1] + 2 * rim)
+def _sample(pack: ModelPack, crop: Pixels) -> Floats:
+    """What the encoder is given for a crop, at the pack's default quality."""
+    sample = sample_region(crop, 0, 0, *crop.shape[:2])
+    return np.concatenate([sample, _level(pack, *crop.shape[:2])], axis=1)
 
 
 def _coded(pack: ModelPack, raw: Floats) -> Floats:
     """What a decoder meets: latents (1, C, h, w) as the codec would round them, where there is a prior to say how."""
-    means = raw[:, : pack.space.channels]
-    if PRIOR not in pack.files:
-        return np.ascontiguousarray(means)
-    prior, step = load_prior(verify_file(pack, PRIOR)), pack.default_step
-    scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
-    at = np.full(means.shape[2:], step)
-    coded = quantize((means[0] - shift) * scale, prior, at)
-    return np.asarray(dequantize(coded, prior, at)[None] / scale + shift, np.float32)
+    latents = raw[:, : pack.space.channels]
+    if PRIOR in pack.files:
+        prior = load_prior(verify_file(pack, PRIOR))
+        scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
+        at = np.full(latents.shape[2:], pack.default_step)
+        coded = quantize((latents[0] - shift) * scale, prior, at)
+        latents = np.asarray(dequantize(coded, prior, at)[None] / scale + shift, np.float32)
+    return np.concatenate([latents, _level(pack, *latents.shape[2:])], axis=1)
+
+
+def _level(pack: ModelPack, height: int, width: int) -> Floats:
+    """The plane of the quality level, of no channels where the graphs take none."""
+    level = (pack.default_step - 512) / 64
+    return np.full((1, int(pack.quality_input), height, width), level, np.float32)
 
 
 def main(arguments: Sequence[str]) -> int:

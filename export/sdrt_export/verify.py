@@ -84,6 +84,8 @@ def verify_pack(
     odd sizes. Raises ModelError if a file is altered, EngineError if a graph cannot run.
     """
     samples = [make_picture(*case, pack.space.downscale) for case in CASES] if pictures is None else pictures
+    if pack.quality_input:
+        samples = [_with_level(sample, pack.space.downscale) for sample in samples]
     references = [_reference(encoder, decoder, sample, pack) for sample in samples]
     parities: list[Parity] = []
     for precision in pack.precisions:
@@ -128,15 +130,29 @@ class _Reference:
     picture: Floats
 
 
+def _with_level(sample: Floats, downscale: int) -> Floats:
+    """A sample (N, 3, H, W) with a quality level for each cell, up to two octaves from that of index 512."""
+    count, _, height, width = sample.shape
+    shape = (count, 1, height // downscale, width // downscale)
+    level = np.random.default_rng(width).uniform(-2, 2, shape).astype(np.float32)
+    return np.concatenate([sample, level.repeat(downscale, axis=2).repeat(downscale, axis=3)], axis=1)
+
+
+def _decoder_input(latents: Floats, sample: Floats, pack: ModelPack) -> Floats:
+    """What the decoder is given for a sample's latents: with the level that the sample states."""
+    cell = pack.space.downscale
+    return np.ascontiguousarray(np.concatenate([latents, sample[:, 3:, ::cell, ::cell]], axis=1))
+
+
 def _reference(encoder: nn.Module, decoder: nn.Module, sample: Floats, pack: ModelPack) -> _Reference:
     with torch.no_grad():
-        latents = encoder(torch.from_numpy(sample))[:, : pack.space.channels]
-        return _Reference(latents.numpy(), decoder(latents).numpy())
+        latents = encoder(torch.from_numpy(sample))[:, : pack.space.channels].numpy()
+        return _Reference(latents, decoder(torch.from_numpy(_decoder_input(latents, sample, pack))).numpy())
 
 
 def _peak(encoder: nn.Module, decoder: nn.Module, sample: Floats, pack: ModelPack) -> float:
     first, latents = overflow.peak(trace(encoder, torch.from_numpy(sample), "sample", "latents"), sample)
-    latents = np.ascontiguousarray(latents[:, : pack.space.channels])
+    latents = _decoder_input(latents[:, : pack.space.channels], sample, pack)
     second, _ = overflow.peak(trace(decoder, torch.from_numpy(latents), "latent_sample", "sample"), latents)
     return max(first, second)
 
@@ -170,7 +186,7 @@ def _verify(
             latents = np.ascontiguousarray(engines["encoder"].run(sample)[:, : pack.space.channels])
             difference = float(np.abs(latents - reference.latents).max() / max(reference.latents.std(), 1e-6))
             relative = max(relative or 0.0, difference)
-        painted = decoder.run(latents)
+        painted = decoder.run(_decoder_input(latents, sample, pack))
         output = str(painted.dtype)
         pictures.append(as_sample(painted))
         wanted.append(_rounded(reference.picture) if output == "uint8" else reference.picture)

@@ -13,19 +13,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from sdrt.errors import ModelError, SdrtError
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt_export.graph import export_modules
 from sdrt_export.pack_writer import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
-from sdrt_train.model import DOWNSCALE, Autoencoder, mean_weights, read_checkpoint
-from sdrt_train.trainer import LOG2_STEPS
+from sdrt_train.folded import UNIT_LOG2_STEP, fold
+from sdrt_train.model import DOWNSCALE, LOG2_STEPS, Autoencoder, mean_weights, read_checkpoint
 
 STEPS_PER_OCTAVE = 64
-UNIT_STEP_INDEX = 512
-# One octave finer than training drew: it keeps gaining there. Nothing coarser: pictures fall apart beyond.
-_COARSE = UNIT_STEP_INDEX + int(LOG2_STEPS[1] * STEPS_PER_OCTAVE)
-_FINE = UNIT_STEP_INDEX + int((LOG2_STEPS[0] - 1) * STEPS_PER_OCTAVE)
+_DEFAULT_LOG2_STEP = 6.5
+UNIT_STEP_INDEX = 512  # a step of 2 ** UNIT_LOG2_STEP 8-bit levels
+
+
+def _index(log2_step: float) -> int:
+    return UNIT_STEP_INDEX + round((log2_step - UNIT_LOG2_STEP) * STEPS_PER_OCTAVE)
 
 
 def space_of(model: Autoencoder) -> LatentSpace:
@@ -33,7 +37,8 @@ def space_of(model: Autoencoder) -> LatentSpace:
     digest = hashlib.sha256()
     for name, value in sorted(model.encoder.state_dict().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return LatentSpace(f"sdrt-tiny-{digest.hexdigest()[:8]}", model.config.latent_channels, DOWNSCALE, 1.0, 0.0)
+    channels, unit = model.config.latent_channels, 2.0**-UNIT_LOG2_STEP
+    return LatentSpace(f"sdrt-wide-{digest.hexdigest()[:8]}", channels, DOWNSCALE, unit, 0.0)
 
 
 def read_checkpoints(paths: Sequence[Path]) -> tuple[Autoencoder, dict[str, object]]:
@@ -52,10 +57,10 @@ def read_checkpoints(paths: Sequence[Path]) -> tuple[Autoencoder, dict[str, obje
         raise ModelError("the checkpoints are of different models")
     model.load_state_dict(mean_weights([other.state_dict() for other, _ in read]))
     training = {
+        "stage": state["stage"],
         "steps": state["step"],
-        "hours": round((state["seconds"] + state["seconds_before"]) / 3600, 3),
-        "model": state["model_config"],
-        "settings": state["train_config"],
+        "hours": round(state["seconds"] / 3600, 3),
+        "recipe": state["recipe"],
     }
     return model.eval(), training if len(read) == 1 else {**training, "mean_of": len(read)}
 
@@ -66,27 +71,29 @@ def write(checkpoints: Sequence[Path], folder: Path, photos: str) -> ModelPack:
     space = space_of(model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prior.npz").unlink(missing_ok=True)  # a prior of other latents is worse than none
-    exported = export_modules(model.encoder, model.decoder, folder, space=space)
+    halves = fold(model)
+    exported = export_modules(*halves, folder, space=space, quality_input=True)
     pack = write_pack(
         folder,
         name=folder.name,
         space=space,
         files=dict(exported.files),
         latent_distribution=exported.latent_distribution,
+        quality_input=True,
         halo=exported.halo,
-        quality_range=(_COARSE, _FINE),
-        default_step=(_COARSE + _FINE) // 2,
+        quality_range=(_index(LOG2_STEPS[1]), _index(LOG2_STEPS[0])),
+        default_step=_index(_DEFAULT_LOG2_STEP),
         source={"trained_by": "training/sdrt_train", "photographs": photos},
         graphs=exported.graphs,
         training=training,
         licence="Apache-2.0",
     )
-    return _verified(pack, model)
+    return _verified(pack, *halves)
 
 
-def _verified(pack: ModelPack, model: Autoencoder) -> ModelPack:
+def _verified(pack: ModelPack, encoder: nn.Module, decoder: nn.Module) -> ModelPack:
     """The pack with its parity against torch in the manifest. Raises ModelError if the graphs miss their tolerance."""
-    parities = verify_pack(pack, model.encoder, model.decoder, device="cpu")
+    parities = verify_pack(pack, encoder, decoder, device="cpu")
     if not all(parity.passed for parity in parities):
         raise ModelError(f"{pack.folder}: the graphs differ from torch by more than is allowed: {report(parities)}")
     return update_manifest(pack.folder, verified=report(parities))
