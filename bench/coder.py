@@ -48,7 +48,7 @@ GOAL_ORDER0, GOAL_OTHERS, GOAL_RDO, GOAL_SECONDS = 0.25, 0.20, 0.08, 0.030
 Float32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A pack and its latents (C, h, w) of each picture, in normalised units."""
 

@@ -122,7 +122,7 @@ def make_picture(batch: int, height: int, width: int, downscale: int) -> Floats:
     return picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Reference:
     latents: Floats
     picture: Floats

@@ -33,7 +33,7 @@ _CHUNK = 8192
 _Number = TypeVar("_Number", np.int32, np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a pass knows of its symbols before they are coded; all (n,) over positions x channels.
 

@@ -62,7 +62,7 @@ class Grid:
     stride: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pass:
     """One pass of the coding order, with its network. It codes channels [start, stop) on ``grids``, in their order.
 

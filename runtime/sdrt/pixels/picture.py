@@ -13,7 +13,7 @@ Crop = tuple[int, int, int, int]
 """x, y, width, height in pixels of the whole picture."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """``rgb``: uint8 (H, W, 3), sRGB, upright. ``alpha``: uint8 (H, W), 255 opaque, or None where all of it is opaque.
 
@@ -28,7 +28,7 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Strips:
     """A picture whose colours arrive while they are made; the other fields are as in ``Picture``.
 
