@@ -28,7 +28,6 @@ from sdrt.packs import search
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.pixels.load import Source, load
 from sdrt.pixels.picture import Picture
-from sdrt.pixels.tensors import from_sample, to_sample
 
 Pixels = NDArray[np.uint8]
 GOLDEN = Path(__file__).parent / "golden" / "codec"
@@ -200,12 +199,9 @@ def test_metadata_are_kept_on_request_only(testpack: ModelPack, photo: Pixels) -
     assert picture.getexif()[0x010F] == "maker" and picture.getexif().get(0x0112, 1) == 1
 
 
-@pytest.mark.parametrize("border", [0, 1])
-def test_tiles_do_not_show(
-    border: int, make_pack: Callable[..., ModelPack], photo: Pixels, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_do_not_show(make_pack: Callable[..., ModelPack], photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stated halo, small tiles give the latents and, to one level of 255, the pixels of the whole picture."""
-    pack = make_pack("tiled", border=border)
+    pack = make_pack("tiled")
     codec = Codec(pack.folder)
     encoder = Engine(pack.encoder_path(), device="cpu")
     whole_file = codec.encode(photo, quality=90)
@@ -230,23 +226,6 @@ def test_a_halo_too_small_would_show(
     whole = np.asarray(codec.decode(data)).astype(int)
     monkeypatch.setattr(transform, "FRAME_PX", 64 * 64)
     assert np.abs(np.asarray(codec.decode(data)) - whole).max() > 1
-
-
-def test_a_border_continues_the_picture(make_pack: Callable[..., ModelPack], photo: Pixels) -> None:
-    """Border 1 is a run over the picture continued by one cell of its edge, of which the middle is kept."""
-    pack = make_pack("bordered", border=1)
-    cells = np.pad(photo, ((8, 8 + 7), (8, 8 + 7), (0, 0)), mode="edge")
-    raw = Engine(pack.encoder_path(), device="cpu").run(to_sample(cells, 8))[0, :, 1:-1, 1:-1]
-    latents = transform.to_latents(photo, pack, Engine(pack.encoder_path(), device="cpu"))
-    np.testing.assert_allclose(latents, raw * 4, atol=1e-4)
-
-    decoder = Engine(pack.decoder_path(), device="cpu")
-    frame = np.pad(latents / np.float32(4), ((0, 0), (1, 1), (1, 1)), mode="edge")[None]
-    sample = decoder.run(frame)[:, :, 8:-8, 8:-8]
-    pixels = transform.to_pixels(latents, pack, decoder, (0, 0, 161, 97))
-    np.testing.assert_array_equal(pixels, from_sample(sample, 97, 161))
-    bare = transform.to_pixels(latents, make_pack("bare"), decoder, (0, 0, 161, 97))
-    assert (pixels[10:-20, 10:-20] == bare[10:-20, 10:-20]).all() and (pixels != bare).any()
 
 
 def test_a_crop_is_a_cut_of_the_whole(testpack: ModelPack, photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:

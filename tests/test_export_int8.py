@@ -182,7 +182,7 @@ def test_the_command_keeps_what_holds_and_says_how_well(
     make_pack: Callable[..., ModelPack], photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both graphs are written, smaller than half of float32's, with their figures on other photographs than it saw."""
-    pack = make_pack("small", border=1)
+    pack = make_pack("small")
     assert main(["int8", str(pack.folder), "--images", str(photographs)]) == 0
     assert capsys.readouterr().out.count(": kept, ") == 2
     after = load_pack(pack.folder)

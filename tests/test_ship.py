@@ -23,7 +23,7 @@ from sdrt_export.pack_writer import update_manifest
 @pytest.fixture
 def pack(make_pack: Callable[..., ModelPack]) -> ModelPack:
     """The tests' pack with a second precision and notes in its manifest."""
-    folder = make_pack("whole", border=1).folder
+    folder = make_pack("whole").folder
     for half in ("encoder", "decoder"):
         shutil.copyfile(folder / f"{half}.onnx", folder / f"{half}.int8.onnx")
     return update_manifest(folder, training={"steps": 1}, verified={"parity": []}, int8={"graphs": []})

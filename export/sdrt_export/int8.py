@@ -23,7 +23,7 @@ from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
 from sdrt.packs.manifest import PRIOR, ModelPack, graph_file_name
 from sdrt.packs.search import load_pack, verify_file
-from sdrt.pixels.tensors import sample_region
+from sdrt.pixels.tensors import to_sample
 from sdrt_export.int8_graph import quantise
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
@@ -83,7 +83,8 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
         picture: Floats = paint.run(None, {"latent_sample": np.ascontiguousarray(raw[:, : pack.space.channels])})[0]
         return picture
 
-    samples = [[_framed(pack, crop) for crop in group] for group in _photographs(photographs, pack.space.downscale)]
+    cell = pack.space.downscale
+    samples = [[to_sample(crop, cell) for crop in group] for group in _photographs(photographs, cell)]
     latents = [[_coded(pack, encode.run(None, {"sample": sample})[0]) for sample in group] for group in samples]
     outcomes = [
         _convert(pack.folder / graph_file_name("encoder", "int8"), graphs["encoder"], samples, painted),
@@ -186,11 +187,6 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
     if not all(groups):
         raise ImageError(f"{folder}: too few readable photographs to keep some apart")
     return groups[0][:_SEEN], groups[1][:_JUDGED]
-
-
-def _framed(pack: ModelPack, crop: Pixels) -> Floats:
-    rim = int(pack.manifest.get("border", 0)) * pack.space.downscale
-    return sample_region(crop, -rim, -rim, crop.shape[0] + 2 * rim, crop.shape[1] + 2 * rim)
 
 
 def _coded(pack: ModelPack, raw: Floats) -> Floats:

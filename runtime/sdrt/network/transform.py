@@ -2,9 +2,6 @@
 
 Where a pack states its halo (graphs of convolutions only), tiles give what the whole picture gives. Other graphs look
 at the whole picture at once: those run whole up to GLOBAL_FRAME_PX, and in blended tiles beyond.
-
-A pack's manifest may say ``border`` 1: pictures and latents are then continued by one cell of edge repetition before
-a graph sees them, because the zeros that convolutions pad with make dark rims otherwise.
 """
 
 from __future__ import annotations
@@ -123,7 +120,7 @@ def pixel_strips(
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.uint8]:
         nonlocal done
-        frame = _repeat_edges(latents, row, column) / scale + shift
+        frame = latents[:, row.frame_start : row.frame_stop, column.frame_start : column.frame_stop] / scale + shift
         high, wide = frame.shape[1] * cell, frame.shape[2] * cell
         painted = decoder.run(frame[None])
         done_already = painted.dtype == np.uint8
@@ -164,28 +161,13 @@ def plan_tiles(
 
     ``halo``: what the pack states for this graph, in cells, or None. ``side``: an engine's longest side in cells.
     """
-    cell, border = pack.space.downscale, _border(pack)
-    fade, frame_px = 0, FRAME_PX
+    cell, fade, frame_px = pack.space.downscale, 0, FRAME_PX
     if halo is None:
         halo, fade, frame_px = ceil(GLOBAL_TRIM_PX / cell), ceil(GLOBAL_FADE_PX / cell), GLOBAL_FRAME_PX
     if tile_px is not None:
         frame_px = tile_px**2
         side = None if side is None else min(side, max(1, tile_px // cell))
-    return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, border=border, window=window, side=side)
-
-
-def _border(pack: ModelPack) -> int:
-    border = pack.manifest.get("border", 0)
-    if border not in (0, 1) or isinstance(border, bool):
-        raise ModelError(f"model pack {pack.name}: border must be 0 or 1, it is {border!r}")
-    return int(border)
-
-
-def _repeat_edges(latents: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
-    """The frame of a tile out of (C, h, w); where it sticks out the edge is repeated."""
-    rows = np.arange(row.frame_start, row.frame_stop).clip(0, latents.shape[1] - 1)
-    columns = np.arange(column.frame_start, column.frame_stop).clip(0, latents.shape[2] - 1)
-    return latents[:, rows[:, None], columns]
+    return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, window=window, side=side)
 
 
 def _check_shape(pack: ModelPack, half: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:
