@@ -161,6 +161,27 @@ def test_tuning_for_psnr_saves_bytes_at_the_same_step(
         codec.encode(photo, tune="ssim")
 
 
+@pytest.mark.parametrize(
+    "target", [{"target_bytes": 0}, {"target_bytes": -3}, {"target_bytes": float("inf")}, {"target_bpp": float("nan")}]
+)
+def test_what_is_no_target_is_refused(target: dict[str, Any], testpack: ModelPack, photo: Pixels) -> None:
+    """A target of no size is refused by name, before any work; one of too few bytes with the smallest file's size."""
+    with pytest.raises(UnsupportedError, match=f"{next(iter(target))} is "):
+        Codec("testpack").encode(photo, **target)
+    with pytest.raises(UnsupportedError, match=r"^0 bytes cannot be reached: the smallest file .* has \d\d bytes$"):
+        Codec("testpack").encode(photo[:10, :10], target_bpp=0.01)
+
+
+@pytest.mark.parametrize("limit", [0, -5, float("nan")])
+def test_what_is_no_limit_is_refused(limit: Any, testpack: ModelPack, photo: Pixels) -> None:
+    """A limit that refuses every picture, or none, is a mistake and is said to be one."""
+    data = Codec("testpack").encode(photo)
+    codec = Codec("testpack", max_pixels=limit)
+    for job in (lambda: codec.encode(photo), lambda: codec.decode(data), lambda: codec.info(data)):
+        with pytest.raises(UnsupportedError, match=r"max_pixels is .* must be at least 1"):
+            job()
+
+
 @pytest.mark.parametrize("exact_alpha", [False, True])
 def test_alpha_is_kept(exact_alpha: bool, testpack: ModelPack, photo: Pixels) -> None:
     """With ``exact_alpha`` transparency comes back bit for bit; without, 0 and 255 do and the rest within 8 levels.

@@ -111,10 +111,13 @@ class Codec:
         quality 0. ``note`` is told what reading the picture left out or changed.
 
         Raises ImageError, LimitError (too many pixels), UnsupportedError (two wishes, a quality out of range, an
-        unknown tune or resampling, a target below the smallest file, which is named), ModelError, EngineError.
+        unknown tune or resampling, a target that is no size or below the smallest file, which is named), ModelError,
+        EngineError.
         """
         if sum(wish is not None for wish in (quality, target_bytes, target_bpp)) > 1:
             raise UnsupportedError("give one of quality, target_bytes and target_bpp, not several")
+        rate.check_target("target_bytes", target_bytes)
+        rate.check_target("target_bpp", target_bpp)
         if tune not in TUNES:
             raise UnsupportedError(f"tune is {tune!r}, it must be one of {', '.join(TUNES)}")
         if resampling not in (None, *sdl.RESAMPLINGS):
