@@ -152,7 +152,7 @@ def test_tuning_for_psnr_saves_bytes_at_the_same_step(
 ) -> None:
     """``tune="psnr"`` decides where the pack's prior asks for plain rounding: fewer bytes at one quality for the same
     reader. What is no tune is refused with those there are."""
-    monkeypatch.setattr(codec_module, "load_prior", lambda path: replace(load_prior(path), decisions=0.0))
+    monkeypatch.setattr(codec_module, "load_prior", lambda *source: replace(load_prior(*source), decisions=0.0))
     codec = Codec("testpack")
     plain, tuned = codec.encode(photo, quality=60), codec.encode(photo, quality=60, tune="psnr")
     assert len(tuned) < len(plain)

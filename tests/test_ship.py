@@ -53,6 +53,19 @@ def test_a_shipped_pack_holds_one_precision_and_no_notes(
         assert f"{sum(path.stat().st_size for path in out.iterdir()):,} bytes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("value", ['"\\ud800"', "[" * 5000 + "]" * 5000], ids=["half a character", "nested"])
+def test_a_manifest_that_cannot_be_written_again_is_one_line(
+    value: str, pack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What stands in a field that no reader looks into is no surprise when the pack is shipped."""
+    path = pack.folder / "manifest.json"
+    path.write_text(path.read_text().replace("{", f'{{"remark": {value},', 1))
+    assert ship(pack, tmp_path / "out") == ModelError.exit_code
+    line = capsys.readouterr().err
+    assert "manifest.json" in line and line.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_shipped_decodes_what_the_pack_encoded(pack: ModelPack, photo: Any, tmp_path: Path) -> None:
     """The decoder alone, in the precision that GPUs do not ask for, paints the same pixels and refuses to encode."""
     data = Codec(pack.folder, device="cpu", threads=1).encode(photo)

@@ -22,7 +22,7 @@ from sdrt.coding.prior import load_prior
 from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
 from sdrt.packs.manifest import PRIOR, ModelPack, graph_file_name
-from sdrt.packs.search import load_pack, verify_file
+from sdrt.packs.search import load_pack, read_prior, read_verified
 from sdrt.pixels.tensors import to_sample
 from sdrt_export.int8_graph import quantise
 from sdrt_export.int8_scales import Calibration, calibrate
@@ -175,7 +175,7 @@ def _original(pack: ModelPack, half: str) -> onnx.ModelProto:
     name = next((name for name in names if name in pack.files), None)
     if name is None:
         raise ModelError(f"{pack.folder} has neither {' nor '.join(names)}: int8 is made and judged with both halves")
-    return onnx.load(verify_file(pack, name))
+    return onnx.load_model_from_string(read_verified(pack, name))
 
 
 def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]]:
@@ -194,7 +194,7 @@ def _coded(pack: ModelPack, raw: Floats) -> Floats:
     means = raw[:, : pack.space.channels]
     if PRIOR not in pack.files:
         return np.ascontiguousarray(means)
-    prior, step = load_prior(verify_file(pack, PRIOR)), pack.default_step
+    prior, step = load_prior(read_prior(pack)), pack.default_step
     scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
     symbols = quantize((means[0] - shift) * scale, prior, step)
     return np.asarray(dequantize(symbols, prior, step)[None] / scale + shift, np.float32)

@@ -29,6 +29,7 @@ from sdrt.file_writer import TUNES, FileWriter, chunks_of
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import graph_precision
 from sdrt.network.engine import Engine
+from sdrt.network.graph import Graph
 from sdrt.network.transform import Progress, gpu_sides, pixel_strips, to_latents
 from sdrt.packs import search
 from sdrt.packs.manifest import PRIOR, ModelPack
@@ -185,7 +186,8 @@ class Codec:
         symbols, prior = self._symbols(file, pack)
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
-        latents = quantize.dequantize(symbols, prior, file.step_index)
+        with np.errstate(over="ignore"):  # a step beyond float32: `pixel_strips` refuses what comes of it
+            latents = quantize.dequantize(symbols, prior, file.step_index)
         window = window_of(crop, file.resampling, *file.coded_px)
         rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px)
         return Strips(
@@ -200,7 +202,7 @@ class Codec:
     def symbols(self, data: Data) -> NDArray[np.int32]:
         """The integers (channels, rows, columns) of an .sdl file. Needs no inference engine. Raises as ``decode``."""
         file = sdl.unpack(read_source(data), max_pixels=self._max_pixels)
-        return self._symbols(file, self._painting_pack(file))[0]
+        return self._symbols(file, self._painting_pack(file, to_paint=False))[0]
 
     def info(self, data: Data) -> Info:
         """What the file says about itself. Needs no inference engine. Raises as ``sdl.unpack``."""
@@ -218,16 +220,26 @@ class Codec:
             self._packs[model] = search.load_pack(model if isinstance(model, str) else Path(model))
         return self._packs[model]
 
-    def _pack_of(self, space_identity: bytes, prior_identity: bytes) -> ModelPack:
-        key = (space_identity, prior_identity)
+    def _pack_of(self, file: sdl.SdlFile, *, to_paint: bool) -> ModelPack:
+        """The first pack of the file's space and prior whose prior can be used, and, ``to_paint``, its decoder too."""
+
+        def check(pack: ModelPack) -> None:
+            self._prior(pack)
+            if to_paint:
+                self._engine(pack, "decoder")
+
+        key = (file.space_identity, file.prior_identity, to_paint)
         if key not in self._packs:
-            self._packs[key] = search.find_pack(space_identity, prior_identity)
+            self._packs[key] = search.find_pack(file.space_identity, file.prior_identity, check)
         return self._packs[key]
 
-    def _painting_pack(self, file: sdl.SdlFile) -> ModelPack:
-        """The pack whose decoder paints: the one asked for, if it speaks the file's space, else the file's own."""
+    def _painting_pack(self, file: sdl.SdlFile, *, to_paint: bool = True) -> ModelPack:
+        """The pack whose decoder paints: the one asked for, if it speaks the file's space, else the file's own.
+
+        ``to_paint`` False: its decoder need not be usable.
+        """
         if self._model is None:
-            return self._pack_of(file.space_identity, file.prior_identity)
+            return self._pack_of(file, to_paint=to_paint)
         pack = self._pack(self._model)
         if pack.space.identity != file.space_identity:
             raise ModelError(
@@ -240,11 +252,11 @@ class Codec:
         """The pack that has the prior of ``file``: the painter itself, or another one of the same space."""
         if PRIOR in painter.files and painter.prior_identity == file.prior_identity:
             return painter
-        return self._pack_of(file.space_identity, file.prior_identity)
+        return self._pack_of(file, to_paint=False)
 
     def _prior(self, pack: ModelPack) -> Prior:
         if pack.prior_identity not in self._priors:
-            prior = load_prior(search.verify_file(pack, pack.prior_path.name))
+            prior = load_prior(search.read_prior(pack), str(pack.prior_path))
             if prior.channels != pack.space.channels:
                 raise ModelError(
                     f"model pack {pack.name}: its prior has {prior.channels} channels, its space {pack.space.channels}"
@@ -253,10 +265,10 @@ class Codec:
         return self._priors[pack.prior_identity]
 
     def _engine(self, pack: ModelPack, half: str) -> Engine:
-        def graph(device: str) -> Path:
+        def graph(device: str) -> Graph:
             precision = graph_precision(device, self._precision, pack.graph_precisions(half))
             path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
-            return search.verify_file(pack, path.name)
+            return Graph(path, search.read_verified(pack, path.name))
 
         key = str(pack.folder / half)
         if key not in self._engines:

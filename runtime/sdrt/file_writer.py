@@ -37,7 +37,8 @@ class FileWriter:
         thrifty = self.tune == "psnr" or step_index > self.pack.quality_range[0]
         strength = quantize.strength_for_psnr(self.prior) if thrifty else self.prior.decisions
         # Thrift adds to the decisions: where none are taken it must still be able to save.
-        symbols = quantize.quantize(latents, self.prior, step_index, rdo=strength + thrift - 1)
+        with np.errstate(over="ignore"):  # what exceeds float32 in steps exceeds the largest symbol, and becomes that
+            symbols = quantize.quantize(latents, self.prior, step_index, rdo=strength + thrift - 1)
         return sdl.pack(
             sdl.SdlFile(
                 width_px=self.width_px,

@@ -26,7 +26,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.coding.npz import MAX_BYTES, read_arrays
 from sdrt.errors import ModelError
+from sdrt.packs.regular_file import read_regular_file
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -50,7 +52,6 @@ TOTAL = 65536  # a frequency table sums to this
 MAX_CHANNELS = 256
 MAX_PASSES = 64
 MAX_RADIUS = 255
-_MAX_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -136,25 +137,16 @@ class Prior:
         return np.asarray(flat.astype(np.float32) / np.float32(256))
 
 
-def load_prior(source: str | Path | bytes) -> Prior:
-    """Read and validate a ``prior.npz``, from a path or its bytes.
+def load_prior(source: str | Path | bytes, name: str | None = None) -> Prior:
+    """Read and validate a ``prior.npz``, from a path or its bytes; ``name`` is what errors call it.
 
     Raises ModelError when it cannot be read, is of a newer format, or breaks any rule of docs/PRIOR.md.
     """
-    name = "prior.npz" if isinstance(source, bytes) else str(source)
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-        if total > _MAX_BYTES:
-            raise ModelError(f"{name}: unpacks to {total} bytes, the limit is {_MAX_BYTES}")
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except OSError as error:
-        raise ModelError(f"{name}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{name}: not a prior: {error}") from None
-    return build_prior(arrays, name)
+    if isinstance(source, bytes):
+        data, name = source, name or "prior.npz"
+    else:
+        data, name = read_regular_file(Path(source), MAX_BYTES), name or str(source)
+    return build_prior(read_arrays(data, name), name)
 
 
 def _take(arrays: Mapping[str, NDArray[np.generic]], key: str, kind: str, name: str) -> NDArray[np.generic]:

@@ -78,10 +78,11 @@ def to_latents(
     latents = np.empty((channels, rows, columns), np.float32)
     for first, strip in tile.strips(plan, 1, run):
         latents[:, first : first + len(strip)] = strip.transpose(2, 0, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        latents -= np.float32(pack.space.shift)
+        latents *= np.float32(pack.space.scale)
     if not np.isfinite(latents).all():
-        raise ModelError(f"model pack {pack.name}: the encoder gave values that are not finite")
-    latents -= np.float32(pack.space.shift)
-    latents *= np.float32(pack.space.scale)
+        raise ModelError(f"model pack {pack.name}: the encoder gives values that are not finite")
     return latents
 
 
@@ -120,7 +121,10 @@ def pixel_strips(
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.uint8]:
         nonlocal done
-        frame = latents[:, row.frame_start : row.frame_stop, column.frame_start : column.frame_stop] / scale + shift
+        with np.errstate(over="ignore", invalid="ignore"):
+            frame = latents[:, row.frame_start : row.frame_stop, column.frame_start : column.frame_stop] / scale + shift
+        if not np.isfinite(frame).all():
+            raise ModelError(f"model pack {pack.name}: its prior and scale make latents that are not finite")
         high, wide = frame.shape[1] * cell, frame.shape[2] * cell
         painted = decoder.run(frame[None])
         done_already = painted.dtype == np.uint8
