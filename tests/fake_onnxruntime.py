@@ -21,8 +21,9 @@ MACHINE = Machine(VERSION, "10.13.2", 90)
 
 @dataclass(frozen=True)
 class Opened:
-    """One session: what it was given (``path`` only where that was no graph's bytes), and the shapes that it ran."""
+    """One session: what it was given, a graph's bytes or its path, and the shapes that it ran."""
 
+    data: bytes | None
     path: Path | None
     providers: list[tuple[str, dict[str, str]]]
     options: Any
@@ -62,7 +63,8 @@ class FakeRuntime(ModuleType):
     def InferenceSession(  # noqa: N802 (the real one's name)
         self, source: str | bytes, sess_options: Any, providers: list[tuple[str, dict[str, str]]], enable_fallback: int
     ) -> Any:
-        opened = Opened(None if isinstance(source, bytes) else Path(source), providers, sess_options, enable_fallback)
+        graph = (source, None) if isinstance(source, bytes) else (None, Path(source))
+        opened = Opened(*graph, providers, sess_options, enable_fallback)
         self.opened.append(opened)
         first, options = providers[0]
         if first in self.broken:
