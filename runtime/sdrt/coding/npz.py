@@ -40,7 +40,9 @@ def read_arrays(data: bytes, name: str) -> dict[str, NDArray[np.generic]]:
         raise ModelError(f"{name}: has {len(data)} bytes, the limit is {MAX_BYTES}")
     try:
         return {key: _array(key, member) for key, member in _members(data).items()}
-    except (ValueError, struct.error, zlib.error) as error:
+    except struct.error:
+        raise ModelError(f"{name}: not a prior: the archive is cut short") from None
+    except (ValueError, zlib.error) as error:
         raise ModelError(f"{name}: not a prior: {error}") from None
 
 
@@ -56,7 +58,7 @@ def _members(data: bytes) -> dict[str, bytes]:
     left = MAX_BYTES
     for _ in range(count):
         signature, method, crc, packed, size, name_bytes, *others, start = _ENTRY.unpack_from(data, at)
-        key = data[at + _ENTRY.size : at + _ENTRY.size + name_bytes].decode("ascii")
+        key = data[at + _ENTRY.size : at + _ENTRY.size + name_bytes].decode("ascii", "replace")
         at += _ENTRY.size + name_bytes + sum(others)
         if signature != b"PK\1\2" or not key.endswith(".npy") or key in members:
             raise ValueError(f"the archive's directory is damaged at {key[:40]!r}")

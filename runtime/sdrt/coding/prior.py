@@ -185,7 +185,8 @@ def _check(good: bool | np.bool, name: str, rule: str) -> None:
 def build_prior(arrays: Mapping[str, NDArray[np.generic]], name: str = "prior") -> Prior:
     """Validate the arrays of a ``prior.npz`` (docs/PRIOR.md lists them). Raises ModelError, beginning with ``name``."""
     version = _take(arrays, "format", "<u2", name)
-    if version.shape != () or version != FORMAT:
+    _check(version.shape == (), name, "format is one number")
+    if version != FORMAT:
         raise ModelError(f"{name}: prior format {version}, this version reads {FORMAT}")
     steps = _take(arrays, "steps", "<f4", name).astype(np.float32)
     sensitivity = _take(arrays, "sensitivity", "<f4", name).astype(np.float32)
@@ -199,7 +200,8 @@ def build_prior(arrays: Mapping[str, NDArray[np.generic]], name: str = "prior") 
         _take(arrays, "decisions", "<f4", name).astype(np.float32) if "decisions" in arrays else np.ones((), np.float32)
     )
     _check(decisions.shape == () and bool(0 <= decisions <= 100), name, "decisions are from 0 to 100")
-    _check(np.array_equal(np.sort(order), np.arange(channels)), name, "order is a permutation of the channels")
+    permutation = order.shape == (channels,) and np.array_equal(np.sort(order), np.arange(channels))
+    _check(permutation, name, "order is a permutation of the channels")
     passes = _build_passes(arrays, channels, name)
     thresholds = _take(arrays, "thresholds", "<u2", name).astype(np.int64)
     radius = _take(arrays, "radius", "u1", name).astype(np.int32)
