@@ -146,7 +146,7 @@ def test_tiles_cover_every_window_once(size: tuple[int, int], max_cells: int, dr
     st.booleans(),
 )
 def test_a_budget_is_kept_whatever_the_sizes(sizes: list[int], budget: int, guess: int, falling: bool) -> None:
-    """On any curve: a file within the budget, or the smallest size that was seen; within 17 codings."""
+    """On any curve, however wild: a file within the budget, or the smallest size that was seen; and it ends."""
     curve = sorted(sizes, reverse=True) if falling else sizes
     seen: list[int] = []
 
@@ -158,7 +158,7 @@ def test_a_budget_is_kept_whatever_the_sizes(sizes: list[int], budget: int, gues
         assert len(rate.finest_within(code, budget, guess=guess, finest=0)) <= budget
     except UnsupportedError as error:
         assert min(seen) > budget and str(error).endswith(f"has {min(seen)} bytes")
-    assert len(seen) <= 17 or not falling
+    assert len(seen) < 64
 
 
 spaces = st.builds(
