@@ -17,11 +17,15 @@ IMAGES ?= bench/photos
 BEFORE ?= 0.5.0
 AFTER  ?=
 
-.PHONY: help demo test test-all lint export train pack golden bench-rd bench-coder bench-speed bench-hard bench-colors bench-compare clean
+# Of `make fuzz`: --count N, --cpu-s N, targets; without, it runs until Ctrl-C.
+FUZZ   ?=
+
+.PHONY: help demo test test-all fuzz lint export train pack golden bench-rd bench-coder bench-speed bench-hard bench-colors bench-compare clean
 
 help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
 	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones"
+	@echo "make fuzz         mutated files against every reader until Ctrl-C   (FUZZ='--count 1000000')"
 	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder or checkpoint; IMAGES=folder for its prior)"
 	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder RECIPE=wide; resumes)"
 	@echo "make pack         $(RUN)/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
@@ -60,6 +64,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.everything
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --keep $(FUZZ)
 
 export: $(VENV)/.everything
 	$(BIN)/python -m sdrt_export graph $(SOURCE) --out models/$(NAME)

@@ -55,7 +55,7 @@ def flat(latents: Float32, step_index: int) -> NDArray[np.int64]:
     return np.full(latents.shape[1:], step_index)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A pack and its latents (C, h, w) of each picture, in normalised units."""
 

@@ -14,7 +14,7 @@ _LABEL_PX = 56
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Panel:
     """``title`` and ``detail``: the lines above the picture, (H, W, 3) uint8. All panels of a sheet are one size."""
 

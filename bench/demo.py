@@ -29,7 +29,7 @@ SHOWN_BYTES = 4980  # the seed article's size for 512x512
 CROPS = ((0.25, 0.0), (0.12, 0.52))  # left and top of the squares shown at 2x: face, shoulder patch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
     """One file of one codec and the picture that came back from it."""
 

@@ -55,15 +55,27 @@ def our_contestants(photo: Image.Image, threads: int, arithmetic: Arithmetic) ->
         shape = (1, pack.space.channels, photo.height // cell, photo.width // cell)
         for device, precision in _our_ways(pack.precisions):
             path = pack.decoder_path(graph_precision(device, precision, pack.precisions))
-            engine = Engine(path, device=device, precision=precision, threads=threads, sides=gpu_sides(pack, "decoder"))
-            latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
             name = f"sdrt {pack.name}, {device} {precision}: decoder network"
-            yield Contestant(name, partial(engine.run, latents), arithmetic(path, shape))
+            settings = {"device": device, "precision": precision, "threads": threads}
+            yield from _network(name, path, shape, arithmetic, sides=gpu_sides(pack, "decoder"), **settings)
     codec = Codec(device="cpu", threads=threads)
     data = codec.encode(photo, target_bpp=BUDGET_BPP)
     yield Contestant(f"sdrt {DEFAULT_PACK}: whole file to pixels", partial(codec.decode, data))
     encode = partial(codec.encode, photo, target_bpp=BUDGET_BPP)
     yield Contestant(f"sdrt {DEFAULT_PACK}: picture to file of a given size", encode)
+
+
+def _network(
+    name: str, path: Path, shape: tuple[int, ...], arithmetic: Arithmetic, **settings: Any
+) -> Iterator[Contestant]:
+    """A graph in our engine; nothing, with a word, where this machine cannot: no driver, say, or no bf16."""
+    try:
+        engine = Engine(path, **settings)
+    except EngineError as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        return
+    latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    yield Contestant(name, partial(engine.run, latents), arithmetic(path, shape))
 
 
 def _our_ways(here: Sequence[str]) -> list[tuple[str, str]]:
@@ -112,14 +124,9 @@ def plain_contestants(
 
 def sd_contestants(path: Path, shape: tuple[int, ...], threads: int, arithmetic: Arithmetic) -> Iterator[Contestant]:
     """The SD 1.5 VAE's decoder as ``make export`` writes it, through our engine on every device that a CPU offers."""
-    latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     for device, precision in (("cpu", "w16"), ("openvino", "bf16")):
-        try:
-            engine = Engine(path, device=device, precision=precision, threads=threads)
-        except EngineError as error:
-            print(f"{OURS_SD}, {device} {precision} is left out: {error}", file=sys.stderr)
-            continue
-        yield Contestant(f"{OURS_SD}, {device} {precision}", partial(engine.run, latents), arithmetic(path, shape))
+        name = f"{OURS_SD}, {device} {precision}"
+        yield from _network(name, path, shape, arithmetic, device=device, precision=precision, threads=threads)
 
 
 def torch_contestants(

@@ -21,9 +21,10 @@ MACHINE = Machine(VERSION, "10.13.2", 90)
 
 @dataclass(frozen=True)
 class Opened:
-    """One session: what it was given, and the shapes that it ran."""
+    """One session: what it was given, a graph's bytes or its path, and the shapes that it ran."""
 
-    path: Path
+    data: bytes | None
+    path: Path | None
     providers: list[tuple[str, dict[str, str]]]
     options: Any
     enable_fallback: int
@@ -60,9 +61,10 @@ class FakeRuntime(ModuleType):
         return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def InferenceSession(  # noqa: N802 (the real one's name)
-        self, path: str, sess_options: Any, providers: list[tuple[str, dict[str, str]]], enable_fallback: int
+        self, source: str | bytes, sess_options: Any, providers: list[tuple[str, dict[str, str]]], enable_fallback: int
     ) -> Any:
-        opened = Opened(Path(path), providers, sess_options, enable_fallback)
+        graph = (source, None) if isinstance(source, bytes) else (None, Path(source))
+        opened = Opened(*graph, providers, sess_options, enable_fallback)
         self.opened.append(opened)
         first, options = providers[0]
         if first in self.broken:
@@ -75,7 +77,7 @@ class FakeRuntime(ModuleType):
             context = Path(options["trt_ep_context_file_path"])
             context.write_bytes(b"a graph of one node")
             (context.parent / "all_sm90.engine").write_bytes(b"kernels")
-        source = SimpleNamespace(name="latent_sample", type="tensor(float)", shape=["n", 4, "h", "w"])
+        port = SimpleNamespace(name="latent_sample", type="tensor(float)", shape=["n", 4, "h", "w"])
 
         def run(_outputs: None, feeds: dict[str, Any]) -> list[Any]:
             opened.shapes.append(feeds["latent_sample"].shape)
@@ -83,7 +85,7 @@ class FakeRuntime(ModuleType):
 
         return SimpleNamespace(
             get_providers=lambda: [name for name, _ in providers],
-            get_inputs=lambda: [source],
-            get_outputs=lambda: [source],
+            get_inputs=lambda: [port],
+            get_outputs=lambda: [port],
             run=run,
         )

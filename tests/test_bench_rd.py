@@ -91,6 +91,14 @@ def test_bd_rate_of_a_scaled_curve_is_the_scale() -> None:
     assert summary.bd_rate(anchor, anchor) == pytest.approx(0, abs=1e-9)
 
 
+def test_bd_rate_needs_nothing_newer_than_the_lowest_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy 1.26, which pyproject.toml allows, knows the rule of trapezoids by another name than 2.x."""
+    for name in ("trapezoid", "trapz"):
+        monkeypatch.delattr(np, name, raising=False)
+    anchor = [(0.1, 28.0), (0.3, 31.0)]
+    assert summary.bd_rate([(rate / 2, quality) for rate, quality in anchor], anchor) == pytest.approx(-50)
+
+
 def test_bd_rate_uses_the_common_range_only() -> None:
     """Points of one curve outside the other's qualities do not count; without overlap there is no figure."""
     anchor = [(0.1, 25.0), (0.2, 28.0), (0.4, 31.0)]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench import contest, process, speed
 from bench.contest import Contestant, Timing
-from sdrt.network.engine import DeviceReport
+from sdrt.errors import EngineError
+from sdrt.network.engine import DeviceReport, Engine
+from sdrt.packs.manifest import ModelPack
 
 
 def test_all_run_in_turn_after_one_untimed_run() -> None:
@@ -107,6 +111,32 @@ def test_the_headlines_are_ratios_of_medians() -> None:
     assert sd.startswith("sdrt SD 1.5 pack, openvino bf16 against") and "3.0 times" in sd
     assert "SD 1.5 VAE, OpenVINO: 0.94 of its time" in rival
     assert speed.headlines(timings[:1]) == []
+
+
+def test_what_a_machine_cannot_do_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, testpack: ModelPack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A precision or device that fails to open costs its own row and a line on stderr, never the race."""
+
+    class Machine(Engine):
+        def __init__(self, graph: Path, *, device: str, precision: str, **settings: Any) -> None:
+            if precision == "bf16":
+                raise EngineError("bf16 cannot be had: this CPU has no instructions for it")
+            super().__init__(graph, device="cpu", precision=precision, **settings)
+
+    monkeypatch.setattr(speed, "Engine", Machine)
+    monkeypatch.setattr(speed, "DEFAULT_PACK", testpack.name)
+    monkeypatch.setattr(speed.search, "list_packs", lambda: [testpack])
+    monkeypatch.setattr(speed, "_our_ways", lambda _: [("cpu", "w16"), ("openvino", "bf16"), ("openvino", "w16")])
+    names = [c.name for c in speed.our_contestants(Image.new("RGB", (96, 96)), 1, lambda _path, _shape: None)]
+    assert [name for name in names if "network" in name] == [
+        f"sdrt testpack, {way}: decoder network" for way in ("cpu w16", "openvino w16")
+    ]
+    graph = testpack.decoder_path()
+    rows = speed.sd_contestants(graph, (1, 12, 2, 2), 1, lambda _path, _shape: None)
+    assert [row.name for row in rows] == [f"{speed.OURS_SD}, cpu w16"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("openvino bf16" in line and "no instructions" in line for line in lines)
 
 
 def test_every_precision_and_device_of_ours_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from sdrt.packs.manifest import graph_file_name
-from sdrt.packs.search import load_pack, verify_file
+from sdrt.packs.search import load_pack, read_verified
 from sdrt_export import int8
 from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
@@ -70,7 +70,7 @@ def test_graph_writes_a_pack_that_loads(exported: Path, checkpoint: Path) -> Non
     assert (pack.name, pack.precisions, pack.latent_distribution, pack.halo) == ("small", ("w16", "fp16"), True, None)
     assert sorted(pack.files) == ["decoder.fp16.onnx", "decoder.onnx", "encoder.fp16.onnx", "encoder.onnx"]
     for name in pack.files:
-        verify_file(pack, name)
+        read_verified(pack, name)
     assert pack.manifest["source"]["location"] == str(checkpoint)
     assert pack.manifest["source"]["class"] == "AutoencoderKL"
     assert pack.manifest["graphs"]["opset"] == 18

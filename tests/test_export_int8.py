@@ -109,7 +109,8 @@ def test_openvino_computes_every_chosen_convolution_in_integers(whole: onnx.Mode
     about = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     kinds = [str(info["primitiveType"].value) for info in about if str(info["layerType"].value) == "Convolution"]
     assert len(kinds) == 5
-    assert all(kind.endswith(("_I8", "_U8")) for kind in kinds), kinds
+    # The kernel's name, which depends on the CPU: jit_avx512_I8, brgconv_avx512_amx_i8.
+    assert all(kind.lower().endswith(("_i8", "_u8")) for kind in kinds), kinds
 
 
 def test_the_picture_stays_close(
@@ -181,7 +182,7 @@ def test_the_command_keeps_what_holds_and_says_how_well(
     make_pack: Callable[..., ModelPack], photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both graphs are written, smaller than half of float32's, with their figures on other photographs than it saw."""
-    pack = make_pack("small", border=1)
+    pack = make_pack("small")
     assert main(["int8", str(pack.folder), "--images", str(photographs)]) == 0
     assert capsys.readouterr().out.count(": kept, ") == 2
     after = load_pack(pack.folder)

@@ -76,8 +76,8 @@ def test_samples_of_pixels_are_their_levels() -> None:
 def test_a_pack_of_pixels_decodes_the_same_picture(
     make_pack: Callable[..., ModelPack], photo: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whole, in tiles with halo and border, and cropped: every pixel is what the pack gave before."""
-    pack = make_pack("small", border=1)
+    """Whole, in tiles with halo, and cropped: every pixel is what the pack gave before."""
+    pack = make_pack("small")
     monkeypatch.setattr(transform, "FRAME_PX", 48 * 48)
     data = Codec(pack.folder, device="cpu", threads=1).encode(photo)
     crops = (None, (0, 0, 161, 97), (33, 41, 70, 9))

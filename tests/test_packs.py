@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from tests import testpack
 
+import sdrt
+from sdrt.codec import Codec
 from sdrt.errors import ModelError
 from sdrt.packs.manifest import MANIFEST_LIMIT_BYTES, LatentSpace, ModelPack
-from sdrt.packs.search import find_pack, list_packs, load_pack, scan_packs, search_paths, verify_file
+from sdrt.packs.search import find_pack, list_packs, load_pack, read_verified, scan_packs, search_paths
 from sdrt_export.pack_writer import update_manifest, write_pack
 
 SPACE = LatentSpace("sd1", 4, 8, 0.18215, 0.0)
@@ -68,7 +75,7 @@ def test_a_written_pack_reads_back(tmp_path: Path) -> None:
     assert (pack.name, pack.space, pack.halo, pack.quality_range) == ("pack", SPACE, halo, (700, 300))
     assert (pack.default_step, pack.latent_distribution, pack.precisions) == (500, True, ("w16",))
     assert pack.prior_identity == bytes.fromhex(pack.files["prior.npz"])[:4]
-    assert verify_file(pack, "decoder.onnx").read_bytes() == b"decoder"
+    assert read_verified(pack, "decoder.onnx") == b"decoder"
 
 
 def test_a_pack_is_found_by_its_name(home: Path) -> None:
@@ -117,10 +124,10 @@ def test_a_file_of_another_size_is_refused_on_load(tmp_path: Path) -> None:
 def test_a_file_altered_in_place_is_refused_by_hash(tmp_path: Path) -> None:
     """One changed byte is noticed before the file is used, also after a good check of the same file."""
     pack = make(tmp_path / "p")
-    verify_file(pack, "decoder.onnx")
+    read_verified(pack, "decoder.onnx")
     (tmp_path / "p" / "decoder.onnx").write_bytes(b"DEcoder")
     with pytest.raises(ModelError, match="altered"):
-        verify_file(load_pack(tmp_path / "p"), "decoder.onnx")
+        read_verified(load_pack(tmp_path / "p"), "decoder.onnx")
 
 
 def test_find_pack_takes_the_pack_with_both_identities(home: Path) -> None:
@@ -128,6 +135,71 @@ def test_find_pack_takes_the_pack_with_both_identities(home: Path) -> None:
     make(home / "a", prior_npz=b"other")
     wanted = make(home / "b")
     assert find_pack(wanted.space.identity, wanted.prior_identity) == wanted
+
+
+def test_a_pack_that_only_claims_an_identity_hides_no_good_one(home: Path, photo: Any) -> None:
+    """Packs of the same identities are tried in order: one whose prior or decoder is not what it says is passed over.
+
+    Where none is left, the first one's fault is told.
+    """
+    good = testpack.write(home / "z", name="good")
+    data = Codec(good.folder).encode(photo)
+    for name, part, content in (
+        ("a", "prior.npz", bytes(good.prior_path.stat().st_size)),
+        ("b", "decoder.onnx", bytes(good.decoder_path().stat().st_size)),
+    ):
+        shutil.copytree(good.folder, home / name)
+        (home / name / part).write_bytes(content)
+    shutil.copytree(good.folder, home / "c")
+    (home / "c" / "decoder.onnx").write_bytes(b"a graph of another kind, under its own hash")
+    update_manifest(home / "c")
+    for device in ("auto", "cpu"):
+        codec = Codec(device=device)
+        assert codec.symbols(data).shape == (12, 13, 21)
+        assert codec.decode(data).size == (161, 97)
+    assert sdrt.info(data).model == "good"
+    shutil.rmtree(good.folder)
+    with pytest.raises(ModelError, match=r"a.prior\.npz is altered"):
+        Codec().decode(data)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fails what would wait or read for ever."""
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "/dev/null", "folder"])
+@pytest.mark.parametrize("name", ["manifest.json", "decoder.onnx", "prior.npz"])
+def test_what_is_no_file_is_refused_at_once(name: str, kind: str, home: Path) -> None:
+    """A fifo, a device or a folder in a file's place neither waits nor ends the memory, and hides no other pack."""
+    pack = make(home / "odd", **{name.replace(".", "_"): b""} if name != "manifest.json" else {})
+    good = make(home / "z", decoder_onnx=b"another", prior_npz=b"another")
+    path = pack.folder / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(kind)
+    with within(5):
+        with pytest.raises(ModelError, match=r"no regular file|Is a directory|no model pack|altered"):
+            read_verified(load_pack(pack.folder), name)
+        with pytest.raises(ModelError):
+            read_verified(pack, name)
+        assert list_packs() == [good]
 
 
 def test_find_pack_names_what_is_wanted_and_what_is_here(home: Path) -> None:
@@ -184,6 +256,9 @@ DISEASES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "downscale_huge": (_set("space", "downscale", to=1 << 40), "downscale"),
     "scale_zero": (_set("space", "scale", to=0), "scale"),
     "scale_beyond_float": (_set("space", "scale", to=10**400), "scale"),
+    "scale_beyond_float32": (_set("space", "scale", to=1e39), "scale"),
+    "scale_below_float32": (_set("space", "scale", to=1e-39), "scale"),
+    "shift_beyond_float32": (_set("space", "shift", to=-3.5e38), "shift"),
     "scale_text": (_set("space", "scale", to="1"), "scale"),
     "shift_null": (_set("space", "shift", to=None), "shift"),
     "identity_of_another_space": (_set("space", "identity", to="00000000"), "identity"),
@@ -200,9 +275,12 @@ DISEASES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "path_absolute": (_set("files", "/etc/passwd", to=ENTRY), "plain file name"),
     "path_windows": (_set("files", "..\\x", to=ENTRY), "plain file name"),
     "path_drive": (_set("files", "c:x", to=ENTRY), "plain file name"),
+    "path_surrogate": (_set("files", "\ud800", to=ENTRY), "plain file name"),
+    "path_control": (_set("files", "a\x7f", to=ENTRY), "plain file name"),
     "path_hidden": (_set("files", "..", to=ENTRY), "plain file name"),
     "hash_short": (_set("files", "decoder.onnx", to={"bytes": 7, "sha256": "00"}), "sha256"),
     "hash_upper": (_set("files", "decoder.onnx", to={"bytes": 7, "sha256": "A" * 64}), "sha256"),
+    "bytes_beyond_a_graph": (_set("files", "decoder.onnx", to={"bytes": 2**31, "sha256": "0" * 64}), "bytes"),
     "bytes_negative": (_set("files", "decoder.onnx", to={"bytes": -1, "sha256": "0" * 64}), "bytes"),
     "files_list": (_set("files", to=[]), "files"),
 }
@@ -224,8 +302,18 @@ def test_a_bad_manifest_is_refused_by_field(tmp_path: Path, disease: str) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format": NaN}', b"[" * 100_000, b" " * (MANIFEST_LIMIT_BYTES + 1)],
-    ids=["empty", "torn", "list", "null", "not_utf8", "nan", "deep", "large"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"format": NaN}',
+        b'{"x": 1e999}',
+        b"[" * 100_000,
+        b" " * (MANIFEST_LIMIT_BYTES + 1),
+    ],
+    ids=["empty", "torn", "list", "null", "not_utf8", "nan", "infinite", "deep", "large"],
 )
 def test_a_manifest_that_is_no_manifest_is_refused(tmp_path: Path, text: bytes) -> None:
     """Damage of any kind is a ModelError, never another exception."""

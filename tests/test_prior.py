@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from itertools import pairwise
@@ -238,3 +239,109 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
         archive.writestr("format.npy", bytes(9 * 2**20))
     with pytest.raises(ModelError, match="limit"):
         load_prior(swollen.getvalue())
+
+
+def archive(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as made:
+        for key, content in members.items():
+            made.writestr(f"{key}.npy", content)
+    return stream.getvalue()
+
+
+def members_with(key: str, header: bytes, content: bytes = bytes(12), version: bytes = b"\x01\x00") -> dict[str, bytes]:
+    """The files of a good prior of three channels, but for one with this header."""
+    good = io.BytesIO(write_prior(generic_arrays(3)))
+    with zipfile.ZipFile(good) as made:
+        members = {name.removesuffix(".npy"): made.read(name) for name in made.namelist()}
+    members[key] = b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header + content
+    return members
+
+
+HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }\n"
+HOSTILE = {
+    "an attribute instead of a type": HEADER.replace(b"'<f4'", b"None"),
+    "objects": HEADER.replace(b"<f4", b"|O8"),
+    "a type of many fields": HEADER.replace(b"'<f4'", b"[('a', '<f4')]"),
+    "a type of no bytes": HEADER.replace(b"<f4", b"|V0"),
+    "doubles": HEADER.replace(b"<f4", b"<f8"),
+    "the other byte order": HEADER.replace(b"<f4", b">f4"),
+    "a side of ten to the thirteenth": HEADER.replace(b"3,", b"1%013d," % 0),
+    "a side of five thousand digits": HEADER.replace(b"3,", b"9" * 5000 + b","),
+    "a negative side": HEADER.replace(b"3,", b"-3,"),
+    "a side that is true": HEADER.replace(b"3,", b"True,"),
+    "a side of an underscore": HEADER.replace(b"3,", b"3_0,"),
+    "a side too many": HEADER.replace(b"3,", b"4,"),
+    "no sides and no number": HEADER.replace(b"3,", b","),
+    "forty dimensions": HEADER.replace(b"3,", b"1, " * 39 + b"3"),
+    "dimensions whose product wraps": HEADER.replace(b"3,", b"65536, 65536"),
+    "nothing times much": HEADER.replace(b"3,", b"0, 99999999"),
+    "columns first": HEADER.replace(b"False", b"True"),
+    "a program": b"__import__('os').abort()\n",
+    "an open string": b"{'descr': '<f4\n",
+    "brackets without end": b"(" * 3000,
+    "no text": b"\xff\xfe" * 20,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("disease", HOSTILE)
+def test_a_hostile_header_is_refused_before_anything_is_allocated(disease: str) -> None:
+    """Whatever stands where numpy writes type and shape: a ModelError of one line that names the file and the array."""
+    with pytest.raises(ModelError, match=r"^prior\.npz: .*\bsteps\b") as caught:
+        load_prior(archive(members_with("steps", HOSTILE[disease])))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hostile_archive_is_refused() -> None:
+    """Damage and lies in the zip around the arrays: nothing but ModelError, at every byte, and no work for nothing."""
+    good = members_with("steps", HEADER, np.ones(3, "<f4").tobytes())
+    data = archive(good)
+    load_prior(data)
+    ill = [
+        archive({**good, "steps": b"\x93NUMPY"}),
+        archive(members_with("steps", HEADER, version=b"\x02\x00")),
+        archive(good, zipfile.ZIP_BZIP2),
+        archive(good, zipfile.ZIP_LZMA),
+        archive({**good, "more": bytes(9 * 2**20)}),
+        archive({f"{key}{n}": content for key, content in good.items() for n in range(9)}),
+        data + b"PK",
+        bytes(22),
+        b"PK\5\6" + bytes(18),
+        bytes(8 * 2**20 + 1),
+    ]
+    rng = np.random.default_rng(7)
+    for at in (*range(0, len(data), 199), *range(len(data) - 300, len(data))):
+        ill.append(data[:at] + bytes([data[at] ^ (1 << int(rng.integers(8)))]) + data[at + 1 :])
+    refused = 0
+    for number, copy in enumerate(ill):
+        try:
+            load_prior(copy)
+        except ModelError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            assert number > 9, "a date, say, may differ"
+    assert refused > len(ill) / 2
+
+
+def test_the_hostile_priors_that_were_found(shared: Path) -> None:
+    """Those on which 0.5.0 raised what is no error of ours."""
+    found = sorted((shared / "cases" / "priors").glob("*.npz"))
+    for path in found:
+        with pytest.raises(ModelError, match=path.name):
+            load_prior(path)
+    assert found
+
+
+def test_the_largest_prior_stays_within_its_memory() -> None:
+    """Loading takes a small multiple of what the file may unpack to, whatever it holds."""
+    zeros = b"{'descr': '|i1', 'fortran_order': False, 'shape': (%d,), }\n"
+    count = 8 * 2**20 - 200_000
+    data = archive(members_with("weights", zeros % count, bytes(count)))
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=r"weights.* too long"):
+        load_prior(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20

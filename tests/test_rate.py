@@ -59,6 +59,25 @@ def test_an_impossible_budget_names_the_smallest_size() -> None:
         rate.finest_within(lambda index, _thrift: bytes(curve(0)(index)), 36, guess=512, finest=0)
 
 
+@pytest.mark.parametrize("budget", [0, 1, 36])
+def test_no_budget_is_too_small_to_be_told_the_smallest_size(budget: int) -> None:
+    """Also a rate that rounds down to no byte at all is refused with the size of a file that there is."""
+    for coarsest in (1023, 700):
+        smallest = curve(0)(coarsest)
+        with pytest.raises(rate.TargetError, match=f"{budget} bytes .* has {smallest} bytes"):
+            rate.finest_within(
+                lambda index, _thrift: bytes(curve(0)(index)), budget, guess=512, finest=0, coarsest=coarsest
+            )
+
+
+@pytest.mark.parametrize("target", [0, -1, -0.5, float("nan"), float("inf"), -float("inf")])
+def test_a_target_is_a_finite_number_above_zero(target: float) -> None:
+    """What is no size is refused by its name; None is no target."""
+    with pytest.raises(UnsupportedError, match=r"target_bpp is .*finite number above 0"):
+        rate.check_target("target_bpp", target)
+    rate.check_target("target_bpp", None)
+
+
 def test_a_generous_budget_gives_the_finest_step() -> None:
     """More bytes than the finest step needs: the finest step."""
     assert rate.finest_within(lambda index, _thrift: b"%d" % index, 10**9, guess=512, finest=333) == b"333"

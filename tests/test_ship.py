@@ -23,7 +23,7 @@ from sdrt_export.pack_writer import update_manifest
 @pytest.fixture
 def pack(make_pack: Callable[..., ModelPack]) -> ModelPack:
     """The tests' pack with a second precision and notes in its manifest."""
-    folder = make_pack("whole", border=1).folder
+    folder = make_pack("whole").folder
     for half in ("encoder", "decoder"):
         shutil.copyfile(folder / f"{half}.onnx", folder / f"{half}.int8.onnx")
     return update_manifest(folder, training={"steps": 1}, verified={"parity": []}, int8={"graphs": []})
@@ -51,6 +51,19 @@ def test_a_shipped_pack_holds_one_precision_and_no_notes(
         kept = {key: value for key, value in pack.manifest.items() if key not in (*NOTES, "files")}
         assert {key: value for key, value in shipped.manifest.items() if key != "files"} == kept
         assert f"{sum(path.stat().st_size for path in out.iterdir()):,} bytes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "[" * 5000 + "]" * 5000], ids=["half a character", "nested"])
+def test_a_manifest_that_cannot_be_written_again_is_one_line(
+    value: str, pack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What stands in a field that no reader looks into is no surprise when the pack is shipped."""
+    path = pack.folder / "manifest.json"
+    path.write_text(path.read_text().replace("{", f'{{"remark": {value},', 1))
+    assert ship(pack, tmp_path / "out") == ModelError.exit_code
+    line = capsys.readouterr().err
+    assert "manifest.json" in line and line.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_shipped_decodes_what_the_pack_encoded(pack: ModelPack, photo: Any, tmp_path: Path) -> None:

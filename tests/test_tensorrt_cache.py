@@ -35,7 +35,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
     path = tmp_path / "decoder.fp16.onnx"
-    path.write_bytes(b"a graph")
+    path.write_bytes(b"\x08\x09")  # by its form an ONNX message: the version and nothing else
     return path
 
 
@@ -68,7 +68,7 @@ def test_the_key_has_all_that_an_engine_is_tied_to(graph: Path, tmp_path: Path) 
     """Another graph, ONNX Runtime, TensorRT or architecture is another folder; another path of the graph is not."""
     twin, other = tmp_path / "twin.onnx", tmp_path / "other.onnx"
     twin.write_bytes(graph.read_bytes())
-    other.write_bytes(b"another graph")
+    other.write_bytes(b"\x08\x0a")
     place = tensorrt_cache.place_of(graph, MACHINE)
     assert tensorrt_cache.place_of(twin, MACHINE) == place
     machines = [Machine("1.32.0", "10.13.2", 90), Machine("1.31.0", "10.14.0", 90), Machine("1.31.0", "10.13.2", 89)]

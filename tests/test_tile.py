@@ -20,31 +20,21 @@ def smear(grid: NDArray[np.float32], times: int) -> NDArray[np.float32]:
     return grid
 
 
-def paint_by_tiles(
-    grid: NDArray[np.float32], plan: tile.Plan, border: int, halo: int, scale: int = 1
-) -> NDArray[np.float32]:
-    padded = np.pad(grid, ((border, border), (border, border), (0, 0)), mode="edge")
-
+def paint_by_tiles(grid: NDArray[np.float32], plan: tile.Plan, halo: int, scale: int = 1) -> NDArray[np.float32]:
     def paint(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
-        frame = padded[
-            row.frame_start + border : row.frame_stop + border, column.frame_start + border : column.frame_stop + border
-        ]
+        frame = grid[row.frame_start : row.frame_stop, column.frame_start : column.frame_stop]
         return smear(frame, halo).repeat(scale, 0).repeat(scale, 1)
 
     return np.concatenate([rows for _, rows in tile.strips(plan, scale, paint)])
 
 
-@pytest.mark.parametrize("border", [0, 1])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 23), (64, 9)])
-def test_tiles_with_enough_halo_paint_what_the_whole_picture_paints(shape: tuple[int, int], border: int) -> None:
-    """With a halo as wide as the graph sees, tiles and the whole picture agree to rounding, border included."""
+def test_tiles_with_enough_halo_paint_what_the_whole_picture_paints(shape: tuple[int, int]) -> None:
+    """With a halo as wide as the graph sees, tiles and the whole picture agree to rounding."""
     grid = np.random.default_rng(1).normal(size=(*shape, 2)).astype(np.float32)
-    whole = smear(np.pad(grid, ((border, border), (border, border), (0, 0)), mode="edge"), 3)
-    whole = whole[border : border + shape[0], border : border + shape[1]]
     for max_cells in (1, 81, 200, 10**6):
-        plan = tile.plan(*shape, max_cells, halo=3, border=border)
-        painted = paint_by_tiles(grid, plan, border, 3)
-        np.testing.assert_allclose(painted, whole, atol=1e-5)
+        plan = tile.plan(*shape, max_cells, halo=3)
+        np.testing.assert_allclose(paint_by_tiles(grid, plan, 3), smear(grid, 3), atol=1e-5)
 
 
 def test_too_small_a_halo_shows() -> None:
@@ -52,7 +42,7 @@ def test_too_small_a_halo_shows() -> None:
     grid = np.random.default_rng(1).normal(size=(40, 40, 1)).astype(np.float32)
     plan = tile.plan(40, 40, 100, halo=2)
     assert plan.count > 1
-    assert np.abs(paint_by_tiles(grid, plan, 0, 3) - smear(grid, 3)).max() > 1e-3
+    assert np.abs(paint_by_tiles(grid, plan, 3) - smear(grid, 3)).max() > 1e-3
 
 
 def test_a_window_paints_its_cut_of_the_whole() -> None:
@@ -61,22 +51,22 @@ def test_a_window_paints_its_cut_of_the_whole() -> None:
     whole = smear(grid, 3)
     for top, left, bottom, right in [(0, 0, 1, 1), (49, 59, 50, 60), (10, 20, 31, 24), (0, 7, 50, 9)]:
         plan = tile.plan(50, 60, 120, halo=3, window=(top, left, bottom, right))
-        np.testing.assert_allclose(paint_by_tiles(grid, plan, 0, 3), whole[top:bottom, left:right], atol=1e-5)
+        np.testing.assert_allclose(paint_by_tiles(grid, plan, 3), whole[top:bottom, left:right], atol=1e-5)
         assert all(top - 3 <= row.frame_start and row.frame_stop <= bottom + 3 for row in plan.rows)
         assert all(left - 3 <= column.frame_start and column.frame_stop <= right + 3 for column in plan.columns)
 
 
-@pytest.mark.parametrize(("length", "frame", "halo", "border"), [(100, 17, 4, 0), (100, 9, 4, 1), (5, 50, 9, 1)])
-def test_spans_cover_once_with_halo_and_one_shape(length: int, frame: int, halo: int, border: int) -> None:
+@pytest.mark.parametrize(("length", "frame", "halo"), [(100, 17, 4), (100, 9, 4), (5, 50, 9)])
+def test_spans_cover_once_with_halo_and_one_shape(length: int, frame: int, halo: int) -> None:
     """Kept cells follow each other without gap or overlap; all frames are equally long; each kept cell has its halo."""
-    found = tile.spans(length, frame, halo=halo, border=border)
+    found = tile.spans(length, frame, halo=halo)
     kept = [cell for span in found for cell in range(span.start, span.stop)]
     assert kept == list(range(length))
     assert len({span.frame_stop - span.frame_start for span in found}) == 1
     for span in found:
-        assert span.frame_start == -border or span.start - span.frame_start >= halo
-        assert span.frame_stop == length + border or span.frame_stop - span.stop >= halo
-        assert -border <= span.frame_start <= span.start < span.stop <= span.frame_stop <= length + border
+        assert span.frame_start == 0 or span.start - span.frame_start >= halo
+        assert span.frame_stop == length or span.frame_stop - span.stop >= halo
+        assert 0 <= span.frame_start <= span.start < span.stop <= span.frame_stop <= length
 
 
 def test_faded_spans_overlap_by_the_fade() -> None:
@@ -95,7 +85,7 @@ def test_blending_is_continuous_and_leaves_agreement_alone() -> None:
     grid = np.full((60, 70, 1), 7, np.float32)
     plan = tile.plan(60, 70, 400, halo=1, fade=8)
     assert plan.count > 4
-    np.testing.assert_allclose(paint_by_tiles(grid, plan, 0, 0, scale=2), 7)
+    np.testing.assert_allclose(paint_by_tiles(grid, plan, 0, scale=2), 7)
 
     numbered = np.concatenate(
         [

@@ -6,7 +6,6 @@ last. ``python -m tests.testpack`` writes tests/data/testpack; the committed fol
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +101,6 @@ def write(
     name: str = "testpack",
     space: LatentSpace = SPACE,
     halo: dict[str, int] | None = HALO,
-    border: int = 0,
     distribution: bool = False,
     quality_input: bool = False,
     base_step: float = 1.0,
@@ -148,9 +146,6 @@ def write(
         default_step=512,
         licence="CC0-1.0",
     )
-    if border:
-        path = folder / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "border": border}))
     return load_pack(folder)
 
 

@@ -10,7 +10,7 @@ from sdrt.network.devices import PRECISIONS, Sides, graph_precision
 from sdrt.network.engine import build_tensorrt
 from sdrt.network.transform import gpu_sides
 from sdrt.packs.manifest import ModelPack
-from sdrt.packs.search import load_pack, verify_file
+from sdrt.packs.search import load_pack, read_verified
 
 HALVES = ("encoder", "decoder")
 
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         precision = graph_precision("tensorrt", options.precision, pack.graph_precisions(half))
         path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
         sides = sides_in_cells(options.sides, pack, half)
-        verify_file(pack, path.name)
+        read_verified(pack, path.name)
         print(f"{path.name}: sides {sides.least}, {sides.usual}, {sides.most}; this takes minutes", flush=True)
         place, built = build_tensorrt(path, sides, rebuild=options.rebuild)
         size = sum(entry.stat().st_size for entry in place.iterdir())

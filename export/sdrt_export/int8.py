@@ -22,8 +22,8 @@ from sdrt.coding.prior_file import load_prior
 from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
 from sdrt.packs.manifest import PRIOR, ModelPack, graph_file_name
-from sdrt.packs.search import load_pack, verify_file
-from sdrt.pixels.tensors import sample_region
+from sdrt.packs.search import load_pack, read_prior, read_verified
+from sdrt.pixels.tensors import to_sample
 from sdrt_export.int8_graph import quantise
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
@@ -174,7 +174,7 @@ def _original(pack: ModelPack, half: str) -> onnx.ModelProto:
     name = next((name for name in names if name in pack.files), None)
     if name is None:
         raise ModelError(f"{pack.folder} has neither {' nor '.join(names)}: int8 is made and judged with both halves")
-    return onnx.load(verify_file(pack, name))
+    return onnx.load_model_from_string(read_verified(pack, name))
 
 
 def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]]:
@@ -190,15 +190,15 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
 
 def _sample(pack: ModelPack, crop: Pixels) -> Floats:
     """What the encoder is given for a crop, at the pack's default quality."""
-    sample = sample_region(crop, 0, 0, *crop.shape[:2])
-    return np.concatenate([sample, _level(pack, *crop.shape[:2])], axis=1)
+    sample = to_sample(crop, pack.space.downscale)
+    return np.concatenate([sample, _level(pack, *sample.shape[2:])], axis=1)
 
 
 def _coded(pack: ModelPack, raw: Floats) -> Floats:
     """What a decoder meets: latents (1, C, h, w) as the codec would round them, where there is a prior to say how."""
     latents = raw[:, : pack.space.channels]
     if PRIOR in pack.files:
-        prior = load_prior(verify_file(pack, PRIOR))
+        prior = load_prior(read_prior(pack))
         scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
         at = np.full(latents.shape[2:], pack.default_step)
         coded = quantize((latents[0] - shift) * scale, prior, at)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sdrt.errors import ModelError, OutputError
 from sdrt.packs.manifest import ModelPack
-from sdrt.packs.search import verify_file
+from sdrt.packs.search import read_verified
 from sdrt_export.pack_writer import update_manifest
 from sdrt_export.precision import drop_unused, replace_nodes
 
@@ -80,8 +80,8 @@ def set_output(pack: ModelPack, output: str) -> list[str]:
         raise ModelError(f"unknown output {output!r}; choose of {', '.join(OUTPUTS)}")
     changed: dict[Path, onnx.ModelProto] = {}
     for precision in pack.precisions:
-        path = verify_file(pack, pack.decoder_path(precision).name)
-        model = onnx.load(path)
+        path = pack.decoder_path(precision)
+        model = onnx.load_model_from_string(read_verified(pack, path.name))
         if gives_pixels(model) != (output == "uint8"):
             changed[path] = with_pixels(model) if output == "uint8" else without_pixels(model)
     for path, model in changed.items():

@@ -14,7 +14,7 @@ from torch import nn
 from sdrt.network.engine import Engine
 from sdrt.network.transform import gpu_sides
 from sdrt.packs.manifest import ModelPack, graph_file_name
-from sdrt.packs.search import verify_file
+from sdrt.packs.search import read_verified
 from sdrt.pixels.tensors import as_sample, from_sample
 from sdrt_export import overflow
 from sdrt_export.graph import trace
@@ -124,7 +124,7 @@ def make_picture(batch: int, height: int, width: int, downscale: int) -> Floats:
     return picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Reference:
     latents: Floats
     picture: Floats
@@ -169,11 +169,12 @@ def _verify(
     names = [name for half in ("encoder", "decoder") if (name := graph_file_name(half, precision)) in pack.files]
     # Unoptimised, the CPU rounds at the seams of fp16 as a GPU would; its optimiser takes the roundings out.
     optimise = precision != "fp16"
-    paths = {name.split(".")[0]: verify_file(pack, name) for name in names}
-    engines = {
-        half: Engine(path, device=device, optimise=optimise, sides=gpu_sides(pack, half))
-        for half, path in paths.items()
-    }
+    engines: dict[str, Engine] = {}
+    sizes: dict[str, int] = {}
+    for name in names:
+        half = name.split(".")[0]
+        sizes[half] = len(read_verified(pack, name))
+        engines[half] = Engine(pack.folder / name, device=device, optimise=optimise, sides=gpu_sides(pack, half))
     decoder = engines["decoder"]
     relative: float | None = None
     pictures: list[Floats] = []
@@ -199,7 +200,6 @@ def _verify(
         and likeness.worst_psnr_db >= limit.picture_psnr_db
         and (peak is None or peak <= overflow.FP16_MAX / overflow.HEADROOM)
     )
-    sizes = {half: path.stat().st_size for half, path in paths.items()}
     return Parity(
         precision=precision,
         device=decoder.device,

@@ -47,7 +47,7 @@ class LatentCoder:
 
     def __init__(self, pack: ModelPack) -> None:
         self.pack = pack
-        self.prior = load_prior(search.verify_file(pack, pack.prior_path.name))
+        self.prior = load_prior(search.read_prior(pack), str(pack.prior_path))
         if self.prior.channels != pack.space.channels:
             raise ModelError(
                 f"model pack {pack.name}: its prior has {self.prior.channels} channels, its space {pack.space.channels}"
@@ -61,7 +61,8 @@ class LatentCoder:
         """The latents of ``file``'s integers, and the steps that they were quantized with. Raises as ``symbols``."""
         indices = self.step_indices(file)
         coded = payload.decode(file.payload, self.prior, indices)
-        return quantize.dequantize(coded, self.prior, indices), indices
+        with np.errstate(over="ignore"):  # a step beyond float32: `pixel_strips` refuses what comes of it
+            return quantize.dequantize(coded, self.prior, indices), indices
 
     def step_indices(self, file: sdl.SdlFile) -> StepIndices:
         """The step index of each latent position of ``file``. Raises CorruptError for a broken step map."""
@@ -190,7 +191,8 @@ class FileWriter:
         cell = pack.space.downscale
         indices = self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
         # Additive, so that it saves bits also where the prior asks for plain rounding.
-        coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)
+        with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
+            coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)
         chunks = [*self.chunks, *sdl.resampling_chunks(resampling)]
         if self.offsets is not None and self.offsets.any():
             chunks.append(sdl.Chunk(sdl.STEP_MAP, step_map.encode_step_map(self.offsets)))

@@ -15,6 +15,7 @@ from sdrt.container.sdl import SdlFile
 from sdrt.errors import ModelError
 from sdrt.network.devices import Device, Precision, graph_precision
 from sdrt.network.engine import Engine
+from sdrt.network.graph import Graph
 from sdrt.network.transform import gpu_sides
 from sdrt.packs import search
 from sdrt.packs.manifest import PRIOR, ModelPack
@@ -63,10 +64,13 @@ class ModelCache:
         model = DEFAULT_MODEL if self._model is None else self._model
         return self._once(self._packs, model, lambda: search.load_pack(model))
 
-    def decoding_pack(self, file: SdlFile) -> ModelPack:
-        """The pack whose decoder paints: the one asked for, if its latent space is the file's, else the file's own."""
+    def decoding_pack(self, file: SdlFile, *, to_paint: bool = True) -> ModelPack:
+        """The pack whose decoder paints: the one asked for, if its latent space is the file's, else the file's own.
+
+        ``to_paint`` False: its decoder need not be usable.
+        """
         if self._model is None:
-            return self._named_pack(file)
+            return self._named_pack(file, to_paint=to_paint)
         pack = self.encoding_pack()
         if pack.space.identity != file.space_identity:
             raise ModelError(
@@ -81,7 +85,7 @@ class ModelCache:
 
     def coder_of(self, file: SdlFile) -> LatentCoder:
         """The coder with the prior that ``file`` names: of the decoding pack, or of another one of the same space."""
-        pack = self.decoding_pack(file)
+        pack = self.decoding_pack(file, to_paint=False)
         if PRIOR not in pack.files or pack.prior_identity != file.prior_identity:
             pack = self._named_pack(file)
         return self.coder(pack)
@@ -89,10 +93,10 @@ class ModelCache:
     def engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:
         """The session of one of the pack's graphs. Raises EngineError where the device cannot be had."""
 
-        def graph(device: str) -> Path:
+        def graph(device: str) -> Graph:
             precision = graph_precision(device, self._precision, pack.graph_precisions(half))
             path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
-            return search.verify_file(pack, path.name)
+            return Graph(path, search.read_verified(pack, path.name))
 
         def load() -> Engine:
             return Engine(
@@ -105,10 +109,16 @@ class ModelCache:
 
         return self._once(self._engines, (pack.folder, half), load)
 
-    def _named_pack(self, file: SdlFile) -> ModelPack:
-        """The pack with both identities of ``file``."""
-        key = file.space_identity, file.prior_identity
-        return self._once(self._packs, key, lambda: search.find_pack(*key))
+    def _named_pack(self, file: SdlFile, *, to_paint: bool = False) -> ModelPack:
+        """The first pack with both identities of ``file`` whose prior can be used, and, ``to_paint``, its decoder."""
+
+        def check(pack: ModelPack) -> None:
+            self.coder(pack)
+            if to_paint:
+                self.engine(pack, "decoder")
+
+        identities = file.space_identity, file.prior_identity
+        return self._once(self._packs, (*identities, to_paint), lambda: search.find_pack(*identities, check))
 
     def _once(self, kept: dict[Hashable, _Loaded], key: Hashable, load: Callable[[], _Loaded]) -> _Loaded:
         with self._lock:

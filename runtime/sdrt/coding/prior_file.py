@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.coding.npz import MAX_BYTES, read_arrays
 from sdrt.coding.prior import (
     BAND,
     EXACT,
@@ -28,6 +29,7 @@ from sdrt.coding.prior import (
     input_limits,
 )
 from sdrt.errors import ModelError
+from sdrt.packs.regular_file import read_regular_file
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -35,33 +37,24 @@ MAX_CHANNELS = 256
 MAX_SCANS = 96
 MAX_RADIUS = 255
 MAX_EXTENTS = 32
-_MAX_BYTES = 8 * 2**20
 _LARGEST_INVERSE = 8192
 
 
-def load_prior(source: str | Path | bytes) -> Prior:
+def load_prior(source: str | Path | bytes, name: str | None = None) -> Prior:
     """Reads and validates a ``prior.npz``.
 
     Args:
         source: a path, or the file's bytes.
+        name: what errors call it; None: the path, or "prior.npz".
 
     Raises:
         ModelError: it cannot be read, is of another format, or breaks a rule of docs/PRIOR.md.
     """
-    name = "prior.npz" if isinstance(source, bytes) else str(source)
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-        if total > _MAX_BYTES:
-            raise ModelError(f"{name}: unpacks to {total} bytes, the limit is {_MAX_BYTES}")
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except OSError as error:
-        raise ModelError(f"{name}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{name}: not a prior: {error}") from None
-    return build_prior(arrays, name)
+    if isinstance(source, bytes):
+        data, name = source, name or "prior.npz"
+    else:
+        data, name = read_regular_file(Path(source), MAX_BYTES), name or str(source)
+    return build_prior(read_arrays(data, name), name)
 
 
 def _take(arrays: Arrays, key: str, kind: str, name: str) -> NDArray[np.generic]:
@@ -100,7 +93,8 @@ def _check(good: bool | np.bool, name: str, rule: str) -> None:
 def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
     """Validates the arrays of a ``prior.npz``. Raises ModelError, beginning with ``name``."""
     version = _take(arrays, "format", "<u2", name)
-    if version.shape != () or version != FORMAT:
+    _check(version.shape == (), name, "format is one number")
+    if version != FORMAT:
         raise ModelError(f"{name}: prior format {version}, this version reads {FORMAT}")
     steps = _take(arrays, "steps", "<f4", name).astype(np.float32)
     sensitivity = _take(arrays, "sensitivity", "<f4", name).astype(np.float32)
@@ -112,7 +106,8 @@ def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
     _check(bool(np.isfinite(sensitivity).all() and (sensitivity > 0).all()), name, "sensitivity is finite and positive")
     decisions = _take(arrays, "decisions", "<f4", name).astype(np.float32)
     _check(decisions.shape == () and bool(0 <= decisions <= 100), name, "decisions are from 0 to 100")
-    _check(np.array_equal(np.sort(order), np.arange(channels)), name, "order is a permutation of the channels")
+    permutation = order.shape == (channels,) and np.array_equal(np.sort(order), np.arange(channels))
+    _check(permutation, name, "order is a permutation of the channels")
     extents = _take(arrays, "extents", "<i2", name).astype(np.int64)
     _check(extents.ndim == 1 and len(extents) <= MAX_EXTENTS, name, f"at most {MAX_EXTENTS} extents")
     _check(bool((np.diff(extents, prepend=0) > 0).all()), name, "extents increase")

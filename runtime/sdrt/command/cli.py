@@ -161,7 +161,7 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument(
         "--tile", type=_side, metavar="PX", help="side of the tiles of large pictures: less takes less memory"
     )
-    parser.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")
+    parser.add_argument("--max-pixels", type=_limit, metavar="N", help="refuse larger pictures (0: no limit)")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("-v", "--verbose", action="store_true", help="a line for each file: size, rate, device, time")
     words.add_argument("--quiet", action="store_true", help="errors only: no notes, no progress")
@@ -216,6 +216,12 @@ def _number(text: str) -> float:
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
+    return int(text)
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 0 on")
     return int(text)
 
 

@@ -106,7 +106,7 @@ def _examine_packs(report: Report) -> None:
     for pack in packs:
         try:
             for name in pack.files:
-                search.verify_file(pack, name)
+                search.read_verified(pack, name)
         except ModelError as error:
             report(f"pack {pack.name}", str(error), good=False)
         else:

@@ -6,16 +6,16 @@ One precision of each graph, the prior, and a manifest without its notes on how 
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdrt.atomic import atomic_file
-from sdrt.errors import OutputError
+from sdrt.errors import ModelError, OutputError, first_line
 from sdrt.network.devices import graph_precision
 from sdrt.packs.manifest import MANIFEST, ModelPack
-from sdrt.packs.search import verify_file
+from sdrt.packs.search import read_verified
 
 NOTES = ("training", "prior", "graphs", "verified", "int8")
 """Fields of a manifest that tell people how a pack was made and measured; no reader needs them."""
@@ -43,34 +43,37 @@ def ship(pack: ModelPack, destination: Path, *, precision: str | None = None, de
     """
     precision = precision or graph_precision("cpu", None, pack.precisions)
     graphs = [] if decoder_only else [pack.encoder_path(precision)]
-    paths = [*graphs, pack.decoder_path(precision), pack.prior_path]
-    paths = [verify_file(pack, path.name) for path in paths]
+    names = [path.name for path in (*graphs, pack.decoder_path(precision), pack.prior_path)]
+    contents = {name: read_verified(pack, name) for name in names}
     manifest = {key: value for key, value in pack.manifest.items() if key not in NOTES}
-    manifest["files"] = {path.name: pack.manifest["files"][path.name] for path in paths}
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    names = (*(path.name for path in paths), MANIFEST)
-    if destination.suffix == ".zip":
-        return Shipment(destination, names, _write_zip(destination, paths, text))
-    return Shipment(destination, names, _write_folder(destination, paths, text))
+    manifest["files"] = {name: pack.manifest["files"][name] for name in names}
+    # Last: until it is written a folder is no pack.
+    contents[MANIFEST] = _json(manifest, pack.folder / MANIFEST)
+    write = _write_zip if destination.suffix == ".zip" else _write_folder
+    return Shipment(destination, tuple(contents), write(destination, contents))
 
 
-def _write_folder(folder: Path, paths: list[Path], manifest: str) -> int:
+def _json(manifest: dict[str, Any], where: Path) -> bytes:
+    try:
+        return (json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (UnicodeEncodeError, RecursionError) as error:  # in fields that no reader looks into
+        raise ModelError(f"{where} cannot be written again: {first_line(error)}") from None
+
+
+def _write_folder(folder: Path, contents: dict[str, bytes]) -> int:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists already and is not an empty folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            shutil.copyfile(path, folder / path.name)
-        # Last: until then the folder is no pack.
-        (folder / MANIFEST).write_text(manifest, encoding="utf-8", newline="\n")
-        return sum(entry.stat().st_size for entry in folder.iterdir())
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        return sum(map(len, contents.values()))
     except OSError as error:
         raise OutputError(f"cannot write the model pack {folder}: {error.strerror or error}") from None
 
 
-def _write_zip(archive: Path, paths: list[Path], manifest: str) -> int:
+def _write_zip(archive: Path, contents: dict[str, bytes]) -> int:
     with atomic_file(archive, overwrite=False) as file, zipfile.ZipFile(file, "w") as entries:
-        contents = {**{path.name: path.read_bytes() for path in paths}, MANIFEST: manifest.encode()}
         for name, content in contents.items():
             entry = zipfile.ZipInfo(f"{archive.stem}/{name}", _DATE)
             entry.external_attr = 0o644 << 16

@@ -21,13 +21,14 @@ from sdrt.arguments import check_count
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
 from sdrt.network.devices import GPU, INSTALL, PRECISIONS, Sides, devices_to_try
+from sdrt.network.graph import Graph, read_graph
 from sdrt.network.onnxruntime_session import PROVIDERS, Floats, Runner
 from sdrt.packs.manifest import DEFAULT_PRECISION
 
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 DEFAULT_SIDES = Sides(1, 64, 256)
 
-GraphOf = Callable[[str], Path]
+GraphOf = Callable[[str], Graph]
 """A concrete device -> the graph that it should run."""
 
 
@@ -75,22 +76,24 @@ class Engine:
     ) -> None:
         """Loads the graph.
 
-        ``graph``: its path, or what gives the path for the device that is taken. ``precision``: only bf16 matters here
+        ``graph``: its path, or what gives the graph for the device that is taken. ``precision``: only bf16 matters here
         (see ``devices``), or float32 in OpenVINO for any other. ``threads`` 1 or more; None takes every core that
         the process may use. ``optimise`` False keeps the graph as it was written, to tell an optimiser's fault from the
         graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own.
 
         Raises ArgumentError: unknown device or precision, threads below 1. EngineError: device not to be had, graph
-        missing or not readable. And what ``graph`` raises.
+        missing or one that the device cannot run. ModelError: graph not readable, damaged, or one whose parts lie
+        outside it. And what ``graph`` raises.
         """
         candidates = devices_to_try(device, precision)
         check_count("threads", threads)
         settings = _Settings(precision, threads, optimise, sides)
         if len(candidates) == 1:
-            self.device, self.path = candidates[0], _resolve(graph, candidates[0])
-            opened = _open(self.path, self.device, settings)
+            self.device, found = candidates[0], _resolve(graph, candidates[0])
+            opened = _open(found, self.device, settings)
         else:
-            self.device, self.path, opened = _open_best(graph, candidates, settings)
+            self.device, found, opened = _open_best(graph, candidates, settings)
+        self.path = found.path
         self._runner, self.reason, self.longest_side = opened.runner, opened.reason, opened.longest_side
         self.precision = "bf16" if opened.arithmetic == "bf16" else precision_of(self.path)
 
@@ -178,13 +181,16 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
 
     An engine of the same sides that is here already is kept unless ``rebuild``.
 
-    Raises EngineError: no TensorRT, no GPU, a graph that TensorRT cannot run as a whole, sizes beyond its memory.
+    Raises EngineError: no TensorRT, no GPU, a graph that TensorRT cannot run as a whole, sizes beyond its memory;
+    ModelError as ``Engine`` does.
     """
     machine = _machine()
     place = tensorrt_cache.place_of(path, machine)
     if not rebuild and tensorrt_cache.find(place) == sides:
         return place, False
-    _, port = onnxruntime_session.open_session(path, "cpu", 1, optimise=False, options={})
+    graph = read_graph(path)
+    graph.check_alone()
+    _, port = onnxruntime_session.open_session(graph, "cpu", 1, optimise=False, options={})
     if port.channels is None:
         raise EngineError(f"{path.name} leaves its channels open: TensorRT cannot be told what to expect")
     part = place.with_name(f".{place.name}.{os.getpid()}")
@@ -207,14 +213,13 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
     return place, True
 
 
-def _resolve(graph: Path | GraphOf, device: str) -> Path:
-    path = graph if isinstance(graph, Path) else graph(device)
-    if not path.is_file():
-        raise EngineError(f"no graph at {path}")
-    return path
+def _resolve(graph: Path | GraphOf, device: str) -> Graph:
+    found = read_graph(graph) if isinstance(graph, Path) else graph(device)
+    found.check_alone()
+    return found
 
 
-def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Settings) -> tuple[str, Path, _Opened]:
+def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Settings) -> tuple[str, Graph, _Opened]:
     passed_over: list[str] = []
     failures: list[str] = []
     for device in candidates:
@@ -222,28 +227,30 @@ def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Se
         if why is not None:
             passed_over.append(f"no {device} ({why})")
             continue
-        path = _resolve(graph, device)
+        found = _resolve(graph, device)
         try:
-            opened = _open(path, device, settings)
+            opened = _open(found, device, settings)
         except EngineError as error:
             failures.append(str(error))
             passed_over.append(f"no {device} ({error})")
             continue
         reason = "; ".join(passed_over) or "first choice"
-        return device, path, _Opened(opened.runner, reason, opened.arithmetic, opened.longest_side)
+        return device, found, _Opened(opened.runner, reason, opened.arithmetic, opened.longest_side)
     if not failures:
         onnxruntime_session.load()  # says more clearly that nothing is installed
     raise EngineError("; ".join(failures or passed_over))
 
 
-def _open(path: Path, device: str, settings: _Settings) -> _Opened:
+def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
     if device == "openvino":
-        runner, arithmetic = openvino_session.open_session(path, settings.threads, precision=settings.precision)
+        # Unasked, an int8 graph is run as it was measured: what is not in int8 stays in float32.
+        precision = settings.precision or ("int8" if precision_of(graph.path) == "int8" else None)
+        runner, arithmetic = openvino_session.open_session(graph, settings.threads, precision=precision)
         return _Opened(runner, "asked for", arithmetic)
     if device == "tensorrt":
-        return _open_tensorrt(path, settings)
+        return _open_tensorrt(graph.path, settings)
     runner, _ = onnxruntime_session.open_session(
-        path,
+        graph,
         device,
         settings.threads,
         optimise=settings.optimise,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, first_line
 from sdrt.network.devices import GPU, INSTALL
+from sdrt.network.graph import Graph, check_ports
 from sdrt.parallel import usable_cores
 
 PROVIDERS = {
@@ -68,13 +69,17 @@ def require(device: str) -> ModuleType:
 
 
 def open_session(
-    path: Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]
+    graph: Graph | Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]
 ) -> tuple[Runner, Port]:
     """A graph on ``device`` (cpu, cuda or tensorrt), ``options`` given to its provider as they are.
 
-    Raises EngineError: no such device, graph not readable, more than one input or output.
+    A path is for TensorRT alone, which finds its engine beside the graph.
+
+    Raises EngineError: no such device, graph not readable, other than one tensor of floats in and one of floats or
+    bytes out.
     """
     ort = require(device)
+    path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
     provider = PROVIDERS[device]
     providers: list[Any] = [(provider, dict(options))]
     if device == "tensorrt":
@@ -84,7 +89,7 @@ def open_session(
     try:
         # enable_fallback=0: else a provider that fails to start is replaced with a print on stdout.
         session = ort.InferenceSession(
-            str(path),
+            source,
             sess_options=_session_options(ort, device, threads, optimise),
             providers=providers,
             enable_fallback=0,
@@ -93,9 +98,9 @@ def open_session(
         raise EngineError(f"device {device} cannot open {path}: {first_line(error)}{_advice(error, device)}") from None
     if session.get_providers()[0] != provider:
         raise EngineError(f"device {device} cannot be had: ONNX Runtime chose {session.get_providers()[0]}")
+    session._model_bytes = None  # it would hold the graph's bytes for as long as it lives, for a fallback that is off
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise EngineError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, one of each was expected")
+    check_ports(path, [port.type for port in inputs], [port.type for port in outputs])
     name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
 
     def run(array: Floats) -> NDArray[Any]:
@@ -120,6 +125,8 @@ def _preload(ort: ModuleType) -> None:
 def _session_options(ort: ModuleType, device: str, threads: int | None, optimise: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # Never its own format, which it would know by the first bytes: what was checked is ONNX.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.inter_op_num_threads = 1
     # Left to itself, ONNX Runtime pins its threads to cores: beside any other busy process that is 2 to 3 times slower.
     options.intra_op_num_threads = threads if threads is not None else usable_cores()

@@ -6,7 +6,6 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,19 +14,21 @@ from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, first_line
 from sdrt.network.devices import INSTALL
+from sdrt.network.graph import Graph, check_ports
 
 Floats = NDArray[np.float32] | NDArray[np.float16]
 Runner = Callable[[Floats], NDArray[Any]]
 
 
-def open_session(path: Path, threads: int | None, *, precision: str | None) -> tuple[Runner, str]:
+def open_session(graph: Graph, threads: int | None, *, precision: str | None) -> tuple[Runner, str]:
     """A graph and the arithmetic that it runs in: bf16 or fp32.
 
     ``precision`` bf16: that or nothing; None: bf16 where the CPU has it in hardware; any other: float32.
 
-    Raises EngineError: no OpenVINO, no bf16, graph not readable.
+    Raises EngineError: no OpenVINO, no bf16, graph not readable, other than one tensor of floats in and one of floats
+    or bytes out.
     """
-    openvino = _load()
+    openvino, path = _load(), graph.path
     # Its default cache keeps kernels and buffers for 5000 shapes.
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY": 32}
     if threads is not None:
@@ -40,7 +41,10 @@ def open_session(path: Path, threads: int | None, *, precision: str | None) -> t
         half = capable and precision in (None, "bf16")
         # Said outright: OpenVINO's own default is whatever it thinks fastest.
         config["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
-        request = core.compile_model(core.read_model(str(path)), "CPU", config).create_infer_request()
+        compiled = core.compile_model(core.read_model(graph.data, b""), "CPU", config)
+        sides = ([port.get_element_type().to_string() for port in side] for side in (compiled.inputs, compiled.outputs))
+        check_ports(path, *sides)
+        request = compiled.create_infer_request()
     except EngineError:
         raise
     except Exception as error:  # openvino raises RuntimeError and its subclasses

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Span:
     """One tile along one axis, in cells; stops are exclusive.
 
-    The graph is run on ``frame_start..frame_stop``, which may stick out of the picture by ``border`` cells. Of its
-    result ``start..stop`` is kept. The first ``fade`` kept cells are also the last kept ones of the previous span.
+    The graph is run on ``frame_start..frame_stop``, and ``start..stop`` of its result is kept. The first ``fade`` kept
+    cells are also the last kept ones of the previous span.
     """
 
     start: int
@@ -48,18 +48,16 @@ class Plan:
 
 
 def spans(
-    length: int, frame: int, *, halo: int, fade: int = 0, border: int = 0, window: tuple[int, int] | None = None
+    length: int, frame: int, *, halo: int, fade: int = 0, window: tuple[int, int] | None = None
 ) -> tuple[Span, ...]:
     """Spans that cover ``window`` (default: all) of an axis of ``length`` cells, with frames of ``frame`` cells.
 
-    The whole picture reaches from ``-border`` to ``length + border``. With ``fade`` 0, frames are laid around the
-    window only; otherwise those of the whole axis that touch the window are taken, because a blended tile depends on
-    where it lies. ``frame`` grows to ``2 * halo + fade + 1`` where it is smaller (less would never advance), and
-    ``halo`` to ``border``.
+    With ``fade`` 0, frames are laid around the window only; otherwise those of the whole axis that touch the window are
+    taken, because a blended tile depends on where it lies. ``frame`` grows to ``2 * halo + fade + 1`` where it is
+    smaller: less would never advance.
     """
-    halo = max(halo, border)
     start, stop = (0, length) if window is None or fade else window
-    low, high = max(-border, start - halo), min(length + border, stop + halo)
+    low, high = max(0, start - halo), min(length, stop + halo)
     frame = min(max(frame, 2 * halo + fade + 1), high - low)
     found: list[Span] = []
     done = start
@@ -113,7 +111,6 @@ def plan(
     *,
     halo: int,
     fade: int = 0,
-    border: int = 0,
     window: tuple[int, int, int, int] | None = None,
     side: int | None = None,
 ) -> Plan:
@@ -127,19 +124,19 @@ def plan(
     """
     top, left, bottom, right = window or (0, 0, rows, columns)
     if fade:
-        extent = (rows + 2 * border, columns + 2 * border)
+        extent = rows, columns
     else:
         extent = (
-            min(rows + border, bottom + halo) - max(-border, top - halo),
-            min(columns + border, right + halo) - max(-border, left - halo),
+            min(rows, bottom + halo) - max(0, top - halo),
+            min(columns, right + halo) - max(0, left - halo),
         )
     if side is None:
         high, wide = frame_shape(*extent, max_cells, halo=halo, fade=fade)
     else:
         high, wide = min(extent[0], side), min(extent[1], side)
     return Plan(
-        spans(rows, high, halo=halo, fade=fade, border=border, window=(top, bottom)),
-        spans(columns, wide, halo=halo, fade=fade, border=border, window=(left, right)),
+        spans(rows, high, halo=halo, fade=fade, window=(top, bottom)),
+        spans(columns, wide, halo=halo, fade=fade, window=(left, right)),
     )
 
 

@@ -2,9 +2,6 @@
 
 Where a pack states its halo (graphs of convolutions only), tiles give what the whole picture gives. Other graphs look
 at the whole picture at once: those run whole up to GLOBAL_FRAME_PX, and in blended tiles beyond.
-
-A pack's manifest may say ``border`` 1: pictures and latents are then continued by one cell of edge repetition before
-a graph sees them, because the zeros that convolutions pad with make dark rims otherwise.
 """
 
 from __future__ import annotations
@@ -77,7 +74,7 @@ def to_latents(
         high, wide = row.frame_stop - row.frame_start, column.frame_stop - column.frame_start
         sample = tensors.sample_region(rgb, row.frame_start * cell, column.frame_start * cell, high * cell, wide * cell)
         if level is not None:
-            frame = _repeat_edges(level, row, column)
+            frame = _frame(level, row, column)
             sample = np.concatenate([sample[0], frame.repeat(cell, axis=1).repeat(cell, axis=2)])[None]
         raw = encoder.run(sample)
         _check_shape(pack, "encoder", raw, (1, channels * (2 if pack.latent_distribution else 1), high, wide))
@@ -90,10 +87,11 @@ def to_latents(
     latents = np.empty((channels, rows, columns), np.float32)
     for first, strip in tile.strips(plan, 1, run):
         latents[:, first : first + len(strip)] = strip.transpose(2, 0, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        latents -= np.float32(pack.space.shift)
+        latents *= np.float32(pack.space.scale)
     if not np.isfinite(latents).all():
-        raise ModelError(f"model pack {pack.name}: the encoder gave values that are not finite")
-    latents -= np.float32(pack.space.shift)
-    latents *= np.float32(pack.space.scale)
+        raise ModelError(f"model pack {pack.name}: the encoder gives values that are not finite")
     return latents
 
 
@@ -140,9 +138,12 @@ def pixel_strips(
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.uint8]:
         nonlocal done
-        frame = _repeat_edges(latents, row, column) / scale + shift
+        with np.errstate(over="ignore", invalid="ignore"):
+            frame = _frame(latents, row, column) / scale + shift
+        if not np.isfinite(frame).all():
+            raise ModelError(f"model pack {pack.name}: its prior and scale make latents that are not finite")
         if level is not None:
-            frame = np.concatenate([frame, _repeat_edges(level, row, column)])
+            frame = np.concatenate([frame, _frame(level, row, column)])
         high, wide = frame.shape[1] * cell, frame.shape[2] * cell
         painted = decoder.run(frame[None])
         done_already = painted.dtype == np.uint8
@@ -193,28 +194,18 @@ def plan_tiles(
 
     ``halo``: what the pack states for this graph, in cells, or None. ``side``: an engine's longest side in cells.
     """
-    cell, border = pack.space.downscale, _border(pack)
-    fade, frame_px = 0, FRAME_PX
+    cell, fade, frame_px = pack.space.downscale, 0, FRAME_PX
     if halo is None:
         halo, fade, frame_px = ceil(GLOBAL_TRIM_PX / cell), ceil(GLOBAL_FADE_PX / cell), GLOBAL_FRAME_PX
     if tile_px is not None:
         frame_px = tile_px**2
         side = None if side is None else min(side, max(1, tile_px // cell))
-    return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, border=border, window=window, side=side)
+    return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, window=window, side=side)
 
 
-def _border(pack: ModelPack) -> int:
-    border = pack.manifest.get("border", 0)
-    if border not in (0, 1) or isinstance(border, bool):
-        raise ModelError(f"model pack {pack.name}: border must be 0 or 1, it is {border!r}")
-    return int(border)
-
-
-def _repeat_edges(latents: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
-    """The frame of a tile out of (C, h, w); where it sticks out the edge is repeated."""
-    rows = np.arange(row.frame_start, row.frame_stop).clip(0, latents.shape[1] - 1)
-    columns = np.arange(column.frame_start, column.frame_stop).clip(0, latents.shape[2] - 1)
-    return latents[:, rows[:, None], columns]
+def _frame(array: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
+    """What a tile is run on, of (channels, rows, columns)."""
+    return array[:, row.frame_start : row.frame_stop, column.frame_start : column.frame_stop]
 
 
 def _check_shape(pack: ModelPack, half: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:

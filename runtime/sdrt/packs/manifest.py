@@ -11,18 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdrt.errors import ModelError
+from sdrt.packs.regular_file import check_regular, read_regular_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT_BYTES = 1 << 20
 PRIOR = "prior.npz"
 DEFAULT_PRECISION = "w16"
+MAX_PACK_FILE_BYTES = 2**31 - 1
+"""As large as protobuf lets a graph be."""
+SMALLEST_SCALE = 2.0**-126
+"""float32's smallest normal number: latents are divided by the scale."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class LatentSpace:
 
 @dataclass(frozen=True)
 class ModelPack:
-    """A pack as its manifest describes it. Files are checked by size here and by hash in ``search.verify_file``."""
+    """A pack as its manifest describes it. Files are checked by size here and by hash in ``search.read_verified``."""
 
     folder: Path
     name: str
@@ -130,30 +136,30 @@ def graph_file_name(half: str, precision: str) -> str:
 def read_pack(folder: Path) -> ModelPack:
     """The pack in this folder. Raises ModelError: unreadable, a newer format, a file missing or of another size."""
     path = folder / MANIFEST
+    data = read_regular_file(path, MANIFEST_LIMIT_BYTES)
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MANIFEST_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
-    if len(data) > MANIFEST_LIMIT_BYTES:
-        raise ModelError(f"{path} is larger than {MANIFEST_LIMIT_BYTES} bytes")
-    try:
-        manifest = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        manifest = json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no valid JSON: {error}") from None
     pack = parse_manifest(manifest, folder)
     for name, entry in manifest["files"].items():
         try:
-            size = (folder / name).stat().st_size
+            status = (folder / name).stat()
         except OSError as error:
             raise ModelError(f"model pack {pack.name!r}: cannot read {folder / name}: {error.strerror}") from None
-        if size != entry["bytes"]:
-            raise ModelError(f"{folder / name} is altered: the manifest says {entry['bytes']} bytes, it has {size}")
+        check_regular(folder / name, status)
+        if status.st_size != entry["bytes"]:
+            raise ModelError(
+                f"{folder / name} is altered: the manifest says {entry['bytes']} bytes, it has {status.st_size}"
+            )
     return pack
 
 
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return number
 
 
 def parse_manifest(manifest: object, folder: Path) -> ModelPack:
@@ -165,15 +171,16 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
     if version > FORMAT:
         raise ModelError(f"{where} has format {version}, this version of sdrt reads up to {FORMAT}: update sdrt")
     space = _mapping(manifest, "space", where)
+    scale = _float32(space, "scale", where)
     latent_space = LatentSpace(
         id=_text(space, "id", where),
         channels=_integer(space, "channels", 1, 4096, where),
         downscale=_integer(space, "downscale", 1, 256, where),
-        scale=_real(space, "scale", where),
-        shift=_real(space, "shift", where),
+        scale=scale,
+        shift=_float32(space, "shift", where),
     )
-    if latent_space.scale <= 0:
-        raise ModelError(f"{where}: scale must be greater than zero")
+    if scale < SMALLEST_SCALE:
+        raise ModelError(f"{where}: scale must be at least {SMALLEST_SCALE:g}")
     if space.get("identity", latent_space.identity.hex()) != latent_space.identity.hex():
         raise ModelError(f"{where}: the identity of this space is {latent_space.identity.hex()}, not what it says")
     quality = manifest.get("quality_range")
@@ -210,13 +217,13 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
 def _files(files: Mapping[str, Any], where: Path) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for name in files:
-        if not name or name.startswith(".") or any(c in '/\\:*?"<>|' or ord(c) < 32 for c in name):
+        if not name.isprintable() or not name or name.startswith(".") or any(c in '/\\:*?"<>|' for c in name):
             raise ModelError(f"{where}: {name!r} is no plain file name")
         entry = _mapping(files, name, where)
         digest = _text(entry, "sha256", where)
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise ModelError(f"{where}: the sha256 of {name} is no 64 lower-case hexadecimal digits")
-        _integer(entry, "bytes", 0, 1 << 40, where)
+        _integer(entry, "bytes", 0, MAX_PACK_FILE_BYTES, where)
         hashes[name] = digest
     return hashes
 
@@ -242,14 +249,13 @@ def _integer(parent: Mapping[str, Any], key: str, least: int, most: int, where: 
     return value
 
 
-def _real(parent: Mapping[str, Any], key: str, where: Path) -> float:
+def _float32(parent: Mapping[str, Any], key: str, where: Path) -> float:
+    """A number within float32's range, for that is what it is computed with; as exact as the manifest says it."""
     value = parent.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ModelError(f"{where}: {key} must be a finite number")
     try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ModelError(f"{where}: {key} must be a finite number")
-    return number
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError
+        struct.pack("<f", value)
+    except (ValueError, OverflowError, struct.error):
+        raise ModelError(f"{where}: {key} must be a number that float32 can hold") from None
+    return float(value)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
-from sdrt.errors import ModelError
+from sdrt.errors import EngineError, ModelError, SdrtError
 from sdrt.packs.manifest import MANIFEST, PRIOR, ModelPack, read_pack
+from sdrt.packs.regular_file import read_regular_file
 
 
 def search_paths() -> list[Path]:
@@ -79,15 +80,35 @@ def list_packs() -> list[ModelPack]:
     return scan_packs()[0]
 
 
-def find_pack(space_identity: bytes, prior_identity: bytes) -> ModelPack:
-    """The first pack that has both identities. Raises ModelError that names what is wanted and what is here."""
+def read_prior(pack: ModelPack) -> bytes:
+    """The file of the pack's prior. Raises ModelError if there is none, or it is missing or altered."""
+    return read_verified(pack, pack.prior_path.name)
+
+
+def find_pack(
+    space_identity: bytes, prior_identity: bytes, check: Callable[[ModelPack], object] = read_prior
+) -> ModelPack:
+    """The first pack that has both identities and stands ``check``: one that only claims them must not hide a good one.
+
+    ``check`` raises ModelError or EngineError for a pack that cannot be used.
+
+    Raises ModelError that names what is wanted and what is here, or what ``check`` raised for the first pack.
+    """
     packs, refusals = scan_packs()
     here: list[str] = []
+    claims: list[SdrtError] = []
     for pack in packs:
         prior = pack.prior_identity if PRIOR in pack.files else b""
         if (pack.space.identity, prior) == (space_identity, prior_identity):
+            try:
+                check(pack)
+            except (ModelError, EngineError) as error:
+                claims.append(error)
+                continue
             return pack
         here.append(f"{pack.name} ({pack.space.id}: space {pack.space.identity.hex()}, prior {prior.hex() or 'none'})")
+    if claims:
+        raise claims[0]
     broken = "".join(f"; unusable: {refusal}" for refusal in refusals)
     raise ModelError(
         f"the file wants latent space {space_identity.hex()} and prior {prior_identity.hex()}; "
@@ -95,30 +116,18 @@ def find_pack(space_identity: bytes, prior_identity: bytes) -> ModelPack:
     )
 
 
-def verify_file(pack: ModelPack, relative: str) -> Path:
-    """Hashes a file of the pack and returns its path; a file that did not change is hashed once per process.
+def read_verified(pack: ModelPack, name: str) -> bytes:
+    """The contents of a file of the pack, hashed: use these bytes, for the file may be another one a moment later.
 
     Raises ModelError if the manifest does not list it, or it is missing or altered.
     """
-    if relative not in pack.files:
-        raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no {relative}")
-    path = pack.folder / relative
-    try:
-        status = path.stat()
-        digest = _sha256(path, status.st_mtime_ns, status.st_size)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
-    if digest != pack.files[relative]:
+    if name not in pack.files:
+        raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no {name}")
+    path = pack.folder / name
+    data = read_regular_file(path, pack.manifest["files"][name]["bytes"])
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != pack.files[name]:
         raise ModelError(
-            f"{path} is altered: the manifest says sha256 {pack.files[relative][:16]}..., it has {digest[:16]}..."
+            f"{path} is altered: the manifest says sha256 {pack.files[name][:16]}..., it has {digest[:16]}..."
         )
-    return path
-
-
-@cache
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return data

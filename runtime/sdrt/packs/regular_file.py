@@ -1,0 +1,35 @@
+"""Reads a pack's file whole, and only what is a file: a fifo would wait for ever, a device never end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from sdrt.errors import ModelError
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def read_regular_file(path: Path, limit_bytes: int) -> bytes:
+    """The contents of the regular file at ``path``, links followed.
+
+    Raises ModelError: it cannot be read, is no regular file, or has more than ``limit_bytes``.
+    """
+    try:
+        # Non-blocking, because opening a fifo waits for a writer; regular files do not care.
+        with open(os.open(path, _FLAGS), "rb") as stream:  # noqa: PTH123 (Path.open takes no flags)
+            status = os.fstat(stream.fileno())
+            check_regular(path, status)
+            data = stream.read(limit_bytes + 1) if status.st_size <= limit_bytes else None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    if data is None or len(data) > limit_bytes:
+        raise ModelError(f"{path} is larger than {limit_bytes} bytes")
+    return data
+
+
+def check_regular(path: Path, status: os.stat_result) -> None:
+    """Raises ModelError if ``status``, that of ``path``, is of anything but a regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path} is no regular file")
