@@ -89,7 +89,7 @@ def type_page(random: Random, size_px: int) -> np.ndarray:
         x = float(random.integers(-font_px, size_px // 3))
         draw.text((x, y), _words(random, 1 + 2 * size_px // font_px // 3), fill=ink, font=_font(number, font_px))
         y += font_px * random.uniform(1.05, 1.6)
-    return np.asarray(image)
+    return np.array(image, np.uint8)
 
 
 def shapes(random: Random, size_px: int) -> np.ndarray:
@@ -108,7 +108,7 @@ def shapes(random: Random, size_px: int) -> np.ndarray:
             box = (left, top, right, bottom)
             fill = color if random.random() < 0.5 else None
             (draw.rectangle if kind == 2 else draw.ellipse)(box, fill=fill, outline=color, width=width)
-    return np.array(image.resize((size_px, size_px), Image.Resampling.BOX))
+    return np.array(image.resize((size_px, size_px), Image.Resampling.BOX), np.uint8)
 
 
 _KINDS: tuple[tuple[Callable[[Random, int], np.ndarray], float], ...] = (

@@ -23,7 +23,7 @@ from sdrt_train.model import ModelConfig
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # the same under its older name
 
 LEARNS = ("all", "encoder", "decoder")
 T = TypeVar("T")
