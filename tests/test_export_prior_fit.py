@@ -212,7 +212,6 @@ def test_minutes_become_iterations() -> None:
 def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions: float | None) -> None:
     """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
     pytest.importorskip("torch")
-    pytest.importorskip("onnxruntime")
     pack = tmp_path / "pack"
     pack.mkdir()
     for path in testpack.folder.iterdir():

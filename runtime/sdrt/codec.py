@@ -56,7 +56,8 @@ class Codec:
     tiles that large pictures are cut into, raised to what their overlap needs; None: what
     suits the pack. Smaller tiles need less memory and more time.
 
-    Not safe for calls from several threads at once: give each thread its own.
+    Not safe for calls from several threads at once: give each thread its own. In a forked child it works on; pickled
+    and copied it goes without its sessions, which are opened again.
     """
 
     def __init__(
@@ -84,6 +85,9 @@ class Codec:
         """The device that the last graph ran on; None before the first run."""
         self.used_precision: str | None = None
         """The precision of the last graph; bf16 where OpenVINO computed in it."""
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_engines": {}, "used_device": None, "used_precision": None}
 
     def encode(
         self,

@@ -6,12 +6,14 @@ One precision of each graph, the prior, and a manifest without its notes on how 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from sdrt.atomic import atomic_file
+from sdrt.atomic import atomic_file, scratch
 from sdrt.errors import OutputError
 from sdrt.network.devices import graph_precision
 from sdrt.packs.manifest import MANIFEST, ModelPack
@@ -55,21 +57,32 @@ def ship(pack: ModelPack, destination: Path, *, precision: str | None = None, de
 
 
 def _write_folder(folder: Path, paths: list[Path], manifest: str) -> int:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists already and is not an empty folder")
+    """All of it or nothing; a folder that exists stays the same folder, for it may be mounted or somebody's own."""
     try:
+        there_already = folder.exists()
+        if there_already and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder} exists already and is not an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            shutil.copyfile(path, folder / path.name)
-        # Last: until then the folder is no pack.
-        (folder / MANIFEST).write_text(manifest, encoding="utf-8", newline="\n")
+        try:
+            part = folder / f".sdrt-{os.urandom(8).hex()}.tmp"
+            with scratch(part):
+                part.mkdir()
+                for path in paths:
+                    shutil.copyfile(path, part / path.name)
+                (part / MANIFEST).write_text(manifest, encoding="utf-8", newline="\n")
+                for name in (*(path.name for path in paths), MANIFEST):  # the manifest last: until then it is no pack
+                    (part / name).rename(folder / name)
+        except BaseException:
+            if not there_already:
+                folder.rmdir()
+            raise
         return sum(entry.stat().st_size for entry in folder.iterdir())
     except OSError as error:
         raise OutputError(f"cannot write the model pack {folder}: {error.strerror or error}") from None
 
 
 def _write_zip(archive: Path, paths: list[Path], manifest: str) -> int:
-    with atomic_file(archive, overwrite=False) as file, zipfile.ZipFile(file, "w") as entries:
+    with atomic_file(archive, overwrite=False) as file, zipfile.ZipFile(cast(BinaryIO, file), "w") as entries:
         contents = {**{path.name: path.read_bytes() for path in paths}, MANIFEST: manifest.encode()}
         for name, content in contents.items():
             entry = zipfile.ZipInfo(f"{archive.stem}/{name}", _DATE)

@@ -5,10 +5,12 @@ A device asked for by name is used or refused, never replaced: ONNX Runtime on i
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.atomic import scratch
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
 from sdrt.network.devices import GPU, INSTALL, PRECISIONS, Sides, devices_to_try
@@ -91,18 +94,42 @@ class Engine:
             opened = _open(self.path, self.device, settings)
         else:
             self.device, self.path, opened = _open_best(graph, candidates, settings)
-        self._runner, self.reason, self.longest_side = opened.runner, opened.reason, opened.longest_side
+        self._settings = settings
+        self._runner: Runner | None = opened.runner
+        self.reason, self.longest_side = opened.reason, opened.longest_side
+        _in_use.add(self)
         self.precision = "bf16" if opened.arithmetic == "bf16" else precision_of(self.path)
 
     def run(self, array: Floats) -> NDArray[Any]:
         """NCHW in float32 or float16 -> NCHW in float32, or pixels, uint8 NHWC, where the graph ends in them.
 
-        Raises EngineError if the shape does not fit the graph or the device gives up (memory, for example).
+        Raises EngineError if the shape does not fit the graph or the device gives up (memory, for example), and in a
+        forked child as opening the graph does.
         """
         if array.ndim != 4 or 0 in array.shape:
             raise EngineError(f"{self.path.name} takes four dimensions NCHW, none of them empty; got {array.shape}")
+        if self._runner is None:
+            self._runner = _open(self.path, self.device, self._settings).runner
         result = self._runner(array)
         return result if result.dtype == np.uint8 else result.astype(np.float32, copy=False)
+
+
+_in_use: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _leave_behind() -> None:
+    """In a forked child: engines open their graphs again when they are next run.
+
+    A session's threads stay with the parent. Its end, which waits for them, would hang the child: it never comes.
+    """
+    for engine in _in_use:
+        if engine._runner is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine._runner))
+            engine._runner = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_behind)
 
 
 def precision_of(path: Path) -> str:
@@ -190,20 +217,19 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
     part = place.with_name(f".{place.name}.{os.getpid()}")
     started_s = time.perf_counter()
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
-        half = precision_of(path) == "fp16"
-        options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels, half=half)
-        run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimise=True, options=options)
-        run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
-        del run
-        tensorrt_cache.write_record(part, path, sides, machine, time.perf_counter() - started_s)
-        shutil.rmtree(place, ignore_errors=True)
-        part.replace(place)
+        with scratch(part):
+            part.mkdir(parents=True, exist_ok=True)
+            tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
+            half = precision_of(path) == "fp16"
+            options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels, half=half)
+            run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimise=True, options=options)
+            run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
+            del run
+            tensorrt_cache.write_record(part, path, sides, machine, time.perf_counter() - started_s)
+            shutil.rmtree(place, ignore_errors=True)
+            part.replace(place)
     except OSError as error:
         raise EngineError(f"cannot keep the TensorRT engine in {place}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return place, True
 
 

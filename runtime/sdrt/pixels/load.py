@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from sdrt import streams
 from sdrt.errors import ImageError, LimitError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
 from sdrt.pixels.color import Conversion, plan_conversion
@@ -27,7 +29,14 @@ Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[n
 MAX_STREAM_BYTES = 2**31
 _STRIP_ROWS = 64
 _FLOAT_TOLERANCE = 1e-3
-_PILLOW_LOCK = threading.Lock()
+_PILLOW_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A child that is forked while another thread reads would find the lock taken for ever, and Pillow's limit changed.
+    os.register_at_fork(
+        before=_PILLOW_LOCK.acquire,
+        after_in_parent=_PILLOW_LOCK.release,
+        after_in_child=_PILLOW_LOCK.release,
+    )
 
 
 def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Picture:
@@ -47,25 +56,23 @@ def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Pict
         with _pillow("the image", max_pixels):
             return _from_pillow(source, max_pixels)
     if isinstance(source, (str, os.PathLike)):
-        return _from_file(Path(source), str(source), max_pixels)
+        return _from_path(Path(source), str(source), max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_file(io.BytesIO(source), "the data", max_pixels)
     if hasattr(source, "read"):
-        return _from_file(io.BytesIO(_read_stream(source)), "the stream", max_pixels)
+        return _from_file(io.BytesIO(_read_stream(source, "the stream")), "the stream", max_pixels)
     raise ImageError(
         f"cannot read a picture from a {type(source).__name__}: give a path, bytes, a Pillow image or array"
     )
 
 
-def _read_stream(stream: BinaryIO) -> bytes:
+def _read_stream(stream: streams.Source, name: str) -> bytes:
     try:
-        data = stream.read(MAX_STREAM_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot read the stream: {error}") from error
-    if not isinstance(data, bytes):
-        raise ImageError("cannot read the stream: it gives text, not bytes")
+        data = streams.read_whole(stream, MAX_STREAM_BYTES)
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageError(f"cannot read {name}: {one_line(error)}") from error
     if len(data) > MAX_STREAM_BYTES:
-        raise LimitError(f"the stream is longer than {MAX_STREAM_BYTES} bytes")
+        raise LimitError(f"{name} is longer than {MAX_STREAM_BYTES} bytes")
     return data
 
 
@@ -98,6 +105,24 @@ def _pillow(name: str, max_pixels: int | None) -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     return "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else one_line(error)
+
+
+def _from_path(path: Path, name: str, max_pixels: int | None) -> Picture:
+    if not _is_pipe(path):
+        return _from_file(path, name, max_pixels)
+    try:
+        with path.open("rb") as stream:  # Pillow goes back and forth, which a pipe does not allow
+            data = _read_stream(stream, name)
+    except OSError as error:
+        raise ImageError(f"cannot read {name}: {one_line(error)}") from error
+    return _from_file(io.BytesIO(data), name, max_pixels)
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except (OSError, ValueError):  # opening it says why
+        return False
 
 
 def _from_file(file: Path | BinaryIO, name: str, max_pixels: int | None) -> Picture:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -23,6 +22,7 @@ from sdrt.errors import OutputError
 from sdrt.pixels.metadata import EXIF_PREFIX
 from sdrt.pixels.picture import Picture, Strips, gather, scatter
 from sdrt.pixels.png import write_png
+from sdrt.streams import Sink, WholeWriter
 
 SAVE_OPTIONS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
     ".png": ("PNG", {}),
@@ -55,7 +55,7 @@ def to_pil(picture: Picture) -> Image.Image:
 
 def save(
     picture: Picture | Strips,
-    destination: str | os.PathLike[str] | BinaryIO,
+    destination: str | os.PathLike[str] | Sink,
     *,
     suffix: str | None = None,
     overwrite: bool = True,
@@ -80,7 +80,7 @@ def save(
     name = str(getattr(stream, "name", "the stream")).strip("<>") if path is None else str(path)
     if kind in _STRIP_WRITERS:
         strips = _begun(picture if isinstance(picture, Strips) else scatter(picture))
-        write: Callable[[BinaryIO], object] = partial(_STRIP_WRITERS[kind], strips)
+        write: Callable[[Sink], object] = partial(_STRIP_WRITERS[kind], strips)
     else:
         whole = picture if isinstance(picture, Picture) else gather(picture)
         coded = io.BytesIO()
@@ -95,7 +95,7 @@ def save(
         return
     assert stream is not None
     try:
-        write(stream)
+        write(WholeWriter(stream))
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write {name}: {one_line(error)}") from error
 
@@ -111,17 +111,17 @@ def _begun(strips: Strips) -> Strips:
     return replace(strips, rows=itertools.chain([next(strips.rows)], strips.rows))
 
 
-def _write_buffer(coded: io.BytesIO, stream: BinaryIO) -> None:
+def _write_buffer(coded: io.BytesIO, stream: Sink) -> None:
     stream.write(coded.getbuffer())
 
 
-def _write_ppm(strips: Strips, stream: BinaryIO) -> None:
+def _write_ppm(strips: Strips, stream: Sink) -> None:
     stream.write(b"P6\n%d %d\n255\n" % (strips.width_px, strips.height_px))
     for rows in strips.rows:
         stream.write(np.ascontiguousarray(rows).data)
 
 
-_STRIP_WRITERS: dict[str, Callable[[Strips, BinaryIO], None]] = {"PNG": write_png, "PPM": _write_ppm}
+_STRIP_WRITERS: dict[str, Callable[[Strips, Sink], None]] = {"PNG": write_png, "PPM": _write_ppm}
 
 
 def _metadata(picture: Picture) -> dict[str, bytes]:
