@@ -21,6 +21,7 @@ from sdrt.errors import OutputError
 from sdrt.streams import Sink, WholeWriter, link_hops, own_descriptor
 
 _DEADLY = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_O_TMPFILE: int | None = getattr(os, "O_TMPFILE", None)
 _NOT_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Why there may be no second file beside one that can be written to."""
 
@@ -72,16 +73,15 @@ def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) 
             with file:
                 yield file
                 file.flush()
-                if old is not None and kind != "elsewhere":
-                    _keep_owner_and_mode(file, old)
-                os.fsync(file.fileno())
                 if kind == "elsewhere":
                     _copy(file, path)
                     return
+                if old is not None:
+                    _keep_owner_and_mode(file, old)
+                os.fsync(file.fileno())
                 if kind == "nameless":
                     stack.enter_context(scratch(temporary))
-                    # Only with a folder's descriptor, here without effect, does Python follow the link to the file.
-                    os.link(_proc_name(file.fileno()), temporary, src_dir_fd=file.fileno())
+                    _give_name(file, temporary)
             _publish(temporary, path, overwrite=overwrite)
     except FileExistsError as error:
         raise OutputError(f"{name} exists already") from error
@@ -138,9 +138,9 @@ def _open_unfinished(
     Nobody else may read what will replace a file that nobody else may read.
     """
     mode = 0o666 if old is None else 0o600
-    if hasattr(os, "O_TMPFILE"):
+    if _O_TMPFILE is not None:
         with contextlib.suppress(OSError):  # the way with a name says what is wrong
-            descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, mode)
+            descriptor = os.open(path.parent, _O_TMPFILE | os.O_RDWR, mode)
             if Path(_proc_name(descriptor)).exists():
                 return os.fdopen(descriptor, "w+b"), "nameless"
             os.close(descriptor)
@@ -160,7 +160,19 @@ def _proc_name(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
+def _give_name(file: BinaryIO, temporary: Path) -> None:
+    status = os.fstat(file.fileno())
+    try:
+        # Only with a folder's descriptor, here without effect, does Python follow the link to the file.
+        os.link(_proc_name(file.fileno()), temporary, src_dir_fd=file.fileno())
+    except OSError:  # Android forbids it
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy:  # noqa: PTH123
+            _keep_owner_and_mode(copy, status)
+        _copy(file, temporary)
+
+
 def _keep_owner_and_mode(file: BinaryIO, old: os.stat_result) -> None:
+    """Make the owner and the permissions of ``file`` those of ``old``, the owner where that is allowed."""
     new = os.fstat(file.fileno())
     if hasattr(os, "fchown") and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         with contextlib.suppress(PermissionError):
