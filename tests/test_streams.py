@@ -72,7 +72,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".ppm", ".bmp"])
 def test_a_stream_that_takes_little_at_once_gets_all(suffix: str) -> None:
-    """What is written in parts and what is written at once arrives whole in a stream that takes a part of each write, or nothing for now, or says nothing."""
+    """A picture arrives whole where a write takes a part, or nothing for now, or does not say what it took."""
     whole, sips, silent = io.BytesIO(), Sips(), Silent()
     for stream in (whole, sips, silent):
         save(PICTURE, stream, suffix=suffix)
@@ -87,11 +87,11 @@ def test_a_pipe_that_does_not_wait_is_waited_for(buffering: int) -> None:
     got: list[bytes] = []
 
     def read() -> None:
-        with open(reading, "rb") as stream:
+        with os.fdopen(reading, "rb") as stream:
             got.append(stream.read())
 
     reader = threading.Thread(target=read)
-    with open(writing, "wb", buffering=buffering) as stream:
+    with os.fdopen(writing, "wb", buffering=buffering) as stream:
         threading.Timer(0.2, reader.start).start()
         writer = WholeWriter(stream)
         save(PICTURE, stream, suffix=".png")
@@ -121,11 +121,11 @@ def test_a_source_that_does_not_wait_is_read_to_its_end(buffering: int) -> None:
     reading, writing = nonblocking_pipe(0)
 
     def write() -> None:
-        with open(writing, "wb") as stream:
+        with os.fdopen(writing, "wb") as stream:
             stream.write(DATA)
 
     threading.Timer(0.2, write).start()
-    with open(reading, "rb", buffering=buffering) as stream:
+    with os.fdopen(reading, "rb", buffering=buffering) as stream:
         assert read_whole(stream, 2**30) == DATA
     assert read_whole(Sips(DATA), 2**30) == DATA
 
@@ -133,7 +133,7 @@ def test_a_source_that_does_not_wait_is_read_to_its_end(buffering: int) -> None:
 def test_text_and_nothing_are_no_bytes() -> None:
     """A stream of text, and one whose ``read`` returns None for no reason, are refused in a line."""
     for stream in (io.StringIO("text"), type("Nothing", (), {"read": lambda *_: None})()):
-        with pytest.raises(ImageError, match="cannot read the stream: it gives .*, not bytes"):
+        with pytest.raises(ImageError, match=r"cannot read the stream: it gives .*, not bytes"):
             load(stream)
 
 

@@ -166,7 +166,7 @@ def _give_name(file: BinaryIO, temporary: Path) -> None:
         # Only with a folder's descriptor, here without effect, does Python follow the link to the file.
         os.link(_proc_name(file.fileno()), temporary, src_dir_fd=file.fileno())
     except OSError:  # Android forbids it
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy:  # noqa: PTH123
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy:
             _keep_owner_and_mode(copy, status)
         _copy(file, temporary)
 

@@ -35,6 +35,8 @@ class WholeWriter:
 
     def __init__(self, stream: Sink) -> None:
         self._stream = stream
+        self.name = str(getattr(stream, "name", "the stream")).strip("<>")
+        """For people: stdout, a path, or the number of a descriptor."""
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Returns the number of bytes, which is that of ``data``. Raises OSError, and what the stream raises."""

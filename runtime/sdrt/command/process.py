@@ -56,13 +56,15 @@ def _fill_closed_descriptors() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, mode)  # takes the lowest number that is free, which is this one
+    if sys.stderr is None:  # print, argparse and traceback would take stdout instead
+        sys.stderr = os.fdopen(_STDERR, "w", closefd=False)
 
 
 def _set_noise_apart() -> None:
     """Move stderr, as Python knows it, to another descriptor: what C libraries write to the usual one is kept aside."""
     global _noise_set_apart  # noqa: PLW0603 (of the process, which has one stderr)
-    encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
-    sys.stderr = open(os.dup(_STDERR), "w", encoding=encoding, errors="backslashreplace", buffering=1)  # noqa: PTH123, SIM115
+    encoding = sys.stderr.encoding
+    sys.stderr = os.fdopen(os.dup(_STDERR), "w", 1, encoding=encoding, errors="backslashreplace")
     if hasattr(os, "memfd_create"):
         aside = os.memfd_create("stderr of libraries")
         _noise_set_apart = True

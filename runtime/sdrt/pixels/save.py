@@ -69,7 +69,7 @@ def save(
     Raises OutputError for an unknown suffix, a format that cannot hold the picture, an existing file with ``overwrite``
     False, and whatever the system refuses; and what making the rows raises.
     """
-    stream = None if isinstance(destination, (str, os.PathLike)) else destination
+    stream = None if isinstance(destination, (str, os.PathLike)) else WholeWriter(destination)
     path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
     wanted = suffix if suffix is not None else path.suffix if path is not None else ""
     if (wanted or ".png").lower() not in SAVE_OPTIONS:
@@ -77,7 +77,7 @@ def save(
     kind, options = SAVE_OPTIONS[(wanted or ".png").lower()]
     if picture.alpha is not None and kind in _WITHOUT_ALPHA:
         raise OutputError(f"{kind} holds no transparency: write .png or .webp")
-    name = str(getattr(stream, "name", "the stream")).strip("<>") if path is None else str(path)
+    name = stream.name if stream is not None else str(path)
     if kind in _STRIP_WRITERS:
         strips = _begun(picture if isinstance(picture, Strips) else scatter(picture))
         write: Callable[[Sink], object] = partial(_STRIP_WRITERS[kind], strips)
@@ -95,7 +95,7 @@ def save(
         return
     assert stream is not None
     try:
-        write(WholeWriter(stream))
+        write(stream)
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write {name}: {one_line(error)}") from error
 
