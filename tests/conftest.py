@@ -96,7 +96,7 @@ def unprivileged() -> Unprivileged:
 
 @contextlib.contextmanager
 def _as_nobody(folder: Path) -> Iterator[None]:
-    closed = [place for place in folder.parents if not place.stat().st_mode & stat.S_IXOTH]
+    closed = [place for place in (folder, *folder.parents) if not place.stat().st_mode & stat.S_IXOTH]
     modes = [stat.S_IMODE(place.stat().st_mode) for place in closed]
     for place in closed:
         place.chmod(0o711)
