@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,13 +119,27 @@ def test_a_disk_that_fills_up_under_stdout(unbuffered: str, line: str, folder: P
     assert done.returncode == OutputError.exit_code
 
 
-def test_standard_streams_that_do_not_wait(folder: Path) -> None:
+def until_pipe(pipe: int, *, holds_any: bool) -> None:
+    """Wait until a pipe holds unread bytes, or none, and a moment longer for what comes next."""
+    import fcntl
+    import termios
+
+    end_s = time.monotonic() + 20
+    while any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))) != holds_any:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    time.sleep(0.2)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into pipes as Linux lets one")
+def test_standard_streams_that_do_not_wait(folder: Path, make_photo: Callable[[int, int], Pixels]) -> None:
     """Pipes in non-blocking mode, as an event loop leaves them behind, carry whole files both ways."""
-    assert sdrt("encode", "photo.png", "--model", "testpack", "-o", "right.sdl", cwd=folder).returncode == 0
-    assert sdrt("decode", "right.sdl", "--format", "ppm", "-o", "right.ppm", cwd=folder).returncode == 0
+    Image.fromarray(make_photo(200, 200)).save(folder / "photo.png")  # 120 kB of pixels: twice a pipe's size
+    for line in ("encode photo.png --model testpack", "decode photo.sdl -o photo.ppm"):
+        assert sdrt(*line.split(), cwd=folder).returncode == 0
     for arguments, source, result in (
-        (["encode", "-", "--model", "testpack"], "photo.png", "right.sdl"),
-        (["decode", "-", "--format", "ppm"], "right.sdl", "right.ppm"),
+        (["encode", "-", "--model", "testpack"], "photo.png", "photo.sdl"),
+        (["decode", "-", "--format", "ppm"], "photo.sdl", "photo.ppm"),
     ):
         stdin, feed = os.pipe()
         drain, stdout = os.pipe()
@@ -135,21 +148,18 @@ def test_standard_streams_that_do_not_wait(folder: Path) -> None:
         process = subprocess.Popen(
             [*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE
         )
+        data, expected = (folder / source).read_bytes(), (folder / result).read_bytes()
+        with os.fdopen(feed, "wb", buffering=0) as stream:
+            stream.write(data[:100])
+            until_pipe(stdin, holds_any=False)  # the next read finds nothing
+            stream.write(data[100:])
         os.close(stdin)
         os.close(stdout)
-        time.sleep(0.3)
-
-        def write(feed: int = feed, data: bytes = (folder / source).read_bytes()) -> None:
-            with os.fdopen(feed, "wb", buffering=0) as stream:
-                for part in (data[:100], data[100:]):
-                    stream.write(part)
-                    time.sleep(0.1)
-
-        threading.Thread(target=write).start()
         with os.fdopen(drain, "rb") as stream:
+            until_pipe(drain, holds_any=True)  # the next write finds little room
             got = stream.read()
         _, err = process.communicate(timeout=60)
-        assert (process.returncode, err, got) == (0, b"", (folder / result).read_bytes())
+        assert (process.returncode, err, got) == (0, b"", expected)
 
 
 @pytest.mark.parametrize("name", ["two.gif", "noisy.tif"])

@@ -40,8 +40,13 @@ def write_atomic(destination: str | os.PathLike[str], data: bytes | memoryview, 
 
 def replaces(destination: str | os.PathLike[str]) -> bool:
     """Whether ``atomic_file`` would replace a file. Raises OutputError where it could not write in any case."""
-    path = _find(Path(destination), os.fspath(destination))
-    return path is not None and path.exists()
+    name = os.fspath(destination)
+    path = _find(Path(destination), name)
+    if path is None or path.exists():
+        return path is not None
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write {name}: {os.strerror(errno.EACCES)}")
+    return False
 
 
 @contextlib.contextmanager
@@ -108,7 +113,9 @@ def _find(destination: Path, name: str) -> Path | None:
     if "\0" in name:
         raise OutputError(f"cannot write {name!r}: a name cannot hold a null byte")
     try:
-        if own_descriptor(destination) is not None:
+        descriptor = own_descriptor(destination)
+        if descriptor is not None:
+            os.fstat(descriptor)
             return None
         path = link_hops(destination)[-1]
         mode = path.stat().st_mode if path.exists() else None

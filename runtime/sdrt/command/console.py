@@ -50,9 +50,13 @@ def printable(text: str) -> str:
 
 def say(line: str) -> None:
     """Print a line on stderr; where there is none, nobody reads it."""
+    _write_to_stderr(printable(line) + "\n")
+
+
+def _write_to_stderr(text: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
-            _write(printable(line) + "\n", sys.stderr)
+            _write(text, sys.stderr)
             flush_whole(sys.stderr)
 
 
@@ -177,4 +181,4 @@ class Progress:
         """``done`` of ``total`` tiles; pictures of one tile are not worth a line."""
         if self._shown and total > 1:
             end = "\r\x1b[K" if done == total else ""
-            print(f"\r{printable(self._name)}: {100 * done // total} %{end}", end="", file=sys.stderr, flush=True)
+            _write_to_stderr(f"\r{printable(self._name)}: {100 * done // total} %{end}")

@@ -74,7 +74,7 @@ def _write_folder(folder: Path, paths: list[Path], manifest: str) -> int:
                     (part / name).rename(folder / name)
         except BaseException:
             if not there_already:
-                folder.rmdir()
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         return sum(entry.stat().st_size for entry in folder.iterdir())
     except OSError as error:
