@@ -29,6 +29,7 @@ from bench.contest import Contestant, Timing
 from bench.places import OUT, PHOTOS
 from sdrt import Codec, SdrtError
 from sdrt.errors import EngineError
+from sdrt.network import onnxruntime_session, openvino_session
 from sdrt.network.devices import GPU, graph_precision
 from sdrt.network.engine import Engine, available_devices
 from sdrt.network.transform import gpu_sides
@@ -104,8 +105,7 @@ def plain_contestants(
     name: str, path: Path, shape: tuple[int, ...], threads: int, arithmetic: Arithmetic
 ) -> Iterator[Contestant]:
     """One ONNX graph as it runs out of the box: ONNX Runtime and OpenVINO with their own settings but for threads."""
-    import onnxruntime
-
+    onnxruntime = onnxruntime_session.load()
     latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
@@ -115,8 +115,7 @@ def plain_contestants(
     if importlib.util.find_spec("openvino") is None:
         print("openvino is not installed: its rows are left out (pip install openvino)", file=sys.stderr)
         return
-    import openvino
-
+    openvino = openvino_session.load()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
     yield Contestant(f"{name}, OpenVINO", partial(request.infer, [latents]), arithmetic(path, shape))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack
 
 Pixels = NDArray[np.uint8]
+Unprivileged = Callable[[Path], contextlib.AbstractContextManager[None]]
 TESTS = Path(__file__).parent
 
 
@@ -80,3 +84,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def unprivileged() -> Unprivileged:
+    """``with unprivileged(folder):`` runs as somebody who is not root and may go to ``folder`` in /tmp."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs POSIX users")
+    return _as_nobody if os.geteuid() == 0 else lambda _: contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _as_nobody(folder: Path) -> Iterator[None]:
+    closed = [place for place in (folder, *folder.parents) if not place.stat().st_mode & stat.S_IXOTH]
+    modes = [stat.S_IMODE(place.stat().st_mode) for place in closed]
+    for place in closed:
+        place.chmod(0o711)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for place, mode in zip(closed, modes, strict=True):
+            place.chmod(mode)

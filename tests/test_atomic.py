@@ -1,22 +1,45 @@
-"""Laws of writing: all or nothing, one line per error, nothing left behind."""
+"""Laws of writing: all or nothing, one line per error, nothing left behind.
+
+Each holds where the system knows files without a name, and where a temporary name must do.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import Unprivileged
 
-from sdrt.atomic import atomic_file, write_atomic
+from sdrt import atomic
+from sdrt.atomic import atomic_file, replaces, write_atomic
 from sdrt.errors import OutputError
 from sdrt.pixels.picture import Picture
 from sdrt.pixels.save import save
 
 PICTURE = Picture(np.random.default_rng(6).integers(0, 256, (300, 300, 3), np.uint8))
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, params=["nameless", "named"])
+def nameless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether an unfinished file has no name."""
+    if request.param == "nameless" and not hasattr(os, "O_TMPFILE"):
+        pytest.skip("this system has no files without a name")
+    if request.param == "named":
+        monkeypatch.setattr(atomic, "_O_TMPFILE", None)
+    return request.param == "nameless"
 
 
 def names(folder: Path) -> list[str]:
@@ -33,7 +56,9 @@ def test_written_whole_and_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_a_failure_leaves_what_was_there(failure: BaseException, overwrite: bool, tmp_path: Path) -> None:
+def test_a_failure_leaves_what_was_there(
+    failure: BaseException, overwrite: bool, nameless: bool, tmp_path: Path
+) -> None:
     """Whatever interrupts the writing, the old file stays as it was, a new one does not appear, no temporary stays."""
     path = tmp_path / "a.sdl"
     if overwrite:
@@ -41,7 +66,7 @@ def test_a_failure_leaves_what_was_there(failure: BaseException, overwrite: bool
     before = names(tmp_path)
     with pytest.raises((RuntimeError, KeyboardInterrupt, OutputError)), atomic_file(path, overwrite=overwrite) as file:
         file.write(b"half")
-        assert len(names(tmp_path)) == len(before) + 1
+        assert len(names(tmp_path)) == len(before) + (not nameless)
         raise failure
     assert names(tmp_path) == before
     assert not overwrite or path.read_bytes() == b"old"
@@ -85,12 +110,18 @@ def test_wrong_places_are_one_line(place: str, tmp_path: Path) -> None:
     assert names(tmp_path) == before
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_no_permission_is_one_line(tmp_path: Path) -> None:
-    """A folder that may not be written to is an OutputError."""
-    tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="ermission"):
-        write_atomic(tmp_path / "a.sdl", b"data")
+def test_no_permission_is_one_line(unprivileged: Unprivileged, tmp_path: Path) -> None:
+    """A folder that may not be written to is an OutputError for a new file, as is one that may not be looked into; both
+    are known beforehand."""
+    (tmp_path / "closed").mkdir(mode=0o000)
+    tmp_path.chmod(0o555)
+    with unprivileged(tmp_path):
+        for name in ("a.sdl", "closed/a.sdl"):
+            with pytest.raises(OutputError, match="ermission"):
+                write_atomic(tmp_path / name, b"data")
+            if os.getuid() != 0:  # whom the system is asked about here
+                with pytest.raises(OutputError, match="ermission"):
+                    replaces(tmp_path / name)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -110,9 +141,14 @@ def test_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     write_atomic(tmp_path / "new", b"data")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
-    (tmp_path / "new").chmod(0o640)
-    write_atomic(tmp_path / "new", b"newer")
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+    for mode in (0o640, 0o444, 0o600):
+        (tmp_path / "new").chmod(mode)
+        with atomic_file(tmp_path / "new") as file:
+            file.write(b"newer")
+            # While it is written nobody else may read what replaces a file that nobody else may read.
+            for unfinished in tmp_path.glob(".sdrt-*"):
+                assert stat.S_IMODE(unfinished.stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
@@ -125,6 +161,9 @@ def test_symbolic_links_keep_pointing(tmp_path: Path) -> None:
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "folder" / "target").read_bytes() == data
     assert names(tmp_path / "folder") == ["target"]
+    (tmp_path / "lost").symlink_to(Path("absent") / "target")
+    with pytest.raises(OutputError, match=f"there is no folder {tmp_path}/absent$"):
+        write_atomic(tmp_path / "lost", b"three")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -139,3 +178,98 @@ def test_pipes_are_written_to_not_replaced(tmp_path: Path) -> None:
     reader.join(10)
     assert read == [b"data"]
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs names of descriptors")
+def test_names_of_descriptors_are_written_to_not_replaced(tmp_path: Path) -> None:
+    """/dev/fd/N, and a link to it as /dev/stdout is one, is the open file itself: it is written where it stands."""
+    path = tmp_path / "log"
+    path.write_bytes(b"before ")
+    with path.open("ab") as log:
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{log.fileno()}")
+        for name in (f"/dev/fd/{log.fileno()}", tmp_path / "link"):
+            write_atomic(name, b"data ", overwrite=False)
+    assert path.read_bytes() == b"before data data "
+    assert names(tmp_path) == ["link", "log"]
+    with pytest.raises(OutputError, match="cannot write /dev/fd/987: Bad file descriptor"):
+        write_atomic("/dev/fd/987", b"data")
+
+
+@contextlib.contextmanager
+def mounted(file: Path, on: Path) -> Iterator[None]:
+    """``file`` bound to the name ``on``, as containers get single files."""
+    done = subprocess.run(["mount", "--bind", str(file), str(on)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("needs to mount files")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(on)], check=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs bind mounts")
+def test_a_mounted_file_is_written_in_place(tmp_path: Path) -> None:
+    """A file that is mounted by itself cannot be replaced: it gets the content, and only once that is whole."""
+    (tmp_path / "outside").write_bytes(b"long before")
+    (tmp_path / "inside").touch()
+    with mounted(tmp_path / "outside", tmp_path / "inside"):
+        with pytest.raises(RuntimeError), atomic_file(tmp_path / "inside") as file:
+            file.write(b"half")
+            raise RuntimeError
+        assert (tmp_path / "outside").read_bytes() == b"long before"
+        write_atomic(tmp_path / "inside", b"data")
+        assert (tmp_path / "outside").read_bytes() == b"data"
+    assert names(tmp_path) == ["inside", "outside"]
+
+
+def test_a_file_in_a_folder_that_takes_none_is_written_in_place(unprivileged: Unprivileged, tmp_path: Path) -> None:
+    """Where no second file may lie beside it, a file that may be written to gets the content all the same."""
+    path = tmp_path / "a.sdl"
+    path.write_bytes(b"long before")
+    path.chmod(0o666)
+    tmp_path.chmod(0o555)
+    with unprivileged(tmp_path):
+        write_atomic(path, b"data")
+        assert path.read_bytes() == b"data"
+        with pytest.raises(OutputError, match="ermission"):
+            write_atomic(tmp_path / "new.sdl", b"data")
+    assert names(tmp_path) == ["a.sdl"]
+
+
+def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of the machine just afterwards must not leave the new name with half of the content or none."""
+    path = tmp_path / "a.sdl"
+    path.write_bytes(b"old")
+    synced: list[bytes] = []
+
+    def sync(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_size == 4
+        synced.append(path.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_atomic(path, b"data")
+    assert synced == [b"old"] and path.read_bytes() == b"data"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_killed_process_leaves_nothing(number: signal.Signals, nameless: bool, tmp_path: Path) -> None:
+    """Killed in the middle of the writing, a process dies of just that signal; the old file stays, and nothing else."""
+    if number == signal.SIGKILL and not nameless:
+        pytest.skip("nobody can clean up after that")
+    path = tmp_path / "a.sdl"
+    path.write_bytes(b"old")
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT / 'runtime')!r}); from sdrt import atomic\n"
+        f"{'' if nameless else 'atomic._O_TMPFILE = None'}\n"
+        f"with atomic.atomic_file({str(path)!r}) as file:\n"
+        "    file.write(bytes(100000)); print('half', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"half\n"
+        assert len(names(tmp_path)) == 1 + (not nameless)
+        process.send_signal(number)
+        assert process.wait(30) == -number
+    assert names(tmp_path) == ["a.sdl"] and path.read_bytes() == b"old"

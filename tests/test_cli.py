@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests import command
+from tests.command import one_line, shell
 
 import sdrt
 from sdrt.command import cli
@@ -162,6 +165,73 @@ def test_several_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert sorted(path.name for path in (folder / "out" / "deep").iterdir()) == ["logo.sdl", "photo.sdl"]
     assert run("decode", "out/deep/photo.sdl", "out/deep/logo.sdl", "--out-dir", "back") == 0
     assert sorted(path.name for path in (folder / "back").iterdir()) == ["logo.png", "photo.png"]
+
+
+@pytest.mark.parametrize("way", ["..", "symbolic link", "hard link", "link to the folder"])
+def test_an_input_is_never_overwritten(way: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not with --force either: files are compared, not names."""
+    names = {"..": "sub/../photo.png", "link to the folder": "folder/photo.png"}
+    (folder / "sub").mkdir()
+    (folder / "folder").symlink_to(folder)
+    out = names.get(way, "link.png")
+    if way == "symbolic link":
+        (folder / out).symlink_to("photo.png")
+    elif way == "hard link":
+        (folder / out).hardlink_to(folder / "photo.png")
+    before = (folder / "photo.png").read_bytes()
+    assert encode("photo.png", "-o", out, "--force") == 2
+    assert "is an input and would be overwritten" in capsys.readouterr().err
+    assert (folder / "photo.png").read_bytes() == before
+
+
+def test_an_input_on_stdin_is_one(folder: Path) -> None:
+    """A file that comes by redirection is an input, and one that stdout goes to is an output."""
+    for line in ("encode - -o photo.png -f <photo.png", "encode photo.png -o - >>photo.png"):
+        before = (folder / "photo.png").read_bytes()
+        done = shell(f"$sdrt {line} --model testpack", cwd=folder)
+        assert done.returncode == 2 and "is an input" in one_line(done.stderr.decode())
+        assert (folder / "photo.png").read_bytes() == before
+
+
+def test_two_inputs_never_share_an_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two names that turn out to be one file's when it is there (letters of either case, links) are not written
+    twice."""
+    shutil.copy("photo.png", "other.png")
+    for name in ("photo.sdl", "other.sdl"):
+        (folder / name).symlink_to("one.sdl")
+    assert encode("photo.png", "other.png", "--force") == 10
+    assert "other.sdl was just written from photo.png" in capsys.readouterr().err
+    assert encode("photo.png", "other.png", "--force") == 2  # now it is there, and known beforehand
+
+
+def test_names_that_a_terminal_cannot_show(
+    folder: Path, testpack: ModelPack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes that are no text and control characters in names are written as escapes, on stdout and stderr alike."""
+    encode("photo.png")
+    name = os.fsdecode(b"x\xff\x1b[31m\xc3\xa9\n.sdl")
+    shutil.copy("photo.sdl", name)
+    assert run("info", name) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "x\\udcff\\x1b[31mé\\n.sdl:"
+    assert run("info", name + "x") == 9
+    assert "\x1b" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("info", "--json", name, "--" + name)
+    assert "\x1b" not in capsys.readouterr().err
+    shutil.copytree(testpack.folder, folder / "packs" / name)
+    monkeypatch.setenv("SDRT_MODELS", str(folder / "packs"))
+    for arguments in (["models"], ["models", "--json"], ["doctor"]):
+        run(*arguments)
+        out, err = capsys.readouterr()
+        assert "udcff" in out and "\x1b" not in out + err
+
+
+def test_names_in_a_plain_terminal(folder: Path) -> None:
+    """Where the terminal shows ASCII alone, other letters are escapes, and no error."""
+    encode("photo.png")
+    shutil.copy("photo.sdl", "é.sdl")
+    environment = {**command.ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    assert command.sdrt("info", "é.sdl", cwd=folder, env=environment).stdout.startswith(b"\\xe9.sdl:\n")
 
 
 def test_notes_and_verbosity(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,8 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.command import HEALTHY, TESTS, one_line, sdrt
 from tests.make_container_golden import bad_files
 
 from sdrt import errors
@@ -27,9 +25,7 @@ from sdrt.container import sdl
 from sdrt.packs.manifest import ModelPack
 
 Pixels = NDArray[np.uint8]
-TESTS = Path(__file__).parent
 DISEASES = TESTS / "diseases"
-HEALTHY = TESTS / "golden" / "codec" / "161x97-low.sdl"
 
 EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
     "alpha-cut-short.sdl": (errors.CorruptError, "alpha"),
@@ -46,26 +42,6 @@ EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
     "truncated.jpg": (errors.ImageError, "truncated"),
     "too-many-pixels.png": (errors.LimitError, "pixels"),
 }
-
-
-def one_line(text: str) -> str:
-    """The only line of ``text``; fails where there is another or none, or a traceback."""
-    lines = text.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("sdrt"), text
-    assert "Traceback" not in text and "unexpected" not in text
-    return lines[0]
-
-
-def sdrt(*arguments: str | Path, timeout: float = 60, **options: object) -> subprocess.CompletedProcess[bytes]:
-    """Run the command in a process of its own, with the tests' pack."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(TESTS.parent / "runtime"),
-        "SDRT_MODELS": str(TESTS / "data"),
-        "XDG_DATA_HOME": "/nowhere",
-    }
-    options = {"env": environment, "capture_output": True, "timeout": timeout, **options}
-    return subprocess.run([sys.executable, "-m", "sdrt", *map(str, arguments)], check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 def test_every_ill_file_is_expected() -> None:
@@ -312,44 +288,6 @@ def test_a_terminal_gets_no_binary(testpack: ModelPack) -> None:
     finally:
         os.close(master)
         os.close(slave)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_nothing(
-    number: signal.Signals, code: int, testpack: ModelPack, tmp_path: Path, make_photo: Callable[[int, int], Pixels]
-) -> None:
-    """Ctrl-C and SIGTERM in the middle of the work end it with their code; no file, no temporary file, no traceback."""
-    fifo = tmp_path / "slow.png"
-    os.mkfifo(fifo)
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "runtime"), "SDRT_MODELS": str(TESTS / "data")}
-    # A shell starts background jobs with SIGINT ignored, and children inherit that: the tests may be such a job.
-    code_of_main = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from sdrt.command.cli import main; sys.exit(main())"
-    )
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            code_of_main,
-            "encode",
-            str(fifo),
-            "-o",
-            str(tmp_path / "out.sdl"),
-            "--model",
-            "testpack",
-        ],
-        env=environment,
-        stderr=subprocess.PIPE,
-    )
-    with fifo.open("wb"):  # returns when the other side has opened it: the work has begun
-        time.sleep(0.2)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert b"Traceback" not in err and len(err.splitlines()) <= 1
-    assert [path.name for path in tmp_path.iterdir()] == ["slow.png"]
 
 
 def test_a_surprise_is_one_line_too(

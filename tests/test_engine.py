@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from tests.fake_onnxruntime import FakeRuntime
 
 from sdrt.errors import ArgumentError, EngineError, ModelError
-from sdrt.network import engine, onnxruntime_session
+from sdrt.network import engine, onnxruntime_session, openvino_session
 from sdrt.network.devices import Sides
 from sdrt.network.engine import Engine, available_devices, installed_onnxruntimes
 from sdrt.network.graph import Graph, read_graph
@@ -264,9 +264,7 @@ def has_bf16() -> bool:
     """Whether OpenVINO is here and this CPU has instructions for bf16."""
     if importlib.util.find_spec("openvino") is None:
         return False
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_session.load().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def signal_to_noise_db(reference: Any, other: Any) -> float:
@@ -384,7 +382,7 @@ def test_every_installed_onnxruntime_is_listed() -> None:
 def test_threads_are_honoured(graph: Path) -> None:
     """A session of N threads starts N - 1 beside the caller's, and a session of one starts none."""
     code = (
-        "import os; from pathlib import Path; import onnxruntime; from sdrt.network.engine import Engine\n"
+        "import os; from pathlib import Path; from sdrt.network.engine import Engine\n"
         f"path, kept = Path({str(graph)!r}), []\n"
         "kept.append(Engine(path, device='cpu', threads=1)); before = len(os.listdir('/proc/self/task'))\n"
         "for threads in (1, 4):\n"

@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 
 import pytest
 from tests import testpack
+from tests.conftest import Unprivileged
 
 import sdrt
 from sdrt.codec import Codec
-from sdrt.errors import ModelError
+from sdrt.errors import EngineError, ModelError
+from sdrt.network import tensorrt_cache
 from sdrt.packs.manifest import MANIFEST_LIMIT_BYTES, LatentSpace, ModelPack
 from sdrt.packs.search import find_pack, list_packs, load_pack, read_verified, scan_packs, search_paths
 from sdrt_export.pack_writer import update_manifest, write_pack
@@ -91,6 +93,57 @@ def test_search_paths_come_from_the_environment_first(monkeypatch: pytest.Monkey
     assert search_paths()[:2] == [tmp_path, Path("/nowhere")]
     make(tmp_path / "mine")
     assert load_pack("mine").folder == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("entry", ["~nobody-of-this-name/packs", "x" * 300, "/dev/null", "/proc/1/nothing", "no/such"])
+def test_a_place_that_cannot_be_looked_at_holds_no_packs(
+    entry: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever is wrong with one place, the packs of the others are found; asked for by name, it is refused."""
+    monkeypatch.setenv("SDRT_MODELS", f"{entry}{os.pathsep}{tmp_path}")
+    make(tmp_path / "mine")
+    assert load_pack("mine").folder == tmp_path / "mine"
+    assert tmp_path / "mine" in [pack.folder for pack in scan_packs()[0]]
+    with pytest.raises(ModelError):
+        load_pack(entry)
+
+
+def test_folders_of_others_hold_no_packs(
+    unprivileged: Unprivileged, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An entry, the user's home and a folder among good ones that may not be looked into: the good packs are found."""
+    make(tmp_path / "packs" / "mine")
+    closed = [tmp_path / "home", tmp_path / "entry", tmp_path / "packs" / "closed"]
+    for folder in closed:
+        folder.mkdir(mode=0o000)
+    monkeypatch.setenv("SDRT_MODELS", f"{tmp_path / 'entry'}{os.pathsep}{tmp_path / 'packs'}")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    with unprivileged(tmp_path):
+        assert load_pack("mine").folder == tmp_path / "packs" / "mine"
+        assert tmp_path / "packs" / "mine" in [pack.folder for pack in scan_packs()[0]]
+        with pytest.raises(ModelError, match="ermission"):
+            load_pack(tmp_path / "entry" / "pack")
+
+
+def test_a_user_without_a_home_has_no_packs_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where nobody knows the user, as in many containers, other places are searched; a cache must then be named."""
+
+    def nobody(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("SDRT_MODELS", str(tmp_path))
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "SDRT_CACHE", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    make(tmp_path / "mine")
+    before = search_paths()
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    monkeypatch.setattr(Path, "home", lambda: nobody(Path()))
+    assert search_paths() == before[1:-1]
+    monkeypatch.setattr(Path, "expanduser", lambda self: nobody(self) if str(self).startswith("~") else self)
+    assert search_paths() == before[:-1] and load_pack("mine").folder == tmp_path / "mine"
+    with pytest.raises(EngineError, match="SDRT_CACHE"):
+        tensorrt_cache.cache_root()
 
 
 def test_a_missing_pack_names_the_paths_searched(home: Path) -> None:

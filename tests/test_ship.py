@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.command import one_line, sdrt
 
 from sdrt.codec import Codec
 from sdrt.command.cli import main
 from sdrt.command.ship import NOTES
-from sdrt.errors import ModelError
+from sdrt.errors import ModelError, OutputError
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import find_pack, load_pack
 from sdrt_export.pack_writer import update_manifest
@@ -115,3 +119,21 @@ def test_nothing_is_overwritten_and_refusals_are_one_line(
     assert "altered" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "full" / "file").read_text() == (tmp_path / "there.zip").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("name", ["new", "there", "pack.zip"])
+def test_a_full_disk_leaves_no_half_pack(name: str, pack: ModelPack, tmp_path: Path) -> None:
+    """One line and its code; a new folder is gone again, an empty one that was there is empty still."""
+    out = tmp_path / "out"
+    (out / "there").mkdir(parents=True)
+
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    done = sdrt("pack", pack.folder, "--out", out / name, preexec_fn=limit)
+    assert done.returncode == OutputError.exit_code and os.strerror(errno.EFBIG) in one_line(done.stderr.decode())
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*")] == ["there"]
+    assert sdrt("pack", pack.folder, "--out", out / name).returncode == 0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sdrt.atomic import write_atomic
 from sdrt.errors import ModelError, OutputError
 from sdrt.packs.manifest import FORMAT, MANIFEST, PRIOR, LatentSpace, ModelPack, parse_manifest
 from sdrt.packs.search import load_pack
@@ -60,7 +59,7 @@ def write_pack(
                 if content.resolve() != (folder / file_name).resolve():
                     shutil.copyfile(content, folder / file_name)
             else:
-                (folder / file_name).write_bytes(content)
+                write_atomic(folder / file_name, content)
     except OSError as error:
         raise OutputError(f"cannot write the model pack {folder}: {error.strerror or error}") from None
     return _write_manifest(folder, manifest)
@@ -118,14 +117,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> ModelPack:
     manifest["files"] = {path.name: describe_file(path) for path in listed}
     parse_manifest(manifest, folder)
     text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".manifest")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / MANIFEST)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder / MANIFEST}: {error.strerror or error}") from None
+    write_atomic(folder / MANIFEST, text.encode("utf-8"))
     return load_pack(folder)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import onnx
-import onnxruntime
+
+from sdrt.network import onnxruntime_session
 
 
-def open_session(
-    model: onnx.ModelProto, *, optimise: bool = True, basic_into: Path | None = None
-) -> onnxruntime.InferenceSession:
-    """The graph on the CPU. ``optimise`` False: as it was written.
+def open_session(model: onnx.ModelProto, *, optimise: bool = True, basic_into: Path | None = None) -> Any:
+    """The graph on the CPU, an onnxruntime.InferenceSession. ``optimise`` False: as it was written.
 
     ``basic_into``: only what keeps the graph standard ONNX is optimised, and the result is written to this file.
     """
+    onnxruntime = onnxruntime_session.load()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # A number of threads that is given keeps them from being pinned to cores that other work may hold.

@@ -1,16 +1,32 @@
-"""Writing a file so that its name holds either the whole new content or what was there before."""
+"""Writing a file so that its name holds either the whole new content or what was there before.
+
+Until it is whole, a file has no name at all where the system knows such files (O_TMPFILE, on Linux): whatever ends the
+process, nothing is left. Elsewhere it has a temporary name beside the final one, which goes away with an exception and
+before a signal ends the process; only a kill that nobody can catch leaves it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import secrets
+import signal
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from sdrt.errors import OutputError
+from sdrt.streams import Sink, WholeWriter, link_hops, own_descriptor
+
+_DEADLY = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_O_TMPFILE: int | None = getattr(os, "O_TMPFILE", None)
+_NOT_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Why there may be no second file beside one that can be written to."""
+
+_scratch: dict[str, int] = {}
+"""What is to be removed before this process ends -> the process that made it: a forked child removes nothing."""
 
 
 def write_atomic(destination: str | os.PathLike[str], data: bytes | memoryview, *, overwrite: bool = True) -> None:
@@ -22,52 +38,166 @@ def write_atomic(destination: str | os.PathLike[str], data: bytes | memoryview, 
         file.write(data)
 
 
+def replaces(destination: str | os.PathLike[str]) -> bool:
+    """Whether ``atomic_file`` would replace a file. Raises OutputError where it could not write in any case."""
+    name = os.fspath(destination)
+    path = _find(Path(destination), name)
+    if path is None or path.exists():
+        return path is not None
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write {name}: {os.strerror(errno.EACCES)}")
+    return False
+
+
 @contextlib.contextmanager
-def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Sink]:
     """A file to write to, which takes the name ``destination`` when the block ends without an exception.
 
-    Until then it is a temporary file in the same folder, removed on any exception. A symbolic link keeps pointing where
-    it did and its target is replaced; a device or a pipe (/dev/stdout) is written to directly. An existing file keeps
-    its permissions.
+    Its ``write`` takes all that it is given. The content is on the disk before it gets its name. A symbolic link keeps
+    pointing where it did and its target is replaced; an existing file keeps its permissions and, where that is allowed,
+    its owner. A name of an open descriptor (/dev/stdout), a device or a pipe is written to directly. So is, once the
+    content is whole, an existing file that cannot be replaced: one that is mounted by itself or whose folder takes no
+    new files.
 
     Raises OutputError where ``destination`` exists and ``overwrite`` is False, and for every OSError: missing folder,
     permission, full disk.
     """
-    named = Path(destination)
-    if "\0" in str(named):
-        raise OutputError(f"cannot write {str(named)!r}: a name cannot hold a null byte")
+    name = os.fspath(destination)
+    path = _find(Path(destination), name)
     try:
-        path = Path(os.path.realpath(named))
-        status = path.stat() if path.exists() else None
-        if status is not None and stat.S_ISDIR(status.st_mode):
-            raise OutputError(f"cannot write {named}: it is a folder")
-        if status is not None and not stat.S_ISREG(status.st_mode):
-            with path.open("wb") as file:
-                yield file
+        if path is None:
+            with _open_stream(Path(destination)) as stream:
+                yield WholeWriter(stream)
             return
-        if status is not None and not overwrite:
-            raise OutputError(f"{named} exists already")
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {named}: there is no folder {named.parent}")
-        temporary = path.parent / f".sdrt-{secrets.token_hex(8)}.tmp"
-        try:
-            with temporary.open("xb") as file:
+        with contextlib.ExitStack() as stack:
+            old = path.stat() if path.exists() else None
+            if old is not None and not overwrite:
+                raise FileExistsError(path)
+            temporary = path.parent / f".sdrt-{os.urandom(8).hex()}.tmp"
+            file, kind = _open_unfinished(path, old, temporary, stack)
+            with file:
                 yield file
-            if status is not None:
-                temporary.chmod(stat.S_IMODE(status.st_mode))
+                file.flush()
+                if kind == "elsewhere":
+                    _copy(file, path)
+                    return
+                if old is not None:
+                    _keep_owner_and_mode(file, old)
+                os.fsync(file.fileno())
+                if kind == "nameless":
+                    stack.enter_context(scratch(temporary))
+                    _give_name(file, temporary)
             _publish(temporary, path, overwrite=overwrite)
-        finally:
-            temporary.unlink(missing_ok=True)
     except FileExistsError as error:
-        raise OutputError(f"{named} exists already") from error
+        raise OutputError(f"{name} exists already") from error
     except OSError as error:
-        raise OutputError(f"cannot write {named}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[None]:
+    """Whatever has this name when the block ends, a file or a folder, is removed: after an exception, and before a
+    signal of those that end a process at once (where nobody else handles it) ends this one."""
+    key = str(path)
+    with _signals_wait_for_us():
+        _scratch[key] = os.getpid()
+        try:
+            yield
+        finally:
+            _remove(key)
+            del _scratch[key]
+
+
+def _find(destination: Path, name: str) -> Path | None:
+    """The file that is to be made or replaced, behind all links; None for what is written to directly."""
+    if "\0" in name:
+        raise OutputError(f"cannot write {name!r}: a name cannot hold a null byte")
+    try:
+        descriptor = own_descriptor(destination)
+        if descriptor is not None:
+            os.fstat(descriptor)
+            return None
+        path = link_hops(destination)[-1]
+        mode = path.stat().st_mode if path.exists() else None
+        if mode is not None and stat.S_ISDIR(mode):
+            raise OutputError(f"cannot write {name}: it is a folder")
+        # pathlib drops a slash at the end, which says that a folder is meant.
+        folder = path if name.endswith((os.sep, os.altsep or os.sep)) else path.parent
+        if not folder.is_dir():
+            raise OutputError(f"cannot write {name}: there is no folder {folder}")
+    except OSError as error:
+        raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
+    return path if mode is None or stat.S_ISREG(mode) else None
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    descriptor = own_descriptor(path)
+    if descriptor is None:
+        return path.open("wb", buffering=0)
+    return os.fdopen(os.dup(descriptor), "wb", buffering=0)
+
+
+def _open_unfinished(
+    path: Path, old: os.stat_result | None, temporary: Path, stack: contextlib.ExitStack
+) -> tuple[BinaryIO, str]:
+    """A file for the content, and which it is: "nameless", "named" ``temporary``, or "elsewhere" in no folder of ours.
+
+    Nobody else may read what will replace a file that nobody else may read.
+    """
+    mode = 0o666 if old is None else 0o600
+    if _O_TMPFILE is not None:
+        with contextlib.suppress(OSError):  # the way with a name says what is wrong
+            descriptor = os.open(path.parent, _O_TMPFILE | os.O_RDWR, mode)
+            if Path(_proc_name(descriptor)).exists():
+                return os.fdopen(descriptor, "w+b"), "nameless"
+            os.close(descriptor)
+    try:
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), mode)
+    except OSError as error:
+        if old is None or error.errno not in _NOT_BESIDE or not os.access(path, os.W_OK):
+            raise
+        import tempfile  # a twentieth of a decoding process's start
+
+        return tempfile.TemporaryFile(), "elsewhere"
+    stack.enter_context(scratch(temporary))
+    return os.fdopen(descriptor, "w+b"), "named"
+
+
+def _proc_name(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _give_name(file: BinaryIO, temporary: Path) -> None:
+    status = os.fstat(file.fileno())
+    try:
+        # Only with a folder's descriptor, here without effect, does Python follow the link to the file.
+        os.link(_proc_name(file.fileno()), temporary, src_dir_fd=file.fileno())
+    except OSError:  # Android forbids it
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as copy:
+            _keep_owner_and_mode(copy, status)
+        _copy(file, temporary)
+
+
+def _keep_owner_and_mode(file: BinaryIO, old: os.stat_result) -> None:
+    """Make the owner and the permissions of ``file`` those of ``old``, the owner where that is allowed."""
+    new = os.fstat(file.fileno())
+    if hasattr(os, "fchown") and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(file.fileno(), old.st_uid, old.st_gid)
+    if hasattr(os, "fchmod") and stat.S_IMODE(new.st_mode) != stat.S_IMODE(old.st_mode):
+        os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
 
 
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
     """Give the finished file its name. Without ``overwrite`` a file that appeared meanwhile stays: FileExistsError."""
     if overwrite:
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            with temporary.open("rb") as file:
+                _copy(file, path)
         return
     try:
         path.hardlink_to(temporary)
@@ -78,3 +208,51 @@ def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
         if path.exists():
             raise FileExistsError(path) from None
         temporary.replace(path)
+
+
+def _copy(file: BinaryIO, path: Path) -> None:
+    """The content of ``file`` into the file ``path`` as it stands: for what cannot be replaced."""
+    file.seek(0)
+    with path.open("r+b") as target:
+        while block := file.read(1 << 20):
+            target.write(block)
+        target.truncate()
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _remove(name: str) -> None:
+    path = Path(name)
+    if path.is_dir() and not path.is_symlink():
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _signals_wait_for_us() -> Iterator[None]:
+    """Signals that would end the process here and now remove what is scratch first, then end it all the same."""
+    if threading.current_thread() is not threading.main_thread():  # only the main one may change what signals do
+        yield
+        return
+    changed = [number for number in _DEADLY if signal.getsignal(number) == signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, _clean_up_and_die)
+    try:
+        yield
+    finally:
+        for number in changed:
+            if signal.getsignal(number) == _clean_up_and_die:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _clean_up_and_die(number: int, _frame: object) -> None:
+    for name, process in list(_scratch.items()):
+        if process == os.getpid():
+            with contextlib.suppress(OSError):
+                _remove(name)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

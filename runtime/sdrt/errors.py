@@ -76,3 +76,15 @@ def first_line(error: BaseException) -> str:
     """The first line of a foreign error's message, at most 300 characters: the rest is somebody's stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
+
+
+def raise_interrupt_behind(error: BaseException) -> None:
+    """Raises the KeyboardInterrupt that ``error`` stands for, if there is one behind it.
+
+    An extension module whose import is interrupted is reported as one that cannot be imported.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, KeyboardInterrupt):
+            raise behind
+        behind = behind.__cause__ or behind.__context__

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import signal
+import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sdrt import __version__
-from sdrt.command.console import complain, flush_stdout, in_words, read_input, say, tell
+from sdrt.command.console import complain, flush_stdout, in_words, printable, put, read_input, tell
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import SdrtError
 from sdrt.network.devices import DEVICES, PRECISIONS
 
-INTERRUPTED = 130
-TERMINATED = 143
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
 _EPILOG = """\
@@ -26,37 +25,37 @@ the code is the first error's.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Help that cannot be written is an error like any other, and what a person typed is repeated printably."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is sys.stdout:
+            put(message)  # argparse's own way ignores every error
+        else:
+            super()._print_message(message, file)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        flush_stdout()
+        super().exit(status, message)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Usage errors leave through argparse with code 2."""
-    _on_terminate()
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.run
+    """Run one command; returns the exit code. Usage errors, help and version leave through argparse with theirs."""
     try:
+        arguments = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.run
         code = command(arguments)
         flush_stdout()
         return code
-    except SdrtError as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        say("sdrt: interrupted")
-        return INTERRUPTED
     except Exception as error:  # the last line of defence: a person gets a line, not a stack
         return complain(error)
 
 
-def _on_terminate() -> None:
-    """Let SIGTERM unwind the stack, so that temporary files go away."""
-
-    def leave(_signal: int, _frame: object) -> NoReturn:
-        raise SystemExit(TERMINATED)
-
-    if hasattr(signal, "SIGTERM"):
-        with contextlib.suppress(ValueError):  # not in the main thread: the caller's program decides about signals
-            signal.signal(signal.SIGTERM, leave)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="sdrt",
         description="Photographs in a few kilobytes: encode pictures to .sdl files and decode them.",
         epilog=_EPILOG,
@@ -90,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
     encode = commands.add_parser("encode", help="pictures -> .sdl files")
     _add_files(encode, "a picture that Pillow opens; - is stdin", "photo.jpg -> photo.sdl beside it")
     rate = encode.add_mutually_exclusive_group()
@@ -127,7 +126,7 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     encode.set_defaults(run=_encode)
 
 
-def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_decode(commands: argparse._SubParsersAction[_Parser]) -> None:
     decode = commands.add_parser("decode", help=".sdl files -> pictures")
     _add_files(decode, "an .sdl file; - is stdin", "photo.sdl -> photo.png beside it; its suffix chooses the format")
     decode.add_argument(

@@ -6,14 +6,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, TextIO
 
-from sdrt.container.sdl import MAX_FILE_BYTES
-from sdrt.container.source import read_source
+from sdrt.command.process import TRACEBACK_VARIABLE
+from sdrt.container.source import read_source, read_stream
 from sdrt.errors import ImageError, LimitError, OutputError, SdrtError
+from sdrt.streams import WholeWriter, flush_whole, own_descriptor
 
 STDIO = "-"
-TRACEBACK_VARIABLE = "SDRT_TRACEBACK"
 
 
 def complain(error: Exception, source: str | None = None) -> int:
@@ -24,7 +25,8 @@ def complain(error: Exception, source: str | None = None) -> int:
     if os.environ.get(TRACEBACK_VARIABLE):
         import traceback
 
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(line)
     if isinstance(error, SdrtError):
         text, code = str(error), error.exit_code
     elif isinstance(error, MemoryError):
@@ -39,30 +41,56 @@ def complain(error: Exception, source: str | None = None) -> int:
     return code
 
 
+def printable(text: str) -> str:
+    """``text`` as a line for people: whatever a terminal obeys or does not show is written as a backslash escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def say(line: str) -> None:
     """Print a line on stderr; where there is none, nobody reads it."""
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+    _write_to_stderr(printable(line) + "\n")
+
+
+def _write_to_stderr(text: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            _write(text, sys.stderr)
+            flush_whole(sys.stderr)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """Characters that the stream's encoding lacks become escapes; all is written, however little is taken at once."""
+    octets = getattr(stream, "buffer", None)
+    if octets is None:
+        stream.write(text)
+        return
+    flush_whole(stream)
+    WholeWriter(octets).write(text.encode(stream.encoding, "backslashreplace"))
+
+
+def standard_input() -> BinaryIO:
+    """stdin as a stream of bytes. Raises ImageError: closed, or a terminal."""
+    if sys.stdin is None:
+        raise ImageError("stdin is closed")
+    if sys.stdin.isatty():
+        raise ImageError("stdin is a terminal: name a file, or send one through a pipe")
+    return sys.stdin.buffer
 
 
 def read_input(source: str) -> bytes:
-    """The bytes of the file ``source``, or of stdin for ``-``.
+    """The bytes of the .sdl file ``source``, or of stdin for ``-``, as ``container.source`` gives them.
 
     Raises ImageError: no such file, unreadable, stdin closed or a terminal. LimitError: beyond an .sdl file's size.
     """
     if source != STDIO:
         return read_source(source)
-    if sys.stdin is None:
-        raise ImageError("stdin is closed")
-    if sys.stdin.isatty():
-        raise ImageError("stdin is a terminal: name a file, or send one through a pipe")
+    stream = standard_input()
     try:
-        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        return read_stream(stream, "stdin")
     except OSError as error:
         raise ImageError(f"cannot read stdin: {error.strerror or error}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise LimitError(f"stdin gives more than {MAX_FILE_BYTES} bytes")
-    return data
 
 
 def check_output(destination: str, *, overwrite: bool) -> None:
@@ -73,12 +101,12 @@ def check_output(destination: str, *, overwrite: bool) -> None:
         if sys.stdout.isatty():
             raise OutputError("stdout is a terminal: choose a file with -o, or a pipe")
         return
-    folder = os.path.dirname(destination) or "."  # noqa: PTH120 (pathlib would drop a trailing slash)
-    if not os.path.isdir(folder):  # noqa: PTH112
-        raise OutputError(f"cannot write {destination}: there is no folder {folder}")
-    if os.path.isdir(destination):  # noqa: PTH112
-        raise OutputError(f"cannot write {destination}: it is a folder")
-    if os.path.isfile(destination) and not overwrite:  # noqa: PTH113
+    from sdrt.atomic import replaces
+
+    descriptor = own_descriptor(Path(destination))
+    if descriptor is not None and os.isatty(descriptor):
+        raise OutputError(f"{destination} is a terminal: choose a file, or a pipe")
+    if replaces(destination) and not overwrite:
         raise OutputError(f"{destination} exists already: --force overwrites it")
 
 
@@ -94,11 +122,12 @@ def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def standard_output() -> Iterator[BinaryIO]:
+def standard_output() -> Iterator[WholeWriter]:
     """stdout as a stream of bytes, flushed at the end. Raises OutputError: full disk, reader gone."""
     with _stdout():
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        stream = WholeWriter(sys.stdout.buffer)
+        yield stream
+        stream.flush()
 
 
 def in_words(value: object) -> object:
@@ -110,17 +139,22 @@ def in_words(value: object) -> object:
 
 def tell(line: str) -> None:
     """Print a line of the answer on stdout. Raises OutputError: stdout closed, full disk, reader gone."""
+    put(printable(line) + "\n")
+
+
+def put(text: str) -> None:
+    """Write text of our own, of any number of lines, as ``tell`` does."""
     if sys.stdout is None:
         raise OutputError("stdout is closed")
     with _stdout():
-        print(line)
+        _write(text, sys.stdout)
 
 
 def flush_stdout() -> None:
     """Write out what was told, here where an error can still be named. Raises OutputError."""
     if sys.stdout is not None:
         with _stdout():
-            sys.stdout.flush()
+            flush_whole(sys.stdout)
 
 
 @contextlib.contextmanager
@@ -147,4 +181,4 @@ class Progress:
         """``done`` of ``total`` tiles; pictures of one tile are not worth a line."""
         if self._shown and total > 1:
             end = "\r\x1b[K" if done == total else ""
-            print(f"\r{self._name}: {100 * done // total} %{end}", end="", file=sys.stderr, flush=True)
+            _write_to_stderr(f"\r{printable(self._name)}: {100 * done // total} %{end}")

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdrt.codec import Codec
-from sdrt.command.console import STDIO, Progress, check_output, complain, read_input, say, standard_output, write_output
+from sdrt.command import process
+from sdrt.command.console import (
+    STDIO,
+    Progress,
+    check_output,
+    complain,
+    read_input,
+    say,
+    standard_input,
+    standard_output,
+    write_output,
+)
 from sdrt.errors import OutputError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.options import EncodeOptions
@@ -17,6 +30,7 @@ from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.save import SAVE_OPTIONS, save
 
 USAGE = 2
+STDIN, STDOUT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -41,14 +55,15 @@ def plan_jobs(inputs: list[str], output: str | None, out_dir: str | None, suffix
     if inputs.count(STDIO) > 1:
         raise UsageError("stdin can be read once only")
     jobs = [Job(source, output or _destination(source, out_dir, suffix)) for source in inputs]
-    owners: dict[str, str] = {}
-    sources = {str(Path(job.source).absolute()): job.source for job in jobs if job.source != STDIO}
+    sources = {_identity(job.source, STDIN) for job in jobs} - {None}
+    owners: dict[object, str] = {}
     for job in jobs:
+        file = _identity(job.destination, STDOUT)
+        if file in sources:
+            raise UsageError(f"{job.destination} is an input and would be overwritten")
         if job.destination == STDIO:
             continue
-        key = str(Path(job.destination).absolute())
-        if key in sources:
-            raise UsageError(f"{job.destination} is an input and would be overwritten")
+        key = file or _place(job.destination)
         if key in owners:
             raise UsageError(f"{owners[key]} and {job.source} would both be written to {job.destination}")
         owners[key] = job.source
@@ -59,8 +74,31 @@ def _destination(source: str, out_dir: str | None, suffix: str) -> str:
     if source == STDIO:
         return STDIO if out_dir is None else str(Path(out_dir) / f"stdin{suffix}")
     path = Path(source)
+    if not path.name:  # a folder (. or /), which reading it will say
+        return f"{source}{suffix}"
     named = path.with_suffix(suffix) if path.suffix else path.with_name(path.name + suffix)
     return str(named if out_dir is None else Path(out_dir) / named.name)
+
+
+def _identity(name: str, descriptor: int) -> tuple[int, int] | None:
+    """Device and number of the regular file behind a name, or behind ``descriptor`` for ``-``; None if there is none.
+
+    Names do not tell: links, ``..``, letters of either case and bind mounts all give one file several of them.
+    """
+    try:
+        status = os.fstat(descriptor) if name == STDIO else Path(name).stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _place(name: str) -> tuple[int, int, str] | str:
+    """Where a file that does not exist yet would lie: its folder's device and number, and its name."""
+    try:
+        folder = Path(name).parent.stat()
+    except (OSError, ValueError):
+        return name
+    return folder.st_dev, folder.st_ino, Path(name).name
 
 
 def encode_files(arguments: argparse.Namespace) -> int:
@@ -77,12 +115,17 @@ def encode_files(arguments: argparse.Namespace) -> int:
     )
 
     def encode(codec: Codec, job: Job) -> str:
+        source = standard_input() if job.source == STDIO else job.source
+        process.take_noise()
         data, about = codec.encode_with_info(
-            read_input(STDIO) if job.source == STDIO else job.source,
+            source,
             options,
             progress=Progress(job.source, wanted=not arguments.quiet),
             note=None if arguments.quiet else lambda text: say(f"{job.source}: {text}"),
         )
+        noise = process.take_noise()
+        if noise and not arguments.quiet:
+            say(f"{job.source}: the library that read it says: {noise}")
         write_output(job.destination, data, overwrite=arguments.force)
         quality = "" if about.quality is None else f", quality {about.quality:g}"
         quality += "" if about.resampling == 1 else f", resampling {about.resampling}"
@@ -135,15 +178,22 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
         tile_px=arguments.tile,
     )
     code = 0
+    written: dict[tuple[int, int] | None, str] = {}
     for job in jobs:
         start = time.perf_counter()
         try:
             check_output(job.destination, overwrite=arguments.force)
+            earlier = written.get(_identity(job.destination, STDOUT))
+            if earlier is not None:  # names that turned out to be one file's when it was there
+                raise OutputError(f"{job.destination} was just written from {earlier}")
             summary = work(codec, job)
         except Exception as error:  # one bad input must not stop the others
             failure = complain(error, job.source)
             code = code or failure
             continue
+        file = _identity(job.destination, STDOUT)
+        if file is not None:
+            written[file] = job.source
         if arguments.verbose:
             seconds = time.perf_counter() - start
             how = f"{codec.used_device} {codec.used_precision}, {seconds:.2f} s"

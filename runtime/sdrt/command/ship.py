@@ -6,12 +6,14 @@ One precision of each graph, the prior, and a manifest without its notes on how 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from sdrt.atomic import atomic_file
+from sdrt.atomic import atomic_file, scratch
 from sdrt.errors import ModelError, OutputError, first_line
 from sdrt.network.devices import graph_precision
 from sdrt.packs.manifest import MANIFEST, ModelPack
@@ -61,19 +63,31 @@ def _json(manifest: dict[str, Any], where: Path) -> bytes:
 
 
 def _write_folder(folder: Path, contents: dict[str, bytes]) -> int:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists already and is not an empty folder")
+    """All of it or nothing; a folder that exists stays the same folder, for it may be mounted or somebody's own."""
     try:
+        there_already = folder.exists()
+        if there_already and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder} exists already and is not an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            (folder / name).write_bytes(content)
+        try:
+            part = folder / f".sdrt-{os.urandom(8).hex()}.tmp"
+            with scratch(part):
+                part.mkdir()
+                for name, content in contents.items():
+                    (part / name).write_bytes(content)
+                for name in sorted(contents, key=lambda name: name == MANIFEST):  # last: until then it is no pack
+                    (part / name).rename(folder / name)
+        except BaseException:
+            if not there_already:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         return sum(map(len, contents.values()))
     except OSError as error:
         raise OutputError(f"cannot write the model pack {folder}: {error.strerror or error}") from None
 
 
 def _write_zip(archive: Path, contents: dict[str, bytes]) -> int:
-    with atomic_file(archive, overwrite=False) as file, zipfile.ZipFile(file, "w") as entries:
+    with atomic_file(archive, overwrite=False) as file, zipfile.ZipFile(cast(BinaryIO, file), "w") as entries:
         for name, content in contents.items():
             entry = zipfile.ZipInfo(f"{archive.stem}/{name}", _DATE)
             entry.external_attr = 0o644 << 16

@@ -5,8 +5,9 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from sdrt.container.fields import Readable, read_at_most
-from sdrt.container.sdl import MAX_FILE_BYTES
+from sdrt import streams
+from sdrt.container.fields import Readable
+from sdrt.container.sdl import MAGIC, MAX_FILE_BYTES
 from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError
 
 SdlSource = bytes | bytearray | memoryview | str | PathLike[str] | Readable
@@ -14,7 +15,9 @@ SdlSource = bytes | bytearray | memoryview | str | PathLike[str] | Readable
 
 
 def read_source(source: SdlSource) -> bytes:
-    """The bytes of a whole .sdl file.
+    """The bytes of a whole .sdl file; of anything else only the beginning, which ``sdl.unpack`` refuses.
+
+    Memory grows with what comes, not with what might.
 
     Args:
         source: The bytes themselves, a path, or a binary stream, which is read to its end.
@@ -44,14 +47,12 @@ def read_source(source: SdlSource) -> bytes:
         )
     try:
         return _read(source, "the stream")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ImageError(f"cannot read the stream: {error}") from None
-    except TypeError:
-        raise ImageError("cannot read the stream: it gives text, not bytes") from None
 
 
-def _read(stream: Readable, name: str) -> bytes:
-    data = read_at_most(stream, MAX_FILE_BYTES + 1)
+def _read(stream: streams.Source, name: str) -> bytes:
+    data = streams.read_whole(stream, MAX_FILE_BYTES, begins=MAGIC)
     if len(data) > MAX_FILE_BYTES:
         raise LimitError(f"{name} has more than {MAX_FILE_BYTES} bytes, an .sdl file has at most so many")
     return data

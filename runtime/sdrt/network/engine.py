@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.arguments import check_count
+from sdrt.atomic import scratch
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
 from sdrt.network.devices import GPU, INSTALL, PRECISIONS, Sides, devices_to_try
@@ -196,20 +197,19 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
     part = place.with_name(f".{place.name}.{os.getpid()}")
     started_s = time.perf_counter()
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
-        half = precision_of(path) == "fp16"
-        options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels, half=half)
-        run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimise=True, options=options)
-        run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
-        del run
-        tensorrt_cache.write_record(part, path, sides, machine, time.perf_counter() - started_s)
-        shutil.rmtree(place, ignore_errors=True)
-        part.replace(place)
+        with scratch(part):
+            part.mkdir(parents=True, exist_ok=True)
+            tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
+            half = precision_of(path) == "fp16"
+            options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels, half=half)
+            run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimise=True, options=options)
+            run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
+            del run
+            tensorrt_cache.write_record(part, path, sides, machine, time.perf_counter() - started_s)
+            shutil.rmtree(place, ignore_errors=True)
+            part.replace(place)
     except OSError as error:
         raise EngineError(f"cannot keep the TensorRT engine in {place}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return place, True
 
 

@@ -1,9 +1,10 @@
-"""One graph in ONNX Runtime. The only import of onnxruntime."""
+"""One graph in ONNX Runtime. The only import of onnxruntime, of everything in this project."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.errors import EngineError, first_line
+from sdrt.errors import EngineError, first_line, raise_interrupt_behind
 from sdrt.network.devices import GPU, INSTALL
 from sdrt.network.graph import Graph, check_ports
 from sdrt.parallel import usable_cores
@@ -44,10 +45,16 @@ class Port:
 
 
 def load() -> ModuleType:
-    """The package. Raises EngineError with the line that installs it."""
+    """The package, without its telemetry. Raises EngineError with the line that installs it.
+
+    From 1.29 on the package leaves a device's id and a list of events in the user's cache folder and, in a process that
+    lives some seconds, calls its vendor. It looks at this variable when it is first imported; later is too late.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
+        raise_interrupt_behind(error)
         why = "is not installed" if error.name == "onnxruntime" else f"does not load ({first_line(error)})"
         raise EngineError(f"ONNX Runtime {why}: {INSTALL['cpu']} (or {INSTALL['cuda']} for NVIDIA GPUs)") from None
 

@@ -1,4 +1,4 @@
-"""One graph in OpenVINO, on the CPU. The only import of openvino."""
+"""One graph in OpenVINO, on the CPU. The only import of openvino, of everything in this project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.errors import EngineError, first_line
+from sdrt.errors import EngineError, first_line, raise_interrupt_behind
 from sdrt.network.devices import INSTALL
 from sdrt.network.graph import Graph, check_ports
 
@@ -28,7 +28,7 @@ def open_session(graph: Graph, threads: int | None, *, precision: str | None) ->
     Raises EngineError: no OpenVINO, no bf16, graph not readable, other than one tensor of floats in and one of floats
     or bytes out.
     """
-    openvino, path = _load(), graph.path
+    openvino, path = load(), graph.path
     # Its default cache keeps kernels and buffers for 5000 shapes.
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY": 32}
     if threads is not None:
@@ -63,10 +63,11 @@ def open_session(graph: Graph, threads: int | None, *, precision: str | None) ->
     return run, "bf16" if half else "fp32"
 
 
-def _load() -> ModuleType:
-    """Without its telemetry: importing openvino starts a process that reports to google-analytics.com.
+def load() -> ModuleType:
+    """The package, without its telemetry: importing openvino starts a process that reports to google-analytics.com.
 
-    Where that package is missing, openvino takes its own silent stand-in.
+    Where the package that does so is missing, openvino takes its own silent stand-in. Raises EngineError with the line
+    that installs it.
     """
     hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
     if hidden:
@@ -74,6 +75,7 @@ def _load() -> ModuleType:
     try:
         return importlib.import_module("openvino")
     except ImportError as error:
+        raise_interrupt_behind(error)
         why = "is not installed" if error.name == "openvino" else f"does not load ({first_line(error)})"
         raise EngineError(f"device openvino cannot be had: OpenVINO {why}: {INSTALL['openvino']}") from None
     finally:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdrt.errors import EngineError
+from sdrt.errors import EngineError, first_line
 from sdrt.network.devices import INSTALL, Sides
 
 CONTEXT = "context.onnx"
@@ -49,15 +49,18 @@ class Machine:
 
 
 def cache_root() -> Path:
-    """$SDRT_CACHE, or ``sdrt`` in the user's cache folder."""
+    """$SDRT_CACHE, or ``sdrt`` in the user's cache folder. Raises EngineError where there is no such folder."""
     named = os.environ.get("SDRT_CACHE")
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sdrt" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "sdrt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdrt"
+    try:
+        if named:
+            return Path(named).expanduser()
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sdrt" / "cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "sdrt"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdrt"
+    except RuntimeError as error:  # this user, or the one that a ~ names, has no home
+        raise EngineError(f"no place for TensorRT engines: {first_line(error)} Set SDRT_CACHE") from None
 
 
 def this_machine(onnxruntime: str) -> Machine:

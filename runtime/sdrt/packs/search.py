@@ -14,22 +14,34 @@ from sdrt.packs.regular_file import read_regular_file
 
 
 def search_paths() -> list[Path]:
-    """Folders that may hold packs, in order: $SDRT_MODELS, the wheel's own, the checkout's models/, the user's."""
+    """Folders that may hold packs, in order: $SDRT_MODELS, the wheel's own, the checkout's models/, the user's.
+
+    None of them need exist, and one that cannot be looked at holds no packs.
+    """
     package = Path(__file__).resolve().parents[1]
-    paths = [Path(entry).expanduser() for entry in os.environ.get("SDRT_MODELS", "").split(os.pathsep) if entry]
+    named = [_with_home(entry) for entry in os.environ.get("SDRT_MODELS", "").split(os.pathsep) if entry]
+    paths = [path for path in named if path is not None]
     paths.append(package / "packs")
     if package.parent.name == "runtime":
         paths.append(package.parents[1] / "models")
-    paths.append(_user_folder() / "sdrt" / "models")
-    return paths
+    users = _user_folder()
+    return paths if users is None else [*paths, users / "sdrt" / "models"]
 
 
-def _user_folder() -> Path:
+def _user_folder() -> Path | None:
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        return _with_home(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        return _with_home("~/Library/Application Support")
+    return _with_home(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
+
+
+def _with_home(path: str | Path) -> Path | None:
+    """``path`` with its ~ replaced; None where that names nobody, or where nobody knows this user's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return None
 
 
 def load_pack(name_or_folder: str | Path) -> ModelPack:
@@ -44,11 +56,16 @@ def load_pack(name_or_folder: str | Path) -> ModelPack:
         for folder in _pack_folders():
             if folder.name == text:
                 return read_pack(folder)
-    folder = Path(name_or_folder).expanduser()
-    if (folder / MANIFEST).is_file():
-        return read_pack(folder)
-    if folder.is_dir():
-        raise ModelError(f"{folder} is no model pack: it has no {MANIFEST}")
+    asked = _with_home(name_or_folder)
+    if asked is not None:
+        try:
+            is_pack, is_folder = (asked / MANIFEST).is_file(), asked.is_dir()
+        except OSError as error:
+            raise ModelError(f"cannot read {asked}: {error.strerror or error}") from None
+        if is_pack:
+            return read_pack(asked)
+        if is_folder:
+            raise ModelError(f"{asked} is no model pack: it has no {MANIFEST}")
     searched = ", ".join(str(path) for path in search_paths())
     raise ModelError(f"no model pack named {text!r}; searched {searched} (set SDRT_MODELS to add folders)")
 
@@ -56,11 +73,21 @@ def load_pack(name_or_folder: str | Path) -> ModelPack:
 def _pack_folders() -> list[Path]:
     folders: list[Path] = []
     for path in search_paths():
-        if (path / MANIFEST).is_file():
+        if _has_manifest(path):
             folders.append(path)
-        elif path.is_dir():
-            folders.extend(sorted(entry for entry in path.iterdir() if (entry / MANIFEST).is_file()))
+            continue
+        try:
+            folders.extend(sorted(entry for entry in path.iterdir() if _has_manifest(entry)))
+        except OSError:  # no folder, or none that we may look into
+            continue
     return folders
+
+
+def _has_manifest(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST).is_file()
+    except OSError:
+        return False
 
 
 def scan_packs() -> tuple[list[ModelPack], list[ModelError]]:

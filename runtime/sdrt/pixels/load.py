@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from sdrt import streams
 from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError, SdrtError
 from sdrt.limits import DEFAULT_MAX_PIXELS, beyond, check_pixels
 from sdrt.pixels import boxes, tiff_tags
@@ -65,25 +67,23 @@ def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Pict
         with _pillow("the image", max_pixels):
             return _from_pillow(source, max_pixels, _declared_by(source))
     if isinstance(source, (str, os.PathLike)):
-        return _from_file(Path(source), str(source), max_pixels)
+        return _from_path(Path(source), str(source), max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_file(io.BytesIO(source), "the data", max_pixels)
     if hasattr(source, "read"):
-        return _from_file(io.BytesIO(_read_stream(source)), "the stream", max_pixels)
+        return _from_file(io.BytesIO(_read_stream(source, "the stream")), "the stream", max_pixels)
     raise ArgumentError(
         f"cannot read a picture from a {type(source).__name__}: give a path, bytes, a Pillow image or array"
     )
 
 
-def _read_stream(stream: BinaryIO) -> bytes:
+def _read_stream(stream: streams.Source, name: str) -> bytes:
     try:
-        data = stream.read(MAX_STREAM_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot read the stream: {error}") from error
-    if not isinstance(data, bytes):
-        raise ImageError("cannot read the stream: it gives text, not bytes")
+        data = streams.read_whole(stream, MAX_STREAM_BYTES)
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageError(f"cannot read {name}: {one_line(error)}") from error
     if len(data) > MAX_STREAM_BYTES:
-        raise LimitError(f"the stream is longer than {MAX_STREAM_BYTES} bytes")
+        raise LimitError(f"{name} is longer than {MAX_STREAM_BYTES} bytes")
     return data
 
 
@@ -115,11 +115,29 @@ def _pillow(name: str, max_pixels: int | None) -> Iterator[None]:
             raise ImageError(f"cannot read {name}: {one_line(error)}") from error
 
 
+def _from_path(path: Path, name: str, max_pixels: int | None) -> Picture:
+    if not _is_pipe(path):
+        return _from_file(path, name, max_pixels)
+    try:
+        with path.open("rb") as stream:  # Pillow goes back and forth, which a pipe does not allow
+            data = _read_stream(stream, name)
+    except OSError as error:
+        raise ImageError(f"cannot read {name}: {one_line(error)}") from error
+    return _from_file(io.BytesIO(data), name, max_pixels)
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except (OSError, ValueError):  # opening it says why
+        return False
+
+
 def _from_file(file: Path | BinaryIO, name: str, max_pixels: int | None) -> Picture:
     with contextlib.ExitStack() as files, _pillow(name, max_pixels):
         stream = files.enter_context(file.open("rb")) if isinstance(file, Path) else file
         if not stream.seekable():
-            file = stream = io.BytesIO(_read_stream(stream))
+            file = stream = io.BytesIO(_read_stream(stream, name))
         prefix = stream.read(PREFIX_BYTES)
         check_prefix(prefix)
         declared = examine(stream)

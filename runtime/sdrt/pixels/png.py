@@ -10,12 +10,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 
 from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Pixels, Strips
+from sdrt.streams import Sink
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _RGBA = 2, 6
@@ -26,7 +26,7 @@ _BAND_PX = 2**18
 """Pixels that are filtered at once: a dozen arrays of this size stay in a processor's cache or near it."""
 
 
-def write_png(strips: Strips, stream: BinaryIO) -> None:
+def write_png(strips: Strips, stream: Sink) -> None:
     """Write a PNG of 8 bits, RGB or RGBA, with EXIF and XMP where there are any. Holds one band of it at a time.
 
     Raises what making the rows raises, and what ``stream.write`` raises.
@@ -59,7 +59,7 @@ def _metadata_chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
         yield b"iTXt", b"XML:com.adobe.xmp" + b"\0" * 5 + metadata.xmp.decode("utf-8", "replace").encode()
 
 
-def _write_chunk(stream: BinaryIO, kind: bytes, data: bytes) -> None:
+def _write_chunk(stream: Sink, kind: bytes, data: bytes) -> None:
     if data or kind == b"IEND":  # a compressor gives nothing until it has enough
         stream.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind))))
 

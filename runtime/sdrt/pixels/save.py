@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -24,6 +23,7 @@ from sdrt.pixels.exif import PREFIX as EXIF_PREFIX
 from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Picture, Strips, gather, scatter
 from sdrt.pixels.png import write_png
+from sdrt.streams import Sink, WholeWriter
 
 SAVE_OPTIONS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
     ".png": ("PNG", {}),
@@ -56,7 +56,7 @@ def to_pil(picture: Picture) -> Image.Image:
 
 def save(
     picture: Picture | Strips,
-    destination: str | os.PathLike[str] | BinaryIO,
+    destination: str | os.PathLike[str] | Sink,
     *,
     suffix: str | None = None,
     overwrite: bool = True,
@@ -76,7 +76,7 @@ def save(
 
     And what making the rows raises.
     """
-    stream = None if isinstance(destination, (str, os.PathLike)) else destination
+    stream = None if isinstance(destination, (str, os.PathLike)) else WholeWriter(destination)
     path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
     wanted = suffix if suffix is not None else path.suffix if path is not None else ""
     if (wanted or ".png").lower() not in SAVE_OPTIONS:
@@ -84,10 +84,10 @@ def save(
     kind, options = SAVE_OPTIONS[(wanted or ".png").lower()]
     if picture.alpha is not None and kind in _WITHOUT_ALPHA:
         raise OutputError(f"{kind} holds no transparency: write .png or .webp")
-    name = str(getattr(stream, "name", "the stream")).strip("<>") if path is None else str(path)
+    name = stream.name if stream is not None else str(path)
     if kind in _STRIP_WRITERS:
         strips = _begun(picture if isinstance(picture, Strips) else scatter(picture))
-        write: Callable[[BinaryIO], object] = partial(_STRIP_WRITERS[kind], strips)
+        write: Callable[[Sink], object] = partial(_STRIP_WRITERS[kind], strips)
     else:
         if kind == "JPEG":
             _check_segments(picture.metadata, name)
@@ -132,14 +132,14 @@ def _begun(strips: Strips) -> Strips:
     return replace(strips, rows=itertools.chain([next(strips.rows)], strips.rows))
 
 
-def _write_buffer(coded: io.BytesIO, stream: BinaryIO) -> None:
+def _write_buffer(coded: io.BytesIO, stream: Sink) -> None:
     stream.write(coded.getbuffer())
 
 
-def _write_ppm(strips: Strips, stream: BinaryIO) -> None:
+def _write_ppm(strips: Strips, stream: Sink) -> None:
     stream.write(b"P6\n%d %d\n255\n" % (strips.width_px, strips.height_px))
     for rows in strips.rows:
         stream.write(np.ascontiguousarray(rows).data)
 
 
-_STRIP_WRITERS: dict[str, Callable[[Strips, BinaryIO], None]] = {"PNG": write_png, "PPM": _write_ppm}
+_STRIP_WRITERS: dict[str, Callable[[Strips, Sink], None]] = {"PNG": write_png, "PPM": _write_ppm}

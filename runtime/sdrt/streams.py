@@ -1,0 +1,142 @@
+"""Streams that sdrt did not open: standard input and output, pipes, whatever a caller hands over.
+
+One ``write`` may take a part of what it is given, one ``read`` may give a part of what will come, and on a descriptor
+in non-blocking mode both may do nothing at all. Here is what goes on until all of it is written or read.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+from typing import Protocol
+
+BLOCK_BYTES = 1 << 16
+_PAUSE_S = 0.01
+_MOST_LINKS = 40
+"""As many symbolic links as Linux follows."""
+
+
+class Sink(Protocol):
+    """Takes bytes. What ``write`` returns is the business of ``WholeWriter``."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+
+
+class Source(Protocol):
+    """Gives bytes: at most so many, b"" at the end, None where there are none yet."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+class WholeWriter:
+    """Writes to ``stream`` all that it is given, waiting where the stream does not take it at once."""
+
+    def __init__(self, stream: Sink) -> None:
+        self._stream = stream
+        self.name = str(getattr(stream, "name", "the stream")).strip("<>")
+        """For people: stdout, a path, or the number of a descriptor."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Returns the number of bytes, which is that of ``data``. Raises OSError, and what the stream raises."""
+        octets, done = memoryview(data).cast("B"), 0
+        while done < len(octets):
+            try:
+                written = self._stream.write(octets[done:] if done else data)
+            except BlockingIOError as error:
+                done += getattr(error, "characters_written", 0)
+                _wait(self._stream, to_write=True)
+                continue
+            if written is None and isinstance(self._stream, io.RawIOBase):
+                _wait(self._stream, to_write=True)
+                continue
+            if not isinstance(written, int):  # streams that people write themselves often say nothing: it took all
+                break
+            if not 0 < written <= len(octets) - done:
+                raise OSError(f"the stream says that it took {written} of {len(octets) - done} bytes")
+            done += written
+        return len(octets)
+
+    def flush(self) -> None:
+        """Raises OSError, and what the stream raises."""
+        flush_whole(self._stream)
+
+
+def flush_whole(stream: object) -> None:
+    """Flush a stream of bytes or text, if it has such a method. Raises OSError, and what the stream raises."""
+    flush = getattr(stream, "flush", None)
+    while flush is not None:
+        try:
+            flush()
+        except BlockingIOError:
+            _wait(stream, to_write=True)
+        else:
+            return
+
+
+def read_whole(stream: Source, limit_bytes: int, *, begins: bytes = b"") -> bytes:
+    """All bytes of ``stream`` up to its end, in blocks; of more than ``limit_bytes``, one more than these.
+
+    A stream that does not begin with ``begins`` is left there: what was read so far is returned.
+
+    Raises TypeError if it gives no bytes, OSError, and what the stream raises.
+    """
+    whole, head = io.BytesIO(), b""
+    while whole.tell() <= limit_bytes:
+        try:
+            block = stream.read(min(BLOCK_BYTES, limit_bytes + 1 - whole.tell()))
+        except BlockingIOError:
+            block = None
+        if block is None and isinstance(stream, io.IOBase):
+            _wait(stream, to_write=False)
+            continue
+        if not isinstance(block, (bytes, bytearray, memoryview)):
+            raise TypeError(f"it gives {type(block).__name__}, not bytes")
+        if not block:
+            break
+        whole.write(block)
+        head = (head + bytes(block[: len(begins)]))[: len(begins)]
+        if not begins.startswith(head):
+            break
+    return whole.getvalue()
+
+
+def own_descriptor(path: Path) -> int | None:
+    """The descriptor of this process that ``path`` stands for, as /dev/stdout and /dev/fd/1 do, or None."""
+    for hop in link_hops(path):
+        if hop.name.isdecimal() and hop.is_absolute():
+            folder = os.path.realpath(hop.parent)
+            if folder in ("/dev/fd", os.path.realpath("/proc/self/fd")):
+                return int(hop.name)
+    return None
+
+
+def link_hops(path: Path) -> list[Path]:
+    """``path``, and where it is a symbolic link, what it points to, and so on; the last one is no link.
+
+    Relative paths stay relative, so that the working folder need not exist. Raises OSError: a circle of links.
+    """
+    hops = [path]
+    while len(hops) <= _MOST_LINKS:
+        try:
+            hops.append(hops[-1].parent / hops[-1].readlink())
+        except (OSError, ValueError):  # no link, or nothing is there
+            return hops
+    raise OSError(f"more than {_MOST_LINKS} symbolic links")
+
+
+def _wait(stream: object, *, to_write: bool) -> None:
+    """Until the stream's descriptor may be ready again; a moment where it has none."""
+    try:
+        descriptor = stream.fileno()  # type: ignore[attr-defined] # asked for, as everywhere in io
+    except (AttributeError, OSError):
+        descriptor = None
+    import select  # only here: most streams never make anyone wait
+
+    if descriptor is None or not hasattr(select, "poll"):
+        time.sleep(_PAUSE_S)
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT if to_write else select.POLLIN)
+    poll.poll()
