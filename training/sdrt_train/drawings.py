@@ -63,7 +63,7 @@ def ramp(random: Random, size_px: int) -> np.ndarray:
         at = (np.cos(angle) * x + np.sin(angle) * y) * random.uniform(0.3, 1) + 0.5
     first, second = np.array(random_color(random), float), np.array(random_color(random), float)
     mixed = first + (second - first) * np.clip(at, 0, 1)[..., None]
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8)
 
 
 def _words(random: Random, count: int) -> str:

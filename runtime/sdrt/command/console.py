@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from sdrt.command.process import TRACEBACK_VARIABLE
-from sdrt.container.source import read_source, read_stream
+from sdrt.container.source import read_source
 from sdrt.errors import ImageError, LimitError, OutputError, SdrtError
 from sdrt.streams import WholeWriter, flush_whole, own_descriptor
 
@@ -86,11 +86,7 @@ def read_input(source: str) -> bytes:
     """
     if source != STDIO:
         return read_source(source)
-    stream = standard_input()
-    try:
-        return read_stream(stream, "stdin")
-    except OSError as error:
-        raise ImageError(f"cannot read stdin: {error.strerror or error}") from None
+    return read_source(standard_input(), "stdin")
 
 
 def check_output(destination: str, *, overwrite: bool) -> None:

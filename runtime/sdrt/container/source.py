@@ -14,13 +14,14 @@ SdlSource = bytes | bytearray | memoryview | str | PathLike[str] | Readable
 """The contents of an .sdl file, its path, or a binary stream that holds nothing behind it."""
 
 
-def read_source(source: SdlSource) -> bytes:
+def read_source(source: SdlSource, stream_name: str = "the stream") -> bytes:
     """The bytes of a whole .sdl file; of anything else only the beginning, which ``sdl.unpack`` refuses.
 
     Memory grows with what comes, not with what might.
 
     Args:
         source: The bytes themselves, a path, or a binary stream, which is read to its end.
+        stream_name: What errors call a stream.
 
     Raises:
         MissingFileError: There is no such file.
@@ -46,9 +47,11 @@ def read_source(source: SdlSource) -> bytes:
             f"cannot read an .sdl file from a {type(source).__name__}: give bytes, a path or a binary stream"
         )
     try:
-        return _read(source, "the stream")
-    except (OSError, ValueError, TypeError) as error:
-        raise ImageError(f"cannot read the stream: {error}") from None
+        return _read(source, stream_name)
+    except OSError as error:
+        raise ImageError(f"cannot read {stream_name}: {error.strerror or error}") from None
+    except (ValueError, TypeError) as error:
+        raise ImageError(f"cannot read {stream_name}: {error}") from None
 
 
 def _read(stream: streams.Source, name: str) -> bytes:
