@@ -9,9 +9,8 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 # Where photographs are found; see training/README.md and bench/README.md.
 PHOTOS ?= ../shared/data/train
 KODAK  ?= ../shared/data/kodak
-HOURS  ?= 2
-DECODER_HOURS ?= 1
-RUN    ?= training/runs/tiny
+RECIPE ?= wide
+RUN    ?= training/runs/$(RECIPE)
 SOURCE ?= stabilityai/sd-vae-ft-mse
 NAME   ?= sd15
 IMAGES ?= bench/photos
@@ -24,8 +23,8 @@ help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
 	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones"
 	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder or checkpoint; IMAGES=folder for its prior)"
-	@echo "make train        photographs -> $(RUN)/decoder/checkpoint.pt   (PHOTOS=folder HOURS=2 DECODER_HOURS=1; resumes)"
-	@echo "make pack         $(RUN)/decoder/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
+	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder RECIPE=wide; resumes)"
+	@echo "make pack         $(RUN)/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
 	@echo "make bench-rd     rate-distortion table, plots and page   (KODAK=folder)"
 	@echo "make bench-coder  the entropy coder against others at identical integers"
 	@echo "make bench-speed  times and memory, ratios first"
@@ -69,14 +68,11 @@ export: $(VENV)/.everything
 	-$(BIN)/python -m sdrt_export int8 models/$(NAME) --images $(IMAGES)  # refused where pictures do not hold
 
 train: $(VENV)/.everything
-	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN)/joint --hours $(HOURS)
-	$(BIN)/python -m sdrt_train.train $(PHOTOS) --run $(RUN)/decoder --hours $(DECODER_HOURS) \
-		--stage decoder --start-from $(RUN)/joint/checkpoint.pt --learning-rate 1.5e-4 \
-		--mse-weight 55 --alex-weight 1 --texture-weight 3 --vgg-pictures 2 --vgg-crop-px 160
+	$(BIN)/python -m sdrt_train.train training/recipes/$(RECIPE).toml $(PHOTOS) --run $(RUN) --cache $(RUN)/photos
 
 pack: $(VENV)/.everything
-	$(BIN)/python -m sdrt_train.pack $(RUN)/joint/checkpoint.pt $(RUN)/decoder/checkpoint.pt --out models/tiny
-	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --photos 2518 --decisions 0.4
+	$(BIN)/python -m sdrt_train.pack $(RUN)/checkpoint.pt --out models/tiny
+	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --photos 2518 --uniform-steps --decisions 1
 	$(BIN)/python -m sdrt_export int8 models/tiny --images bench/photos
 
 golden: $(VENV)/.everything

@@ -30,7 +30,6 @@ from sdrt_train.model import (
     read_checkpoint,
     straight_through,
 )
-from sdrt_train.optimizers import build_optimizer
 from sdrt_train.rate_model import LAMBDA, RateModel
 from sdrt_train.recipe import Recipe
 from sdrt_train.schedule import rate_factor
@@ -85,15 +84,15 @@ class Trainer:
         for module in learning:
             module.requires_grad_(True)
         self.parameters = [p for module in learning for p in module.parameters()]
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        rate = self.stage.learning_rate
-        # The rate model's inputs differ by orders of magnitude: Adam alone keeps pace with them.
-        others = {
-            rate: [p for p in self.rate.parameters() if p.requires_grad],
-            rate * _TRANSFORM_LEARNS: [p for name, p in named if ".linear." in name],
-        }
-        networks = [p for name, p in named if ".linear." not in name]
-        self.optimizer = build_optimizer(self.stage.optimizer, networks, others, rate)
+        transform = [p for name, p in self.model.named_parameters() if ".linear." in name and p.requires_grad]
+        known = {id(p) for p in transform}
+        groups = [[p for p in self.parameters if id(p) not in known], transform]
+        self.rates = [self.stage.learning_rate, self.stage.learning_rate * _TRANSFORM_LEARNS]
+        self.optimizer = torch.optim.Adam(
+            [{"params": group, "lr": rate} for group, rate in zip(groups, self.rates, strict=True)],
+            betas=(0.9, 0.99),
+            fused=True,
+        )
         distortion = Distortion(self.stage.loss, self.workers.share_of(self.stage.loss.vgg_pictures))
         self.distortion: Distortion = distortion.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -193,9 +192,8 @@ class Trainer:
 
     def _update(self, loss: Tensor) -> None:
         factor = rate_factor(self.step, self.stage.steps, self.stage.decay)
-        for group in self.optimizer.param_groups:
-            group.setdefault("full_lr", group["lr"])
-            group["lr"] = group["full_lr"] * factor
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.workers.average_gradients(self.parameters)
