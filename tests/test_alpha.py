@@ -15,6 +15,7 @@ from sdrt.container import alpha as codings
 from sdrt.container import alpha_edges
 from sdrt.container.alpha import DEFAULT_MAX_ERROR, Plane, decode_alpha, encode_alpha
 from sdrt.container.alpha_edges import decode_edges, encode_edges
+from sdrt.container.binary_coder import BinaryEncoder
 from sdrt.errors import CorruptError, SdrtError, UnsupportedError
 
 
@@ -272,7 +273,7 @@ def test_too_many_edges_are_left_to_other_codings() -> None:
     """A plane that would take long to walk through is not coded so, and a file that claims one is refused."""
     noise = (np.random.default_rng(11).integers(0, 2, (1024, 1024)) * 255).astype(np.uint8)
     assert encode_edges(noise, 0) is None
-    encoder = alpha_edges._Encoder()
+    encoder = BinaryEncoder(alpha_edges._CONTEXTS)
     alpha_edges._walk_blocks(encoder, np.ones((60, 60), np.uint8))
     with pytest.raises(CorruptError, match="2048"):
         decode_edges(b"\x00" + encoder.finish(), 16 * 60, 16 * 60)
