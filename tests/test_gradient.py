@@ -402,6 +402,7 @@ def test_the_trainers_models_have_their_gradients() -> None:
         half.double()
         for height, width in ((2, 3), (3, 1)):
             x = torch.randn(2, channels, height * unit, width * unit)
+            torch.testing.assert_close(torch_of(model)(x.double()), half(x.double()), rtol=1e-5, atol=1e-4)
             assert through(extended, half, {"x": x}, "x") < 1e-4
 
 
