@@ -110,6 +110,15 @@ def test_png_gamma_holds_for_every_kind_of_pixels(kind: str) -> None:
         assert (picture.alpha == grey[::-1]).all()
 
 
+def test_sixteen_bits_of_grey_are_converted_before_they_are_rounded() -> None:
+    """Linear grey of 16 bits keeps the steps of its shadows: every level is the nearest to its own light."""
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    picture = load(with_chunks(Image.fromarray(values), gamma_chunk(1)))
+    expected = srgb_of((values / 65535)[:, :, None].repeat(3, 2), BT709)
+    assert np.abs(picture.rgb - expected).max() < 0.51
+    assert len(np.unique(picture.rgb)) == 256
+
+
 def test_png_corners_are_undone() -> None:
     """cHRM alone moves colors and keeps sRGB's curve; with red's and green's corners exchanged so are the values."""
     pixels = colors()

@@ -6,12 +6,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from sdrt.pixels.colorimetry import Encoding, to_srgb
+from sdrt.pixels.colorimetry import Encoding, grey_to_srgb, to_srgb
 from sdrt.pixels.picture import Pixels
 
 STRIP_PX = 2**22
@@ -43,7 +44,9 @@ def plan_conversion(image: Image.Image, raw_mode: str, icc: object, encoding: En
     has_alpha = key is not None or (image.mode not in _KEYED_MODES and image.has_transparency_data)
     to_levels = _levels(image, raw_mode, notes)
     transform = None
-    if encoding is not None:
+    if encoding is not None and not encoding.hdr and image.mode in _SIXTEEN_BIT:
+        to_levels = partial(_grey_levels, encoding, _white(raw_mode))  # while all of their bits are there
+    elif encoding is not None:
         transform = _from_encoding(image, encoding, notes)
     elif isinstance(icc, bytes) and icc:
         transform = _from_profile(image, icc, notes)
@@ -108,7 +111,7 @@ def _levels(image: Image.Image, raw_mode: str, notes: list[str]) -> Callable[[np
     does not fit is stretched from its smallest to its largest value, with a note.
     """
     if image.mode in _SIXTEEN_BIT:
-        return lambda values: _scaled(values, 0.0, float(_LEVELS_OF_RAW_MODE.get(raw_mode, 65535)))
+        return lambda values: _scaled(values, 0.0, _white(raw_mode))
     if image.mode not in ("I", "F"):
         return None
     low, high = _finite_range(image, notes)
@@ -119,6 +122,15 @@ def _levels(image: Image.Image, raw_mode: str, notes: list[str]) -> Callable[[np
     else:
         notes.append(f"values from {low:g} to {high:g} were stretched to the range from black to white")
     return lambda values: _scaled(values, low, high)
+
+
+def _white(raw_mode: str) -> float:
+    """The largest value of an image of up to 16 bits."""
+    return float(_LEVELS_OF_RAW_MODE.get(raw_mode, 65535))
+
+
+def _grey_levels(encoding: Encoding, white: float, values: npt.NDArray[np.generic]) -> Pixels:
+    return grey_to_srgb(encoding, values.astype(np.float64) / white)
 
 
 def _finite_range(image: Image.Image, notes: list[str]) -> tuple[float, float]:

@@ -40,6 +40,10 @@ def _srgb_light(signal: Floats) -> Floats:
     return np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
 
 
+def _srgb_signal(light: Floats) -> Floats:
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
 def _bt709_light(signal: Floats) -> Floats:
     return np.where(signal < 0.0812428583, signal / 4.5, ((signal + 0.0992968268) / 1.0992968268) ** (1 / 0.45))
 
@@ -118,10 +122,7 @@ def to_srgb(encoding: Encoding, peak: int = 255) -> Callable[[Pixels], Pixels] |
 
     Raises ValueError for primaries that span no triangle around their white.
     """
-    signal = np.arange(256) / 255
-    if encoding.narrow:
-        signal = np.clip((255 * signal - 16) / 219, 0, 1)
-    table = encoding.light(signal).astype(np.float32)
+    table = _light(encoding, np.arange(256) / 255).astype(np.float32)
     matrix = _to_linear_srgb(encoding.primaries).T.astype(np.float32)
     tone = _tone_mapping(encoding, float(table[peak]))
 
@@ -142,12 +143,20 @@ def to_srgb(encoding: Encoding, peak: int = 255) -> Callable[[Pixels], Pixels] |
     return convert if changes.max() > _SAME_AS_SRGB_LEVELS else None
 
 
+def grey_to_srgb(encoding: Encoding, signal: Floats) -> Pixels:
+    """sRGB's levels of neutral signals 0..1, of any shape. Not for HDR."""
+    levels: Pixels = np.rint(255 * _srgb_signal(np.clip(_light(encoding, signal), 0, 1))).astype(np.uint8)
+    return levels
+
+
+def _light(encoding: Encoding, signal: Floats) -> Floats:
+    return encoding.light(np.clip((255 * signal - 16) / 219, 0, 1) if encoding.narrow else signal)
+
+
 @cache
 def _srgb_levels() -> Pixels:
     """sRGB's level 0..255 of linear light in 1/65535: within a fortieth of a level of the exact one."""
-    light = np.arange(65536) / 65535
-    signal = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    levels: Pixels = np.rint(255 * signal).astype(np.uint8)
+    levels: Pixels = np.rint(255 * _srgb_signal(np.arange(65536) / 65535)).astype(np.uint8)
     return levels
 
 
