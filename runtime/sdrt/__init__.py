@@ -11,9 +11,11 @@ when they are first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.5.0"
+
+TYPE_CHECKING = False
+"""As in typing, whose import would take longer than all else that happens before the command heeds Ctrl-C."""
 
 if TYPE_CHECKING:
     from sdrt.api import decode as decode

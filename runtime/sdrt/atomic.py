@@ -44,7 +44,7 @@ def replaces(destination: str | os.PathLike[str]) -> bool:
     path = _find(Path(destination), name)
     if path is None or path.exists():
         return path is not None
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise OutputError(f"cannot write {name}: {os.strerror(errno.EACCES)}")
     return False
 
