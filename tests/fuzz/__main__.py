@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fuzz import alphas, containers, graphs, manifests, payloads, priors
+from tests.fuzz import alphas, containers, graphs, manifests, payloads, priors, step_maps
 from tests.fuzz.run import Settings, fuzz
 
 TARGETS = {
@@ -27,7 +27,7 @@ TARGETS = {
         priors.TARGET,
         manifests.TARGET,
         graphs.TARGET,
-        # The target of a step map's coder stands here.
+        step_maps.TARGET,
     )
 }
 

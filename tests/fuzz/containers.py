@@ -24,11 +24,11 @@ MAX_PIXELS = 1 << 16
 CHUNKS: dict[bytes, Mutation] = {
     sdl.ALPHA: alphas.mutate_coded,
     sdl.SCALE: mutated,
+    sdl.STEP_MAP: mutated,
     sdl.EXIF: mutated,
     sdl.XMP: mutated,
     b"NEWS": mutated,
     b"news": mutated,
-    # A chunk with a structure of its own, a step map for one, has its mutation here; others get that of plain bytes.
 }
 
 

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tests.fuzz.mutations import EDGES, LARGE, mutated, number
 from tests.fuzz.target import Target
+from tests.prior_samples import heavy_arrays, laplace, plan
 
 from sdrt.coding import payload
-from sdrt.coding.prior import load_prior, write_prior
+from sdrt.coding.prior import FRACTIONS, TOTAL, Grid
+from sdrt.coding.prior_file import load_prior, write_prior
+from sdrt_export.prior_plan import Plan, ScanPlan
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _TYPES = (b"|u1", b"|i1", b"<u2", b"<i2", b"<i4", b"<f4", b"<f8", b"<i8", b"|b1", b"|O", b">i2", b"<U3")
@@ -123,56 +126,31 @@ def run(data: bytes) -> None:
     """Under a prior that loads, symbols come back that were coded with it."""
     prior = load_prior(data)
     for spread, step_index in ((0.7, 512), (900, 40)):
-        drawn = np.random.default_rng(len(data)).laplace(0, spread, (prior.channels, 5, 6))
-        symbols = np.rint(drawn).astype(np.int32)
-        coded = payload.encode(symbols, prior, step_index)
-        assert np.array_equal(payload.decode(coded, symbols.shape, prior, step_index), symbols)
+        coded, indices = laplace((5, 6), prior, spread, len(data)), np.full((5, 6), step_index)
+        assert np.array_equal(payload.decode(payload.encode(coded, prior, indices), prior, indices), coded)
 
 
 def seeds() -> list[bytes]:
-    """The smallest priors that have all parts: two channels, two classes, one with low bits, a network of two units."""
-    return [write_prior(_arrays(passes)) for passes in ([[0, 2, 1]], [[0, 1, 1], [1, 2, 1]], [[0, 2, 4]])]
+    """The smallest priors that have all parts: two classes, one with low bits; all at once, on a checkerboard, wide."""
+    return [write_prior(_arrays(of)) for of in (_FLAT, _CHECKERED, _WIDE)]
 
 
-def _arrays(passes: list[list[int]]) -> dict[str, NDArray[np.generic]]:
-    """``passes``: rows of start, stop and number of grids."""
-    rng = np.random.default_rng(5)
-    hidden, rows, grids, taps = 2, [], [], []
-    parts: dict[str, list[NDArray[np.int64]]] = {key: [] for key in ("weights", "global_weights", "out_weights")}
-    for start, stop, count in passes:
-        size = stop - start
-        columns = hidden + 2 * size
-        rows.append([start, stop, count, 1, int(count == 4), hidden])
-        taps += [(0, 0), *([(-1, 0)] if count == 4 else [])]
-        grids += [(0, 0, 1)] if count == 1 else [(y, x, 2) for y in (0, 1) for x in (0, 1)]
-        inputs = start + size * (count == 4) + stop + stop
-        parts["weights"].append(rng.integers(-9, 10, inputs * columns))
-        parts["global_weights"].append(rng.integers(-50, 900, 2 * columns))
-        parts["out_weights"].append(rng.integers(-9, 10, hidden * 2 * size))
+_FLAT = Plan(2, 2, (), (ScanPlan(0, 1, (Grid(0, 0, 1),), (), 2), ScanPlan(1, 2, (Grid(0, 0, 1),), (), 2)))
+_CHECKERED = plan(2, 2, (), (0, 2), hidden=2)
+_WIDE = plan(4, 2, (1, 4), (0, 1, 2, 5), hidden=2)
+
+
+def _arrays(of: Plan) -> dict[str, NDArray[np.generic]]:
     radius = np.array([1, 2], np.uint8)
-    tables = [np.full((5, 2 * int(r) + 2), 65536 // (2 * int(r) + 2)) for r in radius]
+    tables = [np.full((FRACTIONS, 2 * int(r) + 2), TOTAL // (2 * int(r) + 2)) for r in radius]
     for table in tables:
-        table[:, 0] += 65536 - table.sum(1)
-    frequencies = np.concatenate([table.ravel() for table in tables])
+        table[:, 0] += TOTAL - table.sum(1)
     return {
-        "format": np.uint16(1),
-        "steps": np.ones(2, "<f4"),
-        "sensitivity": np.ones(2, "<f4"),
-        "decisions": np.float32(0.5),
-        "order": np.array([1, 0], np.uint8),
-        "passes": np.array(rows, "<i2"),
-        "grids": np.array(grids, np.int8),
-        "taps": np.array(taps, np.int8),
-        "weights": np.concatenate(parts["weights"]).astype(np.int8),
-        "global_weights": np.concatenate(parts["global_weights"]).astype("<i4"),
-        "shift": np.full(hidden * len(rows), 3, np.uint8),
-        "out_weights": np.concatenate(parts["out_weights"]).astype(np.int8),
-        "out_shift": np.full(4, 5, np.uint8),
+        **heavy_arrays(of),
         "thresholds": np.array([300], "<u2"),
         "radius": radius,
         "low_bits": np.array([0, 3], np.uint8),
-        "frequencies": frequencies.astype("<u2"),
-        "centres": np.zeros(len(frequencies), np.int8),
+        "frequencies": np.concatenate([table.ravel() for table in tables]).astype("<u2"),
     }
 
 

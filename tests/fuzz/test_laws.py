@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
-from tests.fuzz import priors
-from tests.fuzz.containers import TESTS
+from tests.fuzz import payloads, priors
 
 from sdrt.coding import npz, payload, rate
-from sdrt.coding.prior import MAX_SYMBOL, Prior, load_prior
+from sdrt.coding.prior import MAX_SYMBOL
+from sdrt.coding.symbols import with_extents
 from sdrt.command import cli
 from sdrt.container import sdl
 from sdrt.container.alpha import decode_alpha, encode_alpha
+from sdrt.container.step_map import MOST_OFFSET, decode_step_map, encode_step_map
 from sdrt.errors import ModelError, SdrtError, UnsupportedError
 from sdrt.network import tile
 from sdrt.network.graph import Graph
@@ -79,22 +79,33 @@ def test_every_alpha_plane_comes_back_within_its_error(plane: NDArray[np.uint8],
     assert np.abs(found.astype(int) - plane).max() <= max_error
 
 
-@cache
-def prior() -> Prior:
-    return load_prior(TESTS / "data" / "testpack" / "prior.npz")
-
-
 symbols = st.integers(-3, 3) | st.integers(-2000, 2000) | st.integers(-MAX_SYMBOL, MAX_SYMBOL)
 
 
 @law
-@given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 1023), st.data())
-def test_all_symbols_come_back(size: tuple[int, int], step_index: int, draw: st.DataObject) -> None:
-    """decode(encode(s)) == s for every shape, step and symbol, escapes among them."""
-    shape = (prior().channels, *size)
-    drawn = draw.draw(arrays.arrays(np.int32, shape, elements=symbols, fill=st.just(0)))
-    coded = payload.encode(drawn, prior(), step_index)
-    assert np.array_equal(payload.decode(coded, shape, prior(), step_index), drawn)
+@given(st.sampled_from((0, 1)), st.tuples(st.integers(1, 9), st.integers(1, 9)), st.data())
+def test_all_symbols_come_back(which: int, size: tuple[int, int], draw: st.DataObject) -> None:
+    """decode(encode(s)) == s for dense and wide priors, every shape, symbol, escapes among them, and steps."""
+    prior = payloads.priors()[which]
+    drawn = draw.draw(arrays.arrays(np.int32, (*size, prior.channels), elements=symbols, fill=st.just(0)))
+    indices = draw.draw(arrays.arrays(np.int64, size, elements=st.integers(0, 1023)))
+    coded = with_extents(drawn, prior)
+    assert np.array_equal(payload.decode(payload.encode(coded, prior, indices), prior, indices), coded)
+
+
+step_maps = arrays.arrays(
+    np.int8,
+    arrays.array_shapes(min_dims=2, max_dims=2, max_side=30),
+    elements=st.integers(-MOST_OFFSET, MOST_OFFSET),
+).filter(np.any)
+
+
+@law
+@given(step_maps)
+def test_every_step_map_comes_back(offsets: NDArray[np.int8]) -> None:
+    """decode(encode(m)) == m."""
+    rows, columns = offsets.shape
+    assert np.array_equal(decode_step_map(encode_step_map(offsets), (rows, columns)), offsets)
 
 
 @law
