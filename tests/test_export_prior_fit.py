@@ -233,8 +233,6 @@ def test_crops_fit_the_cells_and_skip_what_is_broken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("decisions", [None, 0.75])
 def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions: float | None) -> None:
     """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("torch")
     pack = tmp_path / "pack"
     pack.mkdir()
     for path in testpack.folder.iterdir():

@@ -70,14 +70,6 @@ def test_no_budget_is_too_small_to_be_told_the_smallest_size(budget: int) -> Non
             )
 
 
-@pytest.mark.parametrize("target", [0, -1, -0.5, float("nan"), float("inf"), -float("inf")])
-def test_a_target_is_a_finite_number_above_zero(target: float) -> None:
-    """What is no size is refused by its name; None is no target."""
-    with pytest.raises(UnsupportedError, match=r"target_bpp is .*finite number above 0"):
-        rate.check_target("target_bpp", target)
-    rate.check_target("target_bpp", None)
-
-
 def test_a_generous_budget_gives_the_finest_step() -> None:
     """More bytes than the finest step needs: the finest step."""
     assert rate.finest_within(lambda index, _thrift: b"%d" % index, 10**9, guess=512, finest=333) == b"333"

@@ -48,8 +48,8 @@ def test_one_codec_serves_many_threads(
     device: Any, testpack: ModelPack, make_photo: Callable[[int, int], Pixels], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads that use a new codec at once open each graph once, and each gets what it would have got alone."""
-    if device == "openvino":
-        pytest.importorskip("openvino")
+    if device == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
     alone = Codec("testpack", device=device, threads=1)
     photos = [make_photo(40 + 8 * item, 90 - 9 * item) for item in range(WORKERS)]
     files = [alone.encode(photo, target_bytes=700) for photo in photos]

@@ -96,7 +96,7 @@ def channel_order(latents: Sequence[Float32], steps: Float32) -> NDArray[np.int6
     return np.argsort(-variance, kind="stable")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantizable:
     """Latents (C, h, w) in ``(raw - shift) * scale`` units, and a step index that they may be quantized with."""
 
@@ -147,7 +147,7 @@ def fit_prior(
     return {**arrays, **counted}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """A crop, uint8 (H, W, 3), and its latents at a step index."""
 

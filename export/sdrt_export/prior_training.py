@@ -53,7 +53,7 @@ class FitConfig:
     seed: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """A picture as the coder meets it: coded symbols (h, w, coded channels) and the step index (h, w) of each place."""
 

@@ -76,7 +76,7 @@ class LatentCoder:
         return step_map.spread(offsets, file.step_index, rows, columns, cell)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileWriter:
     """Writes the file of one picture.
 
@@ -174,7 +174,7 @@ class FileWriter:
         target_bytes, target_bpp = self.options.target_bytes, self.options.target_bpp
         if target_bpp is not None:
             target_bytes = rate.budget_of(target_bpp, self.width_px, self.height_px)
-        return None if target_bytes is None else min(max(target_bytes, 1), sdl.MAX_FILE_BYTES)
+        return None if target_bytes is None else min(target_bytes, sdl.MAX_FILE_BYTES)
 
     @property
     def _of_them_metadata(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sdrt.errors import LimitError, UnsupportedError
+from sdrt.arguments import check_count
+from sdrt.errors import LimitError
 
 DEFAULT_MAX_PIXELS = 178_956_970
 """Where Pillow itself raises DecompressionBombError: twice a quarter of a GiB of 24-bit pixels. None means no limit."""
@@ -11,10 +12,9 @@ DEFAULT_MAX_PIXELS = 178_956_970
 def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
     """Refuse a picture of more than ``max_pixels`` pixels; call it before anything of that size is allocated.
 
-    Raises LimitError, and UnsupportedError for a limit that no picture could keep.
+    Raises LimitError, and ArgumentError for a limit that no picture could keep.
     """
-    if max_pixels is not None and not max_pixels >= 1:
-        raise UnsupportedError(f"max_pixels is {max_pixels}, it must be at least 1, or None for no limit")
+    check_count("max_pixels", max_pixels)
     if max_pixels is not None and width_px * height_px > max_pixels:
         raise LimitError(beyond(f"{width_px} x {height_px} = {width_px * height_px} pixels", max_pixels))
 

@@ -33,12 +33,6 @@ _EMPTY = 225
 """Indices from the first guess, about, to where nothing is left to code: the first guess at the slope."""
 
 
-def check_target(name: str, target: float | None) -> None:
-    """Raises UnsupportedError for a target that no file can have: zero, less, infinity or no number. None is none."""
-    if target is not None and not 0 < target < math.inf:
-        raise UnsupportedError(f"{name} is {target:g}, it must be a finite number above 0")
-
-
 def budget_of(target_bpp: float, width_px: int, height_px: int) -> int:
     """Bytes of a whole file at ``target_bpp`` bits a pixel, rounded down, so that the rate is never exceeded."""
     return int(target_bpp * width_px * height_px / 8)
