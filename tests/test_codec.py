@@ -18,12 +18,12 @@ from PIL import Image
 from tests.prior_samples import heavy_arrays, plan
 
 import sdrt
-from sdrt import bitstream, model_cache
+from sdrt import bitstream, info, model_cache
 from sdrt.codec import Codec
 from sdrt.coding import quantize, rate
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.symbols import to_channels
-from sdrt.errors import LimitError, ModelError, UnsupportedError
+from sdrt.errors import ArgumentError, LimitError, ModelError, UnsupportedError
 from sdrt.network import transform
 from sdrt.network.engine import Engine, GraphOf
 from sdrt.packs import search

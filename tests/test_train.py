@@ -91,7 +91,6 @@ def test_crops_have_the_asked_size_and_range(tmp_path: Path) -> None:
     assert torch.equal(first, CropSource(photos, 4, 64, 7, CropConfig(drawn=0)).next())
 
 
-
 def test_rounding_passes_the_gradient() -> None:
     """The value is a multiple of the step; the gradient is that of the identity."""
     latents = torch.tensor([0.3, 1.6, -2.7], requires_grad=True)
@@ -99,7 +98,6 @@ def test_rounding_passes_the_gradient() -> None:
     assert torch.allclose(rounded, torch.tensor([0.5, 1.5, -2.5]))
     rounded.sum().backward()
     assert torch.equal(latents.grad, torch.ones(3))
-
 
 
 def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:

@@ -9,9 +9,11 @@ import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PREFIX = b"Exif\x00\x00"
 """What JPEG and Pillow put before EXIF bytes. sdrt keeps EXIF without it, from the TIFF header on."""
@@ -171,11 +173,15 @@ class Exif:
             return
         needed = self._covered(kept)
         end = int(needed.nonzero()[0].max()) + 1
+        import numpy as np  # only here: to open an .sdl file in Pillow takes none
+
         np.frombuffer(self._data, np.uint8)[self._covered(gone) & ~needed] = 0
         del self._data[min((start for start, _ in gone if start >= end), default=len(self._data)) :]
 
     def _covered(self, extents: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
         """Which bytes lie in any of them."""
+        import numpy as np
+
         change = np.zeros(len(self._data) + 1, np.int32)
         ends = np.minimum(np.array(extents, np.int64), len(self._data))
         np.add.at(change, ends[:, 0], 1)

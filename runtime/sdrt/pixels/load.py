@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from sdrt import streams
+from sdrt.arguments import check_count
 from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError, SdrtError
 from sdrt.limits import DEFAULT_MAX_PIXELS, beyond, check_pixels
 from sdrt.pixels import boxes, tiff_tags
@@ -59,8 +60,9 @@ def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Pict
         MissingFileError: There is no such file.
         ImageError: It is no picture that can be read.
         LimitError: It has more than ``max_pixels`` pixels.
-        ArgumentError: ``source`` is none of these.
+        ArgumentError: ``source`` is none of these, or ``max_pixels`` no limit.
     """
+    check_count("max_pixels", max_pixels)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
