@@ -1,8 +1,8 @@
 """Can the type in a picture be read? Character error rates by Tesseract (Debian: apt-get install tesseract-ocr).
 
 The text read from a decoded picture is compared with the text read from the original: what Tesseract misreads in both
-is not the codec's. Tesseract is not perfectly steady: a file that looks flawless may still have a small rate, so compare
-codecs with each other, not with zero (`python -m bench.hard --codecs avif --bpp 3` shows how small).
+is not the codec's. Tesseract is not perfectly steady: a file that looks flawless may still have a small rate, so
+compare codecs with each other, not with zero (`python -m bench.hard --codecs avif --bpp 3` shows how small).
 """
 
 from __future__ import annotations
