@@ -72,20 +72,22 @@ class Engine:
         threads: int | None = None,
         optimise: bool = True,
         sides: Sides = DEFAULT_SIDES,
+        tf32: bool = True,
     ) -> None:
         """Loads the graph.
 
         ``graph``: its path, or what gives the path for the device that is taken. ``precision``: only bf16 matters here
         (see ``devices``), or float32 in OpenVINO for any other. ``threads`` 1 or more; None takes every core that
         the process may use. ``optimise`` False keeps the graph as it was written, to tell an optimiser's fault from the
-        graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own.
+        graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own. ``tf32``
+        False: CUDA multiplies float32 with all of its 24 bits, not with 11.
 
         Raises ArgumentError: unknown device or precision, threads below 1. EngineError: device not to be had, graph
         missing or not readable. And what ``graph`` raises.
         """
         candidates = devices_to_try(device, precision)
         check_count("threads", threads)
-        settings = _Settings(precision, threads, optimise, sides)
+        settings = _Settings(precision, threads, optimise, sides, tf32)
         if len(candidates) == 1:
             self.device, self.path = candidates[0], _resolve(graph, candidates[0])
             opened = _open(self.path, self.device, settings)
@@ -117,6 +119,7 @@ class _Settings:
     threads: int | None
     optimise: bool
     sides: Sides
+    tf32: bool
 
 
 def available_devices() -> list[DeviceReport]:
@@ -247,7 +250,7 @@ def _open(path: Path, device: str, settings: _Settings) -> _Opened:
         device,
         settings.threads,
         optimise=settings.optimise,
-        options=onnxruntime_session.CUDA_OPTIONS if device == "cuda" else {},
+        options=onnxruntime_session.cuda_options(settings.tf32) if device == "cuda" else {},
     )
     return _Opened(runner, "asked for", longest_side=settings.sides.most if device in GPU else None)
 
