@@ -19,9 +19,9 @@ from sdrt.packs.search import load_pack, verify_file
 from sdrt_export import int8
 from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
+from sdrt_export.parity import TOLERANCES
 from sdrt_export.precision import PRECISIONS
 from sdrt_export.spaces import SPACES
-from sdrt_export.verify import TOLERANCES
 
 diffusers = pytest.importorskip("diffusers")
 

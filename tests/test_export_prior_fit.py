@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,17 +21,18 @@ from sdrt.coding.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, build_prior, loa
 from sdrt.errors import ImageError
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack
+from sdrt_export import encoded_crops
+from sdrt_export.pack_writer import update_manifest
+from sdrt_export.photographs import crops, list_images
 from sdrt_export.prior_fit import (
     MOST_ITERATIONS,
-    base_steps,
-    crops,
     fit_prior,
     generic_arrays,
     generic_prior,
     iterations_for,
-    list_images,
     main,
 )
+from sdrt_export.prior_steps import base_steps
 from sdrt_export.prior_tables import (
     SPREAD,
     class_layout,
@@ -35,6 +41,7 @@ from sdrt_export.prior_tables import (
     shape_probabilities,
     to_frequencies,
 )
+from sdrt_export.progress import Progress, in_time
 
 Float32 = NDArray[np.float32]
 
@@ -189,7 +196,7 @@ def test_crops_fit_the_cells_and_skip_what_is_broken(tmp_path: Path) -> None:
         size = (100 + 60 * i, 90 + 30 * i, 3)
         Image.fromarray(random.integers(0, 256, size, dtype=np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    one, two = (crops(list_images(tmp_path), 40, 16, 5) for _ in range(2))
+    one, two = (list(crops(list_images(tmp_path), 40, 16, 5)) for _ in range(2))
     assert len(one) >= 36
     assert {held for held, _crop in one} == {True, False}
     for (_held, crop), (_other, same) in zip(one, two, strict=True):
@@ -208,20 +215,28 @@ def test_minutes_become_iterations() -> None:
     assert iterations_for(1e9, training, 8) == MOST_ITERATIONS
 
 
-@pytest.mark.parametrize("decisions", [None, 0.75])
-def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions: float | None) -> None:
-    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
+@pytest.fixture
+def pack(tmp_path: Path, testpack: ModelPack, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pack to be fitted, and an empty cache."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
-    pack = tmp_path / "pack"
-    pack.mkdir()
-    for path in testpack.folder.iterdir():
-        (pack / path.name).write_bytes(path.read_bytes())
-    photos = tmp_path / "photos"
-    photos.mkdir()
+    monkeypatch.setenv("SDRT_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(testpack.folder, tmp_path / "pack"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for i in range(5):
         gradient = np.add.outer(np.arange(96) * (i + 1), np.arange(128)) % 256
-        Image.fromarray(np.repeat(gradient[..., None], 3, 2).astype(np.uint8)).save(photos / f"{i}.png")
+        Image.fromarray(np.repeat(gradient[..., None], 3, 2).astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("decisions", [None, 0.75])
+def test_the_command_fits_a_pack(pack: Path, photos: Path, testpack: ModelPack, decisions: float | None) -> None:
+    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
     arguments = [str(pack), "--images", str(photos), "--photos", "8", "--iterations", "20", "--hidden", "8"]
     arguments += ["--threads", "1"] if decisions is None else ["--decisions", str(decisions), "--no-centres"]
     assert main(arguments) == 0
@@ -234,3 +249,157 @@ def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions:
     if decisions is not None:
         assert prior.decisions == decisions
         assert not any(table.any() for table in prior.centres)
+
+
+def test_encoded_crops_are_kept_for_the_pack_and_the_photographs(
+    pack: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run encodes nothing and has the same crops; another encoder, seed or photograph begins anew."""
+    runs: list[int] = []
+    original = encoded_crops.to_latents
+
+    def counted(*arguments: object, **options: object) -> Float32:
+        runs.append(1)
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encoded_crops, "to_latents", counted)
+
+    def encode(seed: int = 1) -> tuple[int, encoded_crops.EncodedCrops]:
+        runs.clear()
+        found = encoded_crops.encode_crops(load_pack(pack), photos, 10, seed, 1)
+        return len(runs), found
+
+    (first, fresh), (second, kept) = encode(), encode()
+    assert (first, second) == (10, 0)
+    for one, two in zip(fresh.training, kept.training, strict=True):
+        np.testing.assert_array_equal(one, two)
+    for (crop, latents), (same_crop, same_latents) in zip(fresh.held, kept.held, strict=True):
+        np.testing.assert_array_equal(crop, same_crop)
+        np.testing.assert_array_equal(latents, same_latents)
+    assert encode(seed=2)[0] == 10
+    os.utime(photos / "3.png", (1, 1))
+    assert encode()[0] == 10
+    encoder = pack / "encoder.onnx"
+    encoder.write_bytes(encoder.read_bytes() + b"\x72\x00")  # an empty field more: the same graph by another hash
+    update_manifest(pack)
+    assert encode()[0] == 10
+
+
+def test_an_interrupted_encoding_goes_on(pack: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C only what was not finished is encoded, and the crops are those of an undisturbed run; damage too."""
+    whole = encoded_crops.encode_crops(load_pack(pack), photos, 10, 1, 1)
+    files = sorted(whole.folder.iterdir())
+    assert len(files) == 5
+    files[2].write_bytes(files[2].read_bytes()[:100])
+    files[3].unlink()
+    files[4].unlink()
+    again = encoded_crops.encode_crops(load_pack(pack), photos, 10, 1, 1)
+    for one, two in zip(whole.training, again.training, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_an_interrupted_training_gives_what_it_would_have_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends after a whole iteration; the next run goes on from there, and the prior's bytes are the same."""
+    from sdrt_export import prior_training
+
+    training, held = [textured(i, 3, 12) for i in range(4)], [textured(100, 3, 12)]
+    checkpoint = tmp_path / "training.pt"
+
+    def fit(path: Path | None) -> bytes:
+        settings = {"index_range": (448, 576), "hidden": 4, "iterations": 50}
+        return write_prior(fit_prior(training, held, checkpoint=path, **settings))  # type: ignore[arg-type]
+
+    undisturbed = fit(None)
+    original, learnt = prior_training._learn, []
+
+    def learn(*arguments: object) -> object:
+        learnt.append(1)
+        if len(learnt) == 13:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prior_training, "_learn", learn)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(checkpoint)
+    assert (len(learnt), prior_training.stored_iterations(checkpoint)) == (13, 50)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert fit(checkpoint) == undisturbed
+    assert len(learnt) == 50
+    assert fit(checkpoint) == undisturbed, "the end is kept until the prior is written"
+    assert len(learnt) == 50
+    checkpoint.write_bytes(b"damaged")
+    assert fit(checkpoint) == undisturbed
+
+
+def test_ctrl_c_says_that_the_command_goes_on(
+    pack: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 130 and one line that says what the same command will do; then it does, and leaves no checkpoint."""
+    from sdrt_export import prior_training
+    from sdrt_export.__main__ import main as command
+
+    arguments = ["prior", str(pack), "--images", str(photos), "--photos", "8", "--iterations", "20", "--hidden", "4"]
+    original = prior_training._learn
+
+    def learn(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prior_training, "_learn", learn)
+    assert command(arguments) == 130
+    error = capsys.readouterr().err
+    assert "the same command goes on where it was" in error.splitlines()[-1]
+    assert "prior: photographs through the encoder [####" in error
+    monkeypatch.setattr(prior_training, "_learn", original)
+    assert command(arguments) == 0
+    assert "1/20" in capsys.readouterr().err
+    assert not list((pack.parent / "cache").rglob("*.pt"))
+
+
+def test_a_generic_prior_makes_a_pack_usable_at_once(
+    pack: Path, photo: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without photographs a pack encodes and decodes; one that has a prior, with files written by it, keeps it."""
+    from sdrt.codec import Codec
+    from sdrt_export.__main__ import main as command
+
+    assert command(["prior", str(pack), "--generic"]) == 7
+    assert "has a prior already" in capsys.readouterr().err
+    (pack / "prior.npz").unlink()
+    update_manifest(pack)
+    assert command(["prior", str(pack), "--generic"]) == 0
+    assert load_pack(pack).manifest["prior"] == {"generic": True}
+    codec = Codec(pack, device="cpu")
+    assert codec.decode(codec.encode(photo)).size == (photo.shape[1], photo.shape[0])
+    with pytest.raises(SystemExit):
+        main([str(pack)])
+
+
+def test_progress_is_shown_from_the_first_moment() -> None:
+    """A bar at once, an estimate with the first part done; lines only now and then where there is no terminal."""
+    now = [0.0]
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, shown in ((io.StringIO(), 3), (Terminal(), 9)):
+        now[0] = 0.0
+        with Progress("step", 8, stream=stream, clock=lambda: now[0]) as progress:
+            assert "step [........................] 0/8" in stream.getvalue()
+            for part in range(1, 9):
+                now[0] += 2
+                progress.reach(part, "note")
+                if part == 5:
+                    assert "5/8  10 s, about 6 s left  note" in stream.getvalue()
+        assert len(re.split(r"[\r\n]+", stream.getvalue().strip())) >= shown
+        assert "8/8  16 s" in stream.getvalue()
+    assert [in_time(seconds) for seconds in (3, 600, 9000)] == ["3 s", "10 min", "2.5 h"]
+    stream = io.StringIO()
+    with Progress("step", 8, done=6, stream=stream, clock=lambda: now[0]) as progress:
+        now[0] += 60
+        progress.reach(7)
+        assert "7/8  60 s, about 60 s left" in stream.getvalue(), "what an earlier run did does not count"

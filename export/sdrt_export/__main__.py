@@ -1,4 +1,4 @@
-"""``python -m sdrt_export graph | verify | prior | int8 | output | tensorrt``: a checkpoint becomes a model pack."""
+"""``python -m sdrt_export``: autoencoders become model packs, packs are proven and completed, and go out again."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdrt.errors import ModelError, SdrtError
-from sdrt.packs.manifest import MANIFEST, PRIOR
 from sdrt.packs.search import load_pack
-from sdrt_export import build_tensorrt
-from sdrt_export.pack_writer import read_manifest, update_manifest, write_pack
+from sdrt_export import build_tensorrt, from_onnx, optimum_layout
+from sdrt_export.exported_pack import kept_fields, tell_exported, tell_parities, write_exported
 from sdrt_export.spaces import SPACES
 
 if TYPE_CHECKING:
@@ -41,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sdrt_export: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("sdrt_export: interrupted", file=sys.stderr)
+        goes_on = "; the same command goes on where it was" if arguments[:1] == ["prior"] else ""
+        print(f"sdrt_export: interrupted{goes_on}", file=sys.stderr)
         return 130
 
 
@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("output", choices=["uint8", "float32"])
     output.set_defaults(run=_output)
 
+    from_onnx.add_command(commands)
+    optimum_layout.add_command(commands)
     build_tensorrt.add_command(commands)
     return parser
 
@@ -92,13 +94,12 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def _graph(options: argparse.Namespace) -> int:
     from sdrt_export.graph import export_modules
-    from sdrt_export.overflow import MOST
     from sdrt_export.sources import open_source
 
     source = open_source(options.source, _source_options(options))
     for note in source.notes:
         print(f"sdrt_export: taken for granted: {note}", file=sys.stderr)
-    kept = _kept_fields(options.out, source.space.identity)
+    kept = kept_fields(options.out, source.space.identity)
     exported = export_modules(
         source.encoder,
         source.decoder,
@@ -108,50 +109,29 @@ def _graph(options: argparse.Namespace) -> int:
         precisions=options.precision,
         allow_overflow=options.allow_overflow,
     )
-    if exported.fp16_peak is not None and exported.fp16_peak > MOST:
-        print(f"sdrt_export: warning: fp16 will overflow: numbers reach {exported.fp16_peak:.3g}", file=sys.stderr)
-    for stale in options.out.glob("*.onnx"):
-        if stale.name not in exported.files:
-            stale.unlink()
-    pack = write_pack(
+    pack = write_exported(
         options.out,
-        name=options.name or options.out.resolve().name,
+        exported,
+        kept,
+        name=options.name,
         space=source.space,
-        latent_distribution=exported.latent_distribution,
-        halo=exported.halo,
         source=source.provenance,
-        graphs=exported.graphs,
         licence=source.license,
-        **kept,
     )
-    sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
-    print(f"{pack.folder}: latent space {pack.space.id} ({pack.space.channels} at 1/{pack.space.downscale}); {sizes}")
-    if PRIOR not in pack.files:
-        print(f"next: python -m sdrt_export prior {pack.folder} --images FOLDER")
-    return 0
-
-
-def _kept_fields(folder: Path, identity: bytes) -> dict[str, Any]:
-    """What a fitted prior brought to a pack that is exported again: files written with it must stay readable."""
-    if not (folder / MANIFEST).is_file() or not (folder / PRIOR).is_file():
-        return {}
-    manifest = read_manifest(folder)
-    if load_pack(folder).space.identity != identity:
-        raise ModelError(f"{folder} holds the prior of another latent space: choose another folder or remove it")
-    kept: dict[str, Any] = {key: manifest[key] for key in ("quality_range", "default_step", "prior") if key in manifest}
-    kept["quality_range"] = tuple(kept["quality_range"])
-    return kept
+    return tell_exported(pack, exported)
 
 
 def _verify(options: argparse.Namespace) -> int:
     from sdrt_export.sources import open_source
-    from sdrt_export.verify import report, verify_pack
+    from sdrt_export.verify import verify_pack
 
     pack = load_pack(options.pack)
     origin = pack.manifest.get("source") or {}
     location = options.source or origin.get("location")
     if not location:
         raise ModelError(f"the manifest of {pack.folder} names no source that can be exported again: give --source")
+    if origin.get("kind") == from_onnx.KIND and Path(location).is_dir():
+        return from_onnx.verify(pack, Path(location), options.device)
     chosen = _source_options(options)
     if not options.source:
         # What made the pack's own source what it is need not be said again.
@@ -170,18 +150,7 @@ def _verify(options: argparse.Namespace) -> int:
     against = source.reference()
     print(f"compared with {against.reader}")
     parities = verify_pack(pack, source.encoder, source.decoder, against=against, device=options.device)
-    print("precision  device    output   encoder MB  decoder MB  latents (sd)  max of 255  PSNR (dB)  LPIPS")
-    for parity in parities:
-        encoder = "-" if parity.encoder_bytes is None else f"{parity.encoder_bytes / 1e6:.2f}"
-        latents = "-" if parity.latents_relative is None else f"{parity.latents_relative:.5f}"
-        lpips = "-" if parity.picture_lpips is None else f"{parity.picture_lpips:.5f}"
-        print(
-            f"{parity.precision:<10} {parity.device:<9} {parity.output:<8} {encoder:<11} "
-            f"{parity.decoder_bytes / 1e6:<11.2f} {latents:<13} {parity.picture_max_abs:<11.3f} "
-            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {'ok' if parity.passed else 'FAILED'}"
-        )
-    update_manifest(pack.folder, verified=report(parities))
-    return 0 if all(parity.passed for parity in parities) else 1
+    return tell_parities(pack, parities)
 
 
 def _output(options: argparse.Namespace) -> int:

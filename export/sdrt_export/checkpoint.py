@@ -1,12 +1,10 @@
 """Files of tensors: read by their content, nothing but tensors unpickled, other files refused with the true reason.
 
-What a file is called does not decide how it is read: a pickle named .safetensors is a pickle. What people most often
-have instead of weights (a Git LFS pointer, a web page, half a download) is recognized before a parser sees it.
+What a file is called does not decide how it is read: a pickle named .safetensors is a pickle.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sdrt.errors import ModelError, first_line
+from sdrt_export.impostors import read_json, refuse_impostor, some
 
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "bn.")
@@ -25,9 +24,6 @@ PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "bn.")
 ANCHORS = ("encoder.conv_in.weight", "encoder.layers.0.weight")
 """A tensor that tells where an autoencoder begins: AutoencoderKL (in either naming), AutoencoderTiny."""
 _PREFERRED_PREFIXES = ("first_stage_model.", "vae.", "")
-_HEAD_BYTES = 1024
-_NAMED = 3
-"""How many tensors a message names."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +122,6 @@ def read_weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """An object of a JSON file. Raises ModelError that says what the file is instead."""
-    refuse_impostor(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}: {first_line(error)}") from None
-    if not isinstance(data, dict):
-        raise ModelError(f"cannot read {path}: an object was expected")
-    return data
-
-
 def is_safetensors(path: Path) -> bool:
     """Whether the file begins as a safetensors file does: a length of eight bytes, then JSON.
 
@@ -146,25 +130,6 @@ def is_safetensors(path: Path) -> bool:
     """
     head = refuse_impostor(path)
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
-
-
-def refuse_impostor(path: Path) -> bytes:
-    """The first bytes of a file. Raises ModelError where they show that it is not what its name says."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
-    start = head.lstrip()[:64].lower()
-    if not head:
-        raise ModelError(f"{path} is empty: the download did not finish")
-    if start.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its repository")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError(f"{path} is a web page: the download was refused or wants a login")
-    if head.startswith(b"GGUF"):
-        raise ModelError(f"{path} is a GGUF file, whose quantized weights are not read: use the .safetensors version")
-    return head
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
@@ -195,12 +160,6 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: Path) -
     if sick:
         raise ModelError(f"{where}: {some(sick)} holds values that are not finite (NaN or infinity): it is damaged")
     module.load_state_dict(wide, strict=False)  # what the checks above allow to be missing has its initial value
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _kind(module: nn.Module) -> str:

@@ -40,20 +40,23 @@ def write_graphs(
     precisions: Sequence[str],
     graphs: dict[str, Any],
     fp16_peak: float | None = None,
+    converted: bool = False,
 ) -> Exported:
     """Writes float32 graphs of both halves in each precision; int8 graphs in the folder, made from older ones, go.
+
+    ``converted``: they are in the only precision of ``precisions`` already.
 
     Raises:
         ModelError: a weight is beyond fp16's range.
         OutputError: a file cannot be written.
     """
     contents = {
-        graph_file_name(half, precision): convert(model, precision)
+        graph_file_name(half, precision): model if converted else convert(model, precision)
         for half, model in models.items()
         for precision in precisions
     }
     for name, model in contents.items():
-        _save(model, folder / name)
+        save_graph(model, folder / name)
     for half in models:
         (folder / graph_file_name(half, "int8")).unlink(missing_ok=True)
     reach, spread = dependence(models["encoder"], 1), dependence(models["decoder"], space.downscale)
@@ -82,7 +85,14 @@ def fold(traced: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
+def computes_on_shapes(model: onnx.ModelProto) -> bool:
+    """Whether a Shape feeds anything but a Reshape. GPU sessions leave such nodes to the CPU, which sdrt refuses."""
+    shapes = {node.output[0] for node in model.graph.node if node.op_type == "Shape"}
+    return any(shapes & set(node.input) for node in model.graph.node if node.op_type != "Reshape")
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Writes a checked graph, the same bytes for the same graph. Raises OutputError where it cannot be written."""
     onnx.checker.check_model(model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,9 +28,9 @@ from sdrt_export.int8_graph import quantise
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
 from sdrt_export.pack_writer import update_manifest
+from sdrt_export.photographs import crops, list_images
 from sdrt_export.pixel_output import gives_pixels, set_output, without_pixels
 from sdrt_export.precision import widen
-from sdrt_export.prior_fit import crops, list_images
 from sdrt_export.session import open_session
 
 Floats = NDArray[np.float32]

@@ -1,42 +1,40 @@
-"""Fit a pack's prior: ``python -m sdrt_export prior PACK --images FOLDER``.
+"""Fit a pack's prior: ``python -m sdrt_export prior PACK --images FOLDER``, or ``--generic`` without photographs.
 
 The pack's encoder runs over crops of the photographs; a network and tables learn to predict the integers
 (:mod:`sdrt_export.prior_network`, :mod:`sdrt_export.prior_tables`); the decoder tells what an error in each channel
-does to the pixels. The result is ``prior.npz`` and its entry in the manifest.
+does to the pixels. The result is ``prior.npz`` and its entry in the manifest. An interrupted run goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from sdrt.atomic import write_atomic
 from sdrt.coding.prior import GLOBAL_BITS, HIDDEN_BITS, MEAN_BITS, Prior, build_prior, write_prior
-from sdrt.errors import ImageError, SdrtError
+from sdrt.errors import ModelError
 from sdrt.network.engine import Engine
-from sdrt.network.transform import to_latents
-from sdrt.packs.manifest import ModelPack
+from sdrt.packs.manifest import PRIOR, ModelPack
 from sdrt.packs.search import load_pack
-from sdrt.pixels.load import load
-from sdrt.pixels.tensors import as_sample
+from sdrt_export.encoded_crops import encode_crops
 from sdrt_export.pack_writer import update_manifest
-from sdrt_export.prior_decisions import Example, choose_decisions
+from sdrt_export.prior_decisions import choose_decisions
+from sdrt_export.prior_steps import base_steps, channel_order, measure_sensitivity, middle
 from sdrt_export.prior_tables import Arrays, count_tables, shape_arrays
+from sdrt_export.progress import Progress, in_time
 
 Float32 = NDArray[np.float32]
 
-CROP_PX = 384
 MOST_ITERATIONS = 8000  # of --minutes: beyond, a few hundred crops are learnt by heart
-SUFFIXES = {".webp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".avif", ".bmp"}
-_STEP_EXPONENT = 0.5
 _DECISION_PHOTOS = 6
-_SENSITIVITY_CELLS = 24  # a side: a decode for each channel adds up
-_STEP_SPREAD = 2.0
 
 
 def generic_arrays(channels: int) -> Arrays:
@@ -82,93 +80,6 @@ def scalar_arrays(steps: NDArray[np.floating], sensitivity: NDArray[np.floating]
     }
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All pictures of a folder in name order. Raises ImageError when there are fewer than four."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    if len(found) < 4:
-        raise ImageError(f"{folder}: {len(found)} pictures there; a prior needs at least 4, and likes hundreds")
-    return found
-
-
-def crops(paths: list[Path], count: int, cell_px: int, seed: int) -> list[tuple[bool, NDArray[np.uint8]]]:
-    """``count`` crops as (held out, uint8 (H, W, 3)), the same for the same arguments.
-
-    Pictures whose name ends in 0, or else every eighth, are held out. Sides are at most CROP_PX, a multiple of
-    ``cell_px``; large photographs are downsampled a little at random. With few pictures each gives several crops.
-    Pictures that cannot be read are skipped.
-    """
-    random = np.random.default_rng(seed)
-    held = {p for p in paths if p.stem.endswith("0")} or set(paths[::8])
-    order = [paths[i] for i in random.permutation(len(paths))][:count]
-    each = max(1, min(8, count // len(order)))
-    result = []
-    for path in order:
-        try:
-            rgb = load(path).rgb
-        except SdrtError as error:
-            print(f"  skipped: {error}", file=sys.stderr)
-            continue
-        for _ in range(each):
-            factor = 1.0 if random.random() < 0.6 else random.uniform(1, 1.6)
-            side = int(min(CROP_PX * factor, *rgb.shape[:2]))
-            y, x = random.integers(rgb.shape[0] - side + 1), random.integers(rgb.shape[1] - side + 1)
-            crop = rgb[y : y + side, x : x + side]
-            size = max(cell_px, min(CROP_PX, side) // cell_px * cell_px)
-            if side != size:
-                crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
-            result.append((path in held, np.ascontiguousarray(crop)))
-    return result
-
-
-def measure_sensitivity(pack: ModelPack, decoder: Engine, latents: list[Float32], step: float, seed: int) -> Float32:
-    """Pixel error for an error of each channel, float32 (C,): squared levels of 255 for a squared latent unit.
-
-    Each channel of latents (C, h, w) is disturbed by noise as large as rounding to ``step`` makes it, on top of
-    latents that are rounded already: a decoder that is never fed exact latents is not measured on them.
-    """
-    random = np.random.default_rng(seed)
-    channels = pack.space.channels
-    noise_variance = step * step / 12
-    totals = np.zeros(channels)
-    for picture in latents:
-        base = (np.rint(picture / step) * step).astype(np.float32)
-        before = _paint(pack, decoder, base)
-        for c in range(channels):
-            other = base.copy()
-            other[c] += random.uniform(-step / 2, step / 2, other[c].shape).astype(np.float32)
-            totals[c] += float(np.square(_paint(pack, decoder, other) - before).mean()) / noise_variance
-    return np.asarray(np.maximum(totals / len(latents), 1e-12), np.float32)
-
-
-def _middle(picture: Float32) -> Float32:
-    """The middle of latents (C, h, w), at most _SENSITIVITY_CELLS a side."""
-    y, x = (max(0, (side - _SENSITIVITY_CELLS) // 2) for side in picture.shape[1:])
-    return np.ascontiguousarray(picture[:, y : y + _SENSITIVITY_CELLS, x : x + _SENSITIVITY_CELLS])
-
-
-def _paint(pack: ModelPack, decoder: Engine, latents: Float32) -> Float32:
-    """Levels of 0..255, not rounded, (3, H, W)."""
-    raw = (latents / np.float32(pack.space.scale) + np.float32(pack.space.shift)).astype(np.float32)
-    return np.asarray(np.clip(as_sample(decoder.run(raw[None]))[0], -1, 1) * np.float32(127.5))
-
-
-def base_steps(sensitivity: Float32) -> Float32:
-    """Steps (C,) that spend bits where pixels notice, geometric mean 1.
-
-    At high rates the least distortion has ``step**2 * sensitivity`` equal for all channels; at the rates of this
-    codec channels fade out below their step, so only a part of that is applied, and within a factor of two.
-    """
-    steps = sensitivity.astype(np.float64) ** (-0.5 * _STEP_EXPONENT)
-    steps = np.clip(steps / np.exp(np.log(steps).mean()), 1 / _STEP_SPREAD, _STEP_SPREAD)
-    return np.asarray(steps / np.exp(np.log(steps).mean()), np.float32)
-
-
-def channel_order(latents: list[Float32], steps: Float32) -> NDArray[np.int64]:
-    """Coding order of the channels: those with the most to say first, for they tell the others most."""
-    variance = np.mean([(picture / steps[:, None, None]).var((1, 2)) for picture in latents], 0)
-    return np.argsort(-variance, kind="stable")
-
-
 def fit_prior(
     training: list[Float32],
     held: list[Float32],
@@ -179,11 +90,13 @@ def fit_prior(
     hidden: int = 44,
     iterations: int = 1500,
     seed: int = 1,
+    checkpoint: Path | None = None,
 ) -> Arrays:
     """The arrays of a prior for latents float32 (C, h, w) in ``(raw - shift) * scale`` units.
 
     ``index_range``: the step indices to serve. ``held``: pictures that stop the training when it begins to learn the
-    others by heart. The same arguments give the same arrays on one machine.
+    others by heart. The same arguments give the same arrays on one machine, also where an interrupted training went on
+    from its ``checkpoint`` (see ``sdrt_export.prior_training.train_network``).
     """
     from sdrt_export.prior_network import FitConfig
     from sdrt_export.prior_training import train_network
@@ -199,28 +112,21 @@ def fit_prior(
     training, held = arranged(training), arranged(held)
     config = FitConfig(hidden=hidden, iterations=iterations, seed=seed)
     arrays = {
-        **train_network(training, held, index_range, config),
+        **train_network(training, held, index_range, config, checkpoint),
         **scalar_arrays(steps, sensitivity, order),
         **shape_arrays(),
     }
     random = np.random.default_rng(seed)
     low, high = sorted(index_range)
     per_picture = max(2, min(16, 600 // len(training)))
-    samples = ((p, int(random.integers(low, high + 1))) for p in training for _ in range(per_picture))
-    return {**arrays, **count_tables(build_prior(arrays), samples)}
+    with Progress("prior: counting symbols", len(training)) as progress:
 
+        def samples() -> Iterator[tuple[Float32, int]]:
+            for number, picture in enumerate(training, 1):
+                yield from ((picture, int(random.integers(low, high + 1))) for _ in range(per_picture))
+                progress.reach(number)
 
-def encode_photos(
-    pack: ModelPack, folder: Path, count: int, seed: int, threads: int | None
-) -> tuple[list[Example], list[Example]]:
-    """(training, held out) crops and their latents (C, h, w). Raises ImageError, EngineError, ModelError."""
-    encoder = Engine(pack.encoder_path(), device="auto", threads=threads)
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for held, crop in crops(list_images(folder), count, pack.space.downscale, seed):
-        parts[held].append((crop, to_latents(crop, pack, encoder)))
-    if not parts[0] or not parts[1]:
-        raise ImageError(f"{folder}: too few pictures that can be read")
-    return parts
+        return {**arrays, **count_tables(build_prior(arrays), samples())}
 
 
 def iterations_for(minutes: float, training: list[Float32], hidden: int) -> int:
@@ -240,7 +146,11 @@ def main(argv: list[str]) -> int:
         prog="python -m sdrt_export prior", description="Fit a pack's prior to photographs."
     )
     parser.add_argument("pack", help="name or folder of a model pack with an encoder")
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs, searched below too")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--images", type=Path, help="folder of photographs, searched below too")
+    given.add_argument(
+        "--generic", action="store_true", help="a prior that nobody fitted: usable at once, larger files"
+    )
     parser.add_argument("--photos", type=int, default=600, help="crops to use (600)")
     parser.add_argument("--iterations", type=int, default=1500, help="training steps of the network (1500)")
     parser.add_argument("--minutes", type=float, help="choose the iterations so that training takes about this long")
@@ -255,25 +165,29 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.decisions is not None and not 0 <= options.decisions <= 100:
         parser.error(f"--decisions is {options.decisions:g}, it must be from 0 to 100")
+    pack = load_pack(options.pack)
+    if options.generic:
+        return write_generic(pack)
     import torch
 
     torch.set_num_threads(options.threads or 1)
     started = time.monotonic()
-    pack = load_pack(options.pack)
-    examples, held_examples = encode_photos(pack, options.images, options.photos, options.seed, options.threads)
-    training, held = ([latents for _crop, latents in part] for part in (examples, held_examples))
-    del examples
-    _say(started, f"{len(training)} crops for training, {len(held)} held out")
+    encoded = encode_crops(pack, options.images, options.photos, options.seed, options.threads)
+    training, held = encoded.training, [latents for _crop, latents in encoded.held]
+    _say(started, f"{len(training)} crops for training, {len(held)} held out; kept in {encoded.folder}")
     decoder = Engine(pack.decoder_path(), device="auto", threads=options.threads)
     typical = 2.0 ** ((pack.default_step - 512) / 64)
-    sensitivity = measure_sensitivity(pack, decoder, [_middle(p) for p in held[:4]], typical, options.seed)
+    sensitivity = measure_sensitivity(pack, decoder, [middle(p) for p in held[:4]], typical, options.seed)
     _say(started, f"sensitivity {sensitivity.min():.3g} to {sensitivity.max():.3g} squared levels")
     steps = np.ones(pack.space.channels, np.float32) if options.uniform_steps else base_steps(sensitivity)
     coarse, fine = max(pack.quality_range), min(pack.quality_range)
     index_range = (max(0, fine - 32), min(1023, coarse + 96))
+    checkpoint = encoded.folder / f"training-{_key(options, index_range, steps)}.pt"
     iterations = options.iterations
     if options.minutes is not None:
-        iterations = iterations_for(options.minutes, training, options.hidden)
+        from sdrt_export.prior_training import stored_iterations
+
+        iterations = stored_iterations(checkpoint) or iterations_for(options.minutes, training, options.hidden)
     arrays = fit_prior(
         training,
         held[:12],
@@ -283,10 +197,11 @@ def main(argv: list[str]) -> int:
         hidden=options.hidden,
         iterations=iterations,
         seed=options.seed,
+        checkpoint=checkpoint,
     )
     if options.no_centres:
         arrays["centres"] = np.zeros_like(arrays["centres"])
-    tried = held_examples[:_DECISION_PHOTOS]
+    tried = encoded.held[:_DECISION_PHOTOS]
     keep, strength, ratio = choose_decisions(pack, decoder, build_prior(arrays), tried, options.decisions)
     keep = keep and not options.no_centres
     arrays["decisions"] = np.array(strength, "<f4")
@@ -297,7 +212,7 @@ def main(argv: list[str]) -> int:
     )
     data = write_prior(arrays)
     target = pack.folder / "prior.npz"
-    target.write_bytes(data)
+    write_atomic(target, data)
     note = {
         "photos": len(training),
         "iterations": iterations,
@@ -309,9 +224,33 @@ def main(argv: list[str]) -> int:
         "centres": keep,
     }
     update_manifest(pack.folder, prior=note)
+    checkpoint.unlink(missing_ok=True)
     _say(started, f"{target}: {len(data)} bytes")
     return 0
 
 
+def write_generic(pack: ModelPack) -> int:
+    """Gives a pack without a prior the generic one, so that it encodes and decodes at once. Returns the exit code.
+
+    Raises:
+        ModelError: the pack has a prior, with which files may have been written.
+    """
+    if PRIOR in pack.files:
+        raise ModelError(f"{pack.folder} has a prior already: files written with it could not be read any more")
+    data = write_prior(generic_arrays(pack.space.channels))
+    write_atomic(pack.folder / PRIOR, data)
+    update_manifest(pack.folder, prior={"generic": True})
+    print(
+        f"{pack.folder / PRIOR}: {len(data)} bytes, fitted to nothing; files will be larger than with --images FOLDER"
+    )
+    return 0
+
+
+def _key(options: argparse.Namespace, index_range: tuple[int, int], steps: Float32) -> str:
+    """What a training depends on besides its crops, in 16 hexadecimal digits; ``--minutes`` as it was asked for."""
+    settings = [options.hidden, options.seed, options.minutes, options.iterations, index_range, steps.tolist()]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+
 def _say(started: float, text: str) -> None:
-    print(f"  prior: {text}  ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+    print(f"  prior: {text}  ({in_time(time.monotonic() - started)})", file=sys.stderr, flush=True)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-import sys
+import pickle
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdrt.atomic import write_atomic
 from sdrt.coding.prior import SYMBOL_LIMIT
 from sdrt_export.prior_network import TAPS, Arrays, FitConfig, Network
+from sdrt_export.progress import Progress
 
 
 def _batch(latents: list[Tensor], index: Tensor, log2_step: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,58 +50,137 @@ def train_network(
     held: list[NDArray[np.float32]],
     index_range: tuple[int, int],
     config: FitConfig,
+    checkpoint: Path | None = None,
 ) -> Arrays:
     """The network arrays of a prior, for latents (h, w, C) in base steps and coding order.
 
     Pictures are quantised at random step indices of ``index_range``. Every tenth of the way the bits of the held-out
-    pictures are printed; after ``patience`` such looks without gain the remaining unrounded iterations are skipped.
+    pictures are looked at; after ``patience`` such looks without gain the remaining unrounded iterations are skipped.
     The same arguments and torch give the same arrays.
+
+    With a ``checkpoint`` a training that was interrupted goes on from there and gives what it would have given: it is
+    written at every look, on Ctrl-C, and at the end, and belongs to these very arguments.
+
+    Raises:
+        KeyboardInterrupt: after an iteration that is whole.
     """
     generator_state = torch.get_rng_state()
     torch.manual_seed(config.seed)
-    channels = training[0].shape[2]
-    network = Network(channels, config)
+    network = Network(training[0].shape[2], config)
     pictures, kept = [torch.from_numpy(p) for p in training], [torch.from_numpy(p) for p in held[:8]]
     low, high = ((i - 512) / 64 for i in sorted(index_range))
-    _start_linear(network, pictures, (low, high))
     optimizer = _optimizer(network, config)
+    run = _Run(0, math.inf, 0, network.state_dict())
+    if checkpoint is None or not _resume(checkpoint, network, optimizer, run):
+        _start_linear(network, pictures, (low, high))
+        run.best_state = network.state_dict()
     rounded_from = int(config.iterations * (1 - config.quantised_share))
     look_every = max(20, config.iterations // 10)
-    best, best_state, since, started, i = math.inf, network.state_dict(), 0, time.monotonic(), 0
-    while i < config.iterations:
-        quantised = i >= rounded_from
-        progress = i / config.iterations
-        part = min(1.0, (i + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * part
-        bits = _learn(network, optimizer, pictures, (low, high), quantised)
-        i += 1
-        if i % look_every and i not in (rounded_from, config.iterations):
-            continue
-        if i == rounded_from and since:
-            network.load_state_dict(best_state)
-        figure = _held_bits(network, kept, (low, high), quantised)
-        print(
-            f"  prior: {i}/{config.iterations}  training {bits.mean().item():.4f}  held out {figure:.4f} bits a symbol"
-            f"  {time.monotonic() - started:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
-        if quantised and best_state is not None and i - look_every < rounded_from:
-            best = math.inf  # figures with rounded weights are not those without
-        if figure < best:
-            best, since = figure, 0
-            best_state = {key: value.clone() for key, value in network.state_dict().items()}
-        else:
-            since += 1
-            if since >= config.patience:
-                if quantised:
-                    break
-                network.load_state_dict(best_state)
-                i, since = rounded_from, 0
-    network.load_state_dict(best_state)
+    shown = ""
+    with _asked_to_stop() as asked, Progress("prior: training", config.iterations, done=run.i) as progress:
+        while run.i < config.iterations:
+            quantised = run.i >= rounded_from
+            part = min(1.0, (run.i + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * run.i / config.iterations)))
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * part
+            bits = _learn(network, optimizer, pictures, (low, high), quantised)
+            run.i += 1
+            look = run.i % look_every == 0 or run.i in (rounded_from, config.iterations)
+            if look:
+                if run.i == rounded_from and run.since:
+                    network.load_state_dict(run.best_state)
+                figure = _held_bits(network, kept, (low, high), quantised)
+                shown = f"held out {figure:.4f} bits a symbol, training {bits.mean().item():.4f}"
+                _judge(run, network, figure, new_kind=quantised and run.i - look_every < rounded_from)
+                if run.since >= config.patience:
+                    if not quantised:
+                        network.load_state_dict(run.best_state)
+                    run.i, run.since = config.iterations if quantised else rounded_from, 0
+            progress.reach(run.i, shown)
+            if checkpoint is not None and (look or asked()):
+                _save(checkpoint, network, optimizer, run, config.iterations)
+            if asked():
+                raise KeyboardInterrupt
+    network.load_state_dict(run.best_state)
     torch.set_rng_state(generator_state)
     return integer_arrays(network)
+
+
+@dataclass
+class _Run:
+    """Where a training stands."""
+
+    i: int
+    """Iterations done, or skipped."""
+    best: float
+    """Bits a symbol of the held-out pictures, the least so far."""
+    since: int
+    """Looks since then."""
+    best_state: dict[str, Tensor]
+
+
+def _judge(run: _Run, network: Network, figure: float, *, new_kind: bool) -> None:
+    """Keeps the network if it is the best. ``new_kind``: figures with rounded weights are not those without."""
+    if new_kind:
+        run.best = math.inf
+    if figure < run.best:
+        run.best, run.since = figure, 0
+        run.best_state = {key: value.clone() for key, value in network.state_dict().items()}
+    else:
+        run.since += 1
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Within, a first Ctrl-C is only noted, so that an iteration ends whole; a second one interrupts as usual."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # signals reach the main thread only
+        return
+
+    def note(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _save(path: Path, network: Network, optimizer: torch.optim.Adam, run: _Run, iterations: int) -> None:
+    stream = io.BytesIO()
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
+    torch.save({**state, **vars(run), "iterations": iterations}, stream)
+    write_atomic(path, stream.getvalue())
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        return None
+    return state
+
+
+def stored_iterations(path: Path) -> int | None:
+    """Of how many iterations a training was that left its checkpoint here; None where there is none that is whole."""
+    state = _read(path)
+    return None if state is None else int(state["iterations"])
+
+
+def _resume(path: Path, network: Network, optimizer: torch.optim.Adam, run: _Run) -> bool:
+    state = _read(path)
+    if state is None:
+        return False
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    for name in vars(run):
+        setattr(run, name, state[name])
+    return True
 
 
 def _optimizer(network: Network, config: FitConfig) -> torch.optim.Adam:

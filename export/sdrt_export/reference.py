@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sdrt.errors import ModelError, first_line
 from sdrt.packs.manifest import LatentSpace
 from sdrt_export.autoencoders import Adapter, import_diffusers
-from sdrt_export.translated import translation
+from sdrt_export.spaces import translation
 from sdrt_export.weights_files import CONFIG, variant_of
 
 

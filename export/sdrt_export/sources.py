@@ -17,8 +17,9 @@ from sdrt.errors import ModelError
 from sdrt.packs.manifest import LatentSpace
 from sdrt_export import autoencoders, ldm_names, reference, taef
 from sdrt_export.autoencoders import ADAPTERS, Adapter, adapter_of, describe_space, encoder_digest
-from sdrt_export.checkpoint import SUFFIXES, Checkpoint, load_strictly, read_checkpoint, read_json
+from sdrt_export.checkpoint import SUFFIXES, Checkpoint, load_strictly, read_checkpoint
 from sdrt_export.hub import LOCAL, download
+from sdrt_export.impostors import read_json
 from sdrt_export.pack_writer import describe_file
 from sdrt_export.reference import Reference
 from sdrt_export.spaces import SPACES, KnownSpace, by_tiny_stem, by_weights, guess_family, license_of, resolve_space

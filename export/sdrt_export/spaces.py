@@ -197,6 +197,12 @@ def license_of(repository: str | None) -> str | None:
     return known.repositories[(repository or "").lower()] if known is not None else None
 
 
+def translation(found: LatentSpace, space: LatentSpace) -> tuple[float, float]:
+    """Factor and offset that turn raw latents of ``found`` into raw latents of ``space``."""
+    factor = found.scale / space.scale
+    return factor, space.shift - found.shift * factor
+
+
 def guess_family(channels: int, *, tensors: Iterable[str], metadata: Mapping[str, str], file_name: str) -> Guess | None:
     """Whose scale a file without a configuration probably has; None where nothing tells.
 

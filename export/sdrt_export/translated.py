@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sdrt.packs.manifest import LatentSpace
+from sdrt_export.spaces import translation
 
 
 class Translated(nn.Module):
@@ -29,12 +30,6 @@ class TranslatedBack(nn.Module):
     def forward(self, latent_sample: Tensor) -> Tensor:
         sample: Tensor = self.decoder((latent_sample - self.offset) * (1 / self.factor))
         return sample
-
-
-def translation(found: LatentSpace, space: LatentSpace) -> tuple[float, float]:
-    """Factor and offset that turn raw latents of ``found`` into raw latents of ``space``."""
-    factor = found.scale / space.scale
-    return factor, space.shift - found.shift * factor
 
 
 def translate(

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sdrt.errors import ModelError
-from sdrt_export.checkpoint import SUFFIXES, read_shards, read_tensors, some
+from sdrt_export.checkpoint import SUFFIXES, read_shards, read_tensors
+from sdrt_export.impostors import some
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
