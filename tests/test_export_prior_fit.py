@@ -248,7 +248,6 @@ def test_crops_fit_the_cells_and_skip_what_is_broken(tmp_path: Path) -> None:
 @pytest.fixture
 def pack(tmp_path: Path, testpack: ModelPack, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pack to be fitted, and an empty cache."""
-    pytest.importorskip("onnxruntime")
     monkeypatch.setenv("SDRT_CACHE", str(tmp_path / "cache"))
     return Path(shutil.copytree(testpack.folder, tmp_path / "pack"))
 
