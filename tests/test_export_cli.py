@@ -19,9 +19,9 @@ from sdrt.packs.search import load_pack, read_verified
 from sdrt_export import int8
 from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
+from sdrt_export.parity import TOLERANCES
 from sdrt_export.precision import PRECISIONS
 from sdrt_export.spaces import SPACES
-from sdrt_export.verify import TOLERANCES
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -148,19 +148,26 @@ def test_verify_refuses_a_source_of_another_space(fresh: Path, tmp_path: Path, c
     assert "speaks latent space" in capsys.readouterr().err
 
 
-def test_the_configurations_ban_on_fp16_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """force_upcast refuses fp16, allows w16, and gives way to an explicit word, with a warning."""
-    source = str(save_kl(tmp_path / "xl", force_upcast=True))
-    out = str(tmp_path / "pack")
-    assert main(["graph", source, "--out", out, "--precision", "fp16"]) == 7
-    error = capsys.readouterr().err
-    assert "force_upcast" in error
-    assert error.count("\n") == 1
-    assert not Path(out).exists()
-    assert main(["graph", source, "--out", out]) == 0
-    assert main(["graph", source, "--out", out, "--precision", "fp16", "--allow-upcast"]) == 0
-    assert "warning" in capsys.readouterr().err
-    assert load_pack(out).precisions == ("fp16",)
+def test_fp16_is_refused_where_numbers_leave_its_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What happens inside decides, not ``force_upcast``; w16 is not concerned; ``--allow-overflow`` warns."""
+    tame = ["graph", str(save_kl(tmp_path / "tame", force_upcast=True)), "--out", str(tmp_path / "pack")]
+    assert main([*tame, "--precision", "fp16"]) == 0
+    save_kl(tmp_path / "wild")
+    wild = diffusers.AutoencoderKL.from_pretrained(tmp_path / "wild")
+    with torch.no_grad():
+        wild.decoder.up_blocks[0].resnets[0].conv2.weight *= 2e5  # fp16 holds that, but not what comes of it
+    wild.save_pretrained(tmp_path / "wild")
+    arguments = ["graph", str(tmp_path / "wild"), "--out", str(tmp_path / "xl")]
+    capsys.readouterr()
+    assert main([*arguments, "--precision", "w16", "fp16"]) == 7
+    assert "fp16 holds 65504" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "xl").exists()
+    assert main([*arguments, "--precision", "w16"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--precision", "fp16", "--allow-overflow"]) == 0
+    assert "warning: fp16 will overflow" in capsys.readouterr().err
+    assert load_pack(tmp_path / "xl").precisions == ("fp16",)
+    assert main(["verify", str(tmp_path / "xl"), "--device", "cpu"]) == 1
 
 
 def test_a_prior_survives_an_export_of_the_same_space_only(fresh: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -189,8 +196,9 @@ def test_every_refusal_of_the_command_is_one_line(tmp_path: Path, capsys: pytest
         for arguments in attempts:
             assert main(arguments) == code
             error = capsys.readouterr().err
-            assert error.startswith("sdrt_export: ")
-            assert error.count("\n") == 1
+            refusal = [line for line in error.splitlines() if "taken for granted" not in line]
+            assert len(refusal) == 1
+            assert refusal[0].startswith("sdrt_export: ")
 
 
 def test_offline_the_whole_command_fails_in_one_line(tmp_path: Path) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.prior_samples import DENSE, WIDE, laplace
 
+from sdrt.codec import Codec
 from sdrt.coding.context import replay
 from sdrt.coding.payload import bits, decode, encode
 from sdrt.coding.prior import FRACTIONS, MEAN_BITS, SCALE_BITS, Prior
@@ -19,6 +27,9 @@ from sdrt.coding.quantize import quantize
 from sdrt.errors import ImageError
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack
+from sdrt_export import encoded_crops
+from sdrt_export.encoded_crops import Quantizable
+from sdrt_export.pack_writer import update_manifest
 from sdrt_export.photographs import crops, list_images
 from sdrt_export.prior_plan import (
     Plan,
@@ -30,6 +41,7 @@ from sdrt_export.prior_plan import (
     plan_scans,
     unfitted_prior,
 )
+from sdrt_export.prior_steps import base_steps
 from sdrt_export.prior_tables import (
     SPREAD,
     class_layout,
@@ -38,12 +50,15 @@ from sdrt_export.prior_tables import (
     shape_probabilities,
     to_frequencies,
 )
+from sdrt_export.progress import Progress, in_time
 
 pytest.importorskip("torch")
 
 import torch
 
-from sdrt_export.prior_fit import Quantizable, base_steps, fit_prior, main
+from sdrt_export import prior_training
+from sdrt_export.__main__ import main as command
+from sdrt_export.prior_fit import fit_prior
 from sdrt_export.prior_network import ScanNet
 from sdrt_export.prior_training import FitConfig, Sample, collect
 
@@ -219,7 +234,7 @@ def test_crops_fit_the_cells_and_skip_what_is_broken(tmp_path: Path) -> None:
         size = (100 + 60 * i, 90 + 30 * i, 3)
         Image.fromarray(random.integers(0, 256, size, dtype=np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    one, two = (crops(list_images(tmp_path), 40, 16, 5) for _ in range(2))
+    one, two = (list(crops(list_images(tmp_path), 40, 16, 5)) for _ in range(2))
     assert len(one) >= 36
     assert {held for held, _crop in one} == {True, False}
     for (_held, crop), (_other, same) in zip(one, two, strict=True):
@@ -230,21 +245,29 @@ def test_crops_fit_the_cells_and_skip_what_is_broken(tmp_path: Path) -> None:
         list_images(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("decisions", [None, 0.75])
-def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions: float | None) -> None:
-    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
-    pack = tmp_path / "pack"
-    pack.mkdir()
-    for path in testpack.folder.iterdir():
-        (pack / path.name).write_bytes(path.read_bytes())
-    photos = tmp_path / "photos"
-    photos.mkdir()
+@pytest.fixture
+def pack(tmp_path: Path, testpack: ModelPack, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pack to be fitted, and an empty cache."""
+    monkeypatch.setenv("SDRT_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(testpack.folder, tmp_path / "pack"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for i in range(5):
         gradient = np.add.outer(np.arange(96) * (i + 1), np.arange(128)) % 256
-        Image.fromarray(np.repeat(gradient[..., None], 3, 2).astype(np.uint8)).save(photos / f"{i}.png")
-    arguments = [str(pack), "--images", str(photos), "--photos", "8", "--iterations", "10", "--hidden", "8"]
+        Image.fromarray(np.repeat(gradient[..., None], 3, 2).astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("decisions", [None, 0.75])
+def test_the_command_fits_a_pack(pack: Path, photos: Path, testpack: ModelPack, decisions: float | None) -> None:
+    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
+    arguments = ["prior", str(pack), "--images", str(photos), "--photos", "8", "--iterations", "10", "--hidden", "8"]
     arguments += ["--threads", "1"] if decisions is None else ["--decisions", str(decisions), "--dead-zone", "0.1"]
-    assert main(arguments) == 0
+    assert command(arguments) == 0
     fitted = load_pack(pack)
     prior = load_prior(fitted.prior_path)
     assert fitted.prior_identity != testpack.prior_identity
@@ -252,3 +275,173 @@ def test_the_command_fits_a_pack(tmp_path: Path, testpack: ModelPack, decisions:
     assert fitted.manifest["prior"]["iterations"] == 10
     assert fitted.manifest["prior"]["decisions"] == prior.decisions
     assert decisions is None or prior.decisions == decisions
+
+
+def assert_same(one: encoded_crops.EncodedCrops, two: encoded_crops.EncodedCrops) -> None:
+    """The same latents at the same step indices, and the same crops."""
+    for example, same in zip(one.held, two.held, strict=True):
+        np.testing.assert_array_equal(example.crop, same.crop)
+    pairs = [[*crops.training, *(example.quantizable for example in crops.held)] for crops in (one, two)]
+    for a, b in zip(*pairs, strict=True):
+        np.testing.assert_array_equal(a.latents, b.latents)
+        assert a.step_index == b.step_index
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["plain", "quality_input"])
+def test_encoded_crops_are_kept_for_the_pack_and_the_photographs(
+    pack: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """The second run encodes nothing and has the same crops; another encoder, seed or photograph begins anew.
+
+    Another range of step indices too, where latents depend on the step.
+    """
+    runs: list[int] = []
+    original = encoded_crops.to_latents
+
+    def counted(rgb: NDArray[np.uint8], pack: ModelPack, *arguments: object, **options: object) -> Float32:
+        runs.append(1)
+        return original(rgb, replace(pack, quality_input=False), *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encoded_crops, "to_latents", counted)
+
+    def encode(seed: int = 1, index_range: tuple[int, int] = (400, 700)) -> tuple[int, encoded_crops.EncodedCrops]:
+        runs.clear()
+        opened = replace(load_pack(pack), quality_input=told)
+        found = encoded_crops.encode_crops(opened, photos, 10, index_range=index_range, seed=seed, threads=1)
+        return len(runs), found
+
+    (first, fresh), (second, kept) = encode(), encode()
+    assert (first, second) == (10, 0)
+    assert_same(fresh, kept)
+    assert len({one.step_index for one in fresh.training}) > 1 or not told
+    assert encode(seed=2)[0] == 10
+    assert encode(index_range=(400, 600))[0] == (10 if told else 0)
+    os.utime(photos / "3.png", (1, 1))
+    assert encode()[0] == 10
+    encoder = pack / "encoder.onnx"
+    encoder.write_bytes(encoder.read_bytes() + b"\x72\x00")  # an empty field more: the same graph by another hash
+    update_manifest(pack)
+    assert encode()[0] == 10
+
+
+def test_an_interrupted_encoding_goes_on(pack: Path, photos: Path) -> None:
+    """After Ctrl-C only what was not finished is encoded, and the crops are those of an undisturbed run; damage too."""
+
+    def encode() -> encoded_crops.EncodedCrops:
+        return encoded_crops.encode_crops(load_pack(pack), photos, 10, index_range=(400, 700), seed=1, threads=1)
+
+    whole = encode()
+    files = sorted(whole.folder.iterdir())
+    assert len(files) == 5
+    files[2].write_bytes(files[2].read_bytes()[:100])
+    files[3].unlink()
+    files[4].unlink()
+    assert_same(whole, encode())
+
+
+def test_an_interrupted_training_gives_what_it_would_have_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run after Ctrl-C fits only the scans that are not done, and the prior's bytes are the same; damage too."""
+    training, held = [Quantizable(textured(i, 3, 12), 512) for i in range(4)], [Quantizable(textured(100, 3, 12), 512)]
+    finished = tmp_path / "scans"
+    config = FitConfig(hidden=4, sparse_hidden=4, iterations=5, batch=64)
+
+    def fit(folder: Path | None) -> bytes:
+        return write_prior(fit_prior(training, held, config=config, finished=folder))
+
+    undisturbed = fit(None)
+    original, fitted = prior_training.fit_scan, []
+
+    def fit_scan(*arguments: object) -> object:
+        fitted.append(1)
+        if len(fitted) == 13:
+            raise KeyboardInterrupt
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prior_training, "fit_scan", fit_scan)
+    with pytest.raises(KeyboardInterrupt):
+        fit(finished)
+    assert fit(finished) == undisturbed
+    assert len(fitted) == 18 + 1, "18 scans, one of them tried twice"
+    assert fit(finished) == undisturbed, "scans are kept until the prior is written"
+    assert len(fitted) == 18 + 1
+    (finished / "004.npz").write_bytes(b"damaged")
+    assert fit(finished) == undisturbed
+
+
+def test_ctrl_c_says_that_the_command_goes_on(
+    pack: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 130 and one line that says what the same command will do; then it does, and leaves no scans behind."""
+    arguments = ["prior", str(pack), "--images", str(photos), "--photos", "8", "--iterations", "2", "--hidden", "4"]
+    original, fitted = prior_training.fit_scan, []
+
+    def fit_scan(*arguments: object) -> object:
+        fitted.append(1)
+        if len(fitted) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prior_training, "fit_scan", fit_scan)
+    assert command(arguments) == 130
+    error = capsys.readouterr().err
+    assert "the same command goes on where it was" in error.splitlines()[-1]
+    assert "prior: photographs through the encoder [####" in error
+    assert command(arguments) == 0
+    assert "prior: scans [#" in capsys.readouterr().err
+    assert not list((pack.parent / "cache").rglob("scans-*"))
+
+
+def test_a_generic_prior_makes_a_pack_usable_at_once(
+    pack: Path, photo: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without photographs a pack encodes and decodes; one that has a prior, with files written by it, keeps it."""
+    assert command(["prior", str(pack), "--generic"]) == 7
+    assert "has a prior already" in capsys.readouterr().err
+    (pack / "prior.npz").unlink()
+    update_manifest(pack)
+    assert command(["prior", str(pack), "--generic"]) == 0
+    assert load_pack(pack).manifest["prior"] == {"generic": True}
+    codec = Codec(pack, device="cpu")
+    assert codec.decode(codec.encode(photo)).size == (photo.shape[1], photo.shape[0])
+    with pytest.raises(SystemExit):
+        command(["prior", str(pack)])
+
+
+def test_a_generic_prior_needs_no_torch(pack: Path) -> None:
+    """The command imports none on this way."""
+    (pack / "prior.npz").unlink()
+    update_manifest(pack)
+    code = (
+        "import sys; sys.modules['torch'] = None; from sdrt_export.__main__ import main; "
+        f"sys.exit(main(['prior', {str(pack)!r}, '--generic']))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_progress_is_shown_from_the_first_moment() -> None:
+    """A bar at once, an estimate with the first part done; lines only now and then where there is no terminal."""
+    now = [0.0]
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, shown in ((io.StringIO(), 3), (Terminal(), 9)):
+        now[0] = 0.0
+        with Progress("step", 8, stream=stream, clock=lambda: now[0]) as progress:
+            assert "step [........................] 0/8" in stream.getvalue()
+            for part in range(1, 9):
+                now[0] += 2
+                progress.reach(part, "note")
+                if part == 5:
+                    assert "5/8  10 s, about 6 s left  note" in stream.getvalue()
+        assert len(re.split(r"[\r\n]+", stream.getvalue().strip())) >= shown
+        assert "8/8  16 s" in stream.getvalue()
+    assert [in_time(seconds) for seconds in (3, 600, 9000)] == ["3 s", "10 min", "2.5 h"]
+    stream = io.StringIO()
+    with Progress("step", 8, done=6, stream=stream, clock=lambda: now[0]) as progress:
+        now[0] += 60
+        progress.reach(7)
+        assert "7/8  60 s, about 60 s left" in stream.getvalue(), "what an earlier run did does not count"

@@ -1,4 +1,4 @@
-"""``python -m sdrt_export graph | verify | prior | int8 | output | tensorrt``: a checkpoint becomes a model pack."""
+"""``python -m sdrt_export``: autoencoders become model packs, packs are proven and completed, and go out again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdrt.errors import ModelError, SdrtError
-from sdrt.packs.manifest import MANIFEST, PRIOR
 from sdrt.packs.search import load_pack
-from sdrt_export import build_tensorrt
-from sdrt_export.pack_writer import read_manifest, update_manifest, write_pack
+from sdrt_export import build_tensorrt, from_onnx, optimum_layout
+from sdrt_export.exported_pack import kept_fields, tell_exported, tell_parities, write_exported
+from sdrt_export.spaces import SPACES
 
 if TYPE_CHECKING:
-    from sdrt_export.sources import Wish
+    from sdrt_export.sources import SourceOptions
 
 # torch and diffusers take seconds to import: each command imports what it needs.
 
@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["prior"]:
-            from sdrt_export import prior_fit
+            from sdrt_export import prior_command
 
-            return int(prior_fit.main(arguments[1:]) or 0)
+            return prior_command.main(arguments[1:])
         if arguments[:1] == ["int8"]:
             from sdrt_export import int8
 
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sdrt_export: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("sdrt_export: interrupted", file=sys.stderr)
+        goes_on = "; the same command goes on where it was" if arguments[:1] == ["prior"] else ""
+        print(f"sdrt_export: interrupted{goes_on}", file=sys.stderr)
         return 130
 
 
@@ -53,15 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the pack, for example models/sd15")
     graph.add_argument("--name", help="the pack's name (default: the folder's)")
     graph.add_argument("--precision", nargs="+", default=["w16"], choices=["w16", "fp16", "fp32"])
-    graph.add_argument("--allow-upcast", action="store_true", help="fp16 even where the configuration forbids it")
-    _add_wish(graph)
+    graph.add_argument(
+        "--allow-overflow", action="store_true", help="fp16 even where numbers inside were seen beyond its range"
+    )
+    _add_source_options(graph)
     graph.set_defaults(run=_graph)
 
     verify = commands.add_parser("verify", help="the pack's graphs against torch; exit code 1 if they differ")
     verify.add_argument("pack", type=Path)
     verify.add_argument("--source", help="default: the source that the manifest names")
     verify.add_argument("--device", default="auto")
-    _add_wish(verify)
+    _add_source_options(verify)
     verify.set_defaults(run=_verify)
 
     commands.add_parser("prior", help="photographs -> the pack's prior (see: prior --help)", add_help=False)
@@ -73,30 +76,30 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("output", choices=["uint8", "float32"])
     output.set_defaults(run=_output)
 
+    from_onnx.add_command(commands)
+    optimum_layout.add_command(commands)
     build_tensorrt.add_command(commands)
     return parser
 
 
-def _add_wish(parser: argparse.ArgumentParser) -> None:
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
     parser.add_argument("--subfolder", help="where the autoencoder lies in the source (default: its root, then vae)")
-    parser.add_argument("--space", help="the latent space's id, if you know it better: sd1, sdxl, sd3, flux1, flux2")
+    parser.add_argument("--space", help=f"the latent space's id: {', '.join(SPACES)}, or a word of yours")
     parser.add_argument("--scale", type=float, help="override the configuration's scaling factor")
     parser.add_argument("--shift", type=float, help="override the configuration's shift factor")
-    parser.add_argument("--licence", help="the weights' licence, for the manifest")
+    parser.add_argument("--norm-groups", type=int, help="of a single file's normalizations (32)")
+    parser.add_argument("--license", "--licence", help="the weights' license, for the manifest")
 
 
 def _graph(options: argparse.Namespace) -> int:
     from sdrt_export.graph import export_modules
     from sdrt_export.sources import open_source
 
-    source = open_source(options.source, _wish(options))
-    if "fp16" in options.precision and source.force_upcast:
-        word = "this autoencoder's configuration says force_upcast: fp16 arithmetic overflows to black pictures"
-        if not options.allow_upcast:
-            raise ModelError(f"{word}; use --precision w16, or --allow-upcast if you know better")
-        print(f"sdrt_export: warning: {word}", file=sys.stderr)
-    kept = _kept_fields(options.out, source.space.identity)
+    source = open_source(options.source, _source_options(options))
+    for note in source.notes:
+        print(f"sdrt_export: taken for granted: {note}", file=sys.stderr)
+    kept = kept_fields(options.out, source.space.identity)
     exported = export_modules(
         source.encoder,
         source.decoder,
@@ -104,73 +107,50 @@ def _graph(options: argparse.Namespace) -> int:
         space=source.space,
         latent_distribution=source.latent_distribution,
         precisions=options.precision,
+        allow_overflow=options.allow_overflow,
     )
-    for stale in options.out.glob("*.onnx"):
-        if stale.name not in exported.files:
-            stale.unlink()
-    pack = write_pack(
+    pack = write_exported(
         options.out,
-        name=options.name or options.out.resolve().name,
+        exported,
+        kept,
+        name=options.name,
         space=source.space,
-        latent_distribution=exported.latent_distribution,
-        halo=exported.halo,
         source=source.provenance,
-        graphs=exported.graphs,
-        licence=source.licence,
-        **kept,
+        licence=source.license,
     )
-    sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
-    print(f"{pack.folder}: latent space {pack.space.id} ({pack.space.channels} at 1/{pack.space.downscale}); {sizes}")
-    if PRIOR not in pack.files:
-        print(f"next: python -m sdrt_export prior {pack.folder} --images FOLDER")
-    return 0
-
-
-def _kept_fields(folder: Path, identity: bytes) -> dict[str, Any]:
-    """What a fitted prior brought to a pack that is exported again: files written with it must stay readable."""
-    if not (folder / MANIFEST).is_file() or not (folder / PRIOR).is_file():
-        return {}
-    manifest = read_manifest(folder)
-    if load_pack(folder).space.identity != identity:
-        raise ModelError(f"{folder} holds the prior of another latent space: choose another folder or remove it")
-    kept: dict[str, Any] = {key: manifest[key] for key in ("quality_range", "default_step", "prior") if key in manifest}
-    kept["quality_range"] = tuple(kept["quality_range"])
-    return kept
+    return tell_exported(pack, exported)
 
 
 def _verify(options: argparse.Namespace) -> int:
     from sdrt_export.sources import open_source
-    from sdrt_export.verify import report, verify_pack
+    from sdrt_export.verify import verify_pack
 
     pack = load_pack(options.pack)
     origin = pack.manifest.get("source") or {}
     location = options.source or origin.get("location")
     if not location:
         raise ModelError(f"the manifest of {pack.folder} names no source that can be exported again: give --source")
-    wish = _wish(options)
+    if origin.get("kind") == from_onnx.KIND and Path(location).is_dir():
+        return from_onnx.verify(pack, Path(location), options.device)
+    chosen = _source_options(options)
     if not options.source:
-        wish = replace(
-            wish,
-            revision=wish.revision or origin.get("revision"),
-            subfolder=wish.subfolder or origin.get("subfolder"),
-            space=wish.space or pack.space.id,
+        # What made the pack's own source what it is need not be said again.
+        chosen = replace(
+            chosen,
+            revision=chosen.revision or origin.get("revision"),
+            subfolder=chosen.subfolder or origin.get("subfolder"),
+            norm_groups=chosen.norm_groups or origin.get("norm_groups"),
+            space=chosen.space or pack.space.id,
         )
-    source = open_source(location, wish)
+        if chosen.scale is None and origin.get("kind") == "checkpoint":
+            chosen = replace(chosen, scale=pack.space.scale, shift=pack.space.shift)
+    source = open_source(location, chosen)
     if source.space != pack.space:
         raise ModelError(f"the pack speaks latent space {pack.space.id}, {location} speaks {source.space.id}")
-    parities = verify_pack(pack, source.encoder, source.decoder, device=options.device)
-    print("precision  device    output   encoder MB  decoder MB  latents (sd)  max of 255  PSNR (dB)  LPIPS")
-    for parity in parities:
-        encoder = "-" if parity.encoder_bytes is None else f"{parity.encoder_bytes / 1e6:.2f}"
-        latents = "-" if parity.latents_relative is None else f"{parity.latents_relative:.5f}"
-        lpips = "-" if parity.picture_lpips is None else f"{parity.picture_lpips:.5f}"
-        print(
-            f"{parity.precision:<10} {parity.device:<9} {parity.output:<8} {encoder:<11} "
-            f"{parity.decoder_bytes / 1e6:<11.2f} {latents:<13} {parity.picture_max_abs:<11.3f} "
-            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {'ok' if parity.passed else 'FAILED'}"
-        )
-    update_manifest(pack.folder, verified=report(parities))
-    return 0 if all(parity.passed for parity in parities) else 1
+    against = source.reference()
+    print(f"compared with {against.reader}")
+    parities = verify_pack(pack, source.encoder, source.decoder, against=against, device=options.device)
+    return tell_parities(pack, parities)
 
 
 def _output(options: argparse.Namespace) -> int:
@@ -181,16 +161,17 @@ def _output(options: argparse.Namespace) -> int:
     return 0
 
 
-def _wish(options: argparse.Namespace) -> Wish:
-    from sdrt_export.sources import Wish
+def _source_options(options: argparse.Namespace) -> SourceOptions:
+    from sdrt_export.sources import SourceOptions
 
-    return Wish(
+    return SourceOptions(
         revision=options.revision,
         subfolder=options.subfolder,
         space=options.space,
         scale=options.scale,
         shift=options.shift,
-        licence=options.licence,
+        norm_groups=options.norm_groups,
+        license=options.license,
     )
 
 

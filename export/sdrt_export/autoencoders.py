@@ -1,15 +1,25 @@
-"""diffusers' autoencoders as the two plain halves that are exported: picture -> raw latents, raw latents -> picture."""
+"""diffusers' autoencoders as the two plain halves that are exported: picture -> raw latents, raw latents -> picture.
+
+One ``Adapter`` for each class holds everything that the export knows of it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdrt.errors import ModelError
+from sdrt.errors import ModelError, first_line
 from sdrt.packs.manifest import LatentSpace
-from sdrt_export.spaces import encoder_digest
+from sdrt_export.deep_compression import DcDecoder, DcEncoder
+from sdrt_export.single_frame import SingleFrameDecoder, SingleFrameEncoder
+from sdrt_export.translated import translate
 
 
 class KlEncoder(nn.Module):
@@ -38,84 +48,235 @@ class KlDecoder(nn.Module):
         return sample
 
 
-class Translated(nn.Module):
-    """A module between two spaces of the same normal latents: ``x * factor + offset`` after an encoder."""
-
-    def __init__(self, encoder: nn.Module, factor: float, offset: float) -> None:
-        super().__init__()
-        self.encoder, self.factor, self.offset = encoder, factor, offset
-
-    def forward(self, sample: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(sample)
-        return latents * self.factor + self.offset
+def _own_encoder(vae: Any) -> nn.Module:
+    encoder: nn.Module = vae.encoder
+    return encoder
 
 
-class TranslatedBack(nn.Module):
-    """The inverse of ``Translated`` before a decoder."""
+def _own_decoder(vae: Any) -> nn.Module:
+    decoder: nn.Module = vae.decoder
+    return decoder
 
-    def __init__(self, decoder: nn.Module, factor: float, offset: float) -> None:
-        super().__init__()
-        self.decoder, self.factor, self.offset = decoder, factor, offset
 
-    def forward(self, latent_sample: Tensor) -> Tensor:
-        sample: Tensor = self.decoder((latent_sample - self.offset) * (1 / self.factor))
-        return sample
+@dataclass(frozen=True)
+class Adapter:
+    """What the export knows of one of diffusers' classes."""
+
+    class_name: str
+    prefix: str
+    """Of the id of a space that is named by its encoder's weights. Classes that share encoders share it."""
+    encoder: Callable[[Any], nn.Module]
+    decoder: Callable[[Any], nn.Module]
+    channels: str
+    """The configuration's field for the number of latent channels."""
+    widths: str
+    """The configuration's field with an entry for each resolution: the sides halve between two of them."""
+    encode: Callable[[Any, Tensor], Tensor]
+    """diffusers' own way from a picture to raw latents (N, C, h, w), for comparison."""
+    decode: Callable[[Any, Tensor], Tensor]
+    """diffusers' own way back."""
+    identity: Callable[[Any], nn.Module] = _own_encoder
+    """What the id of an unnamed space is a digest of."""
+    latent_distribution: bool = False
+    translates: bool = False
+    """Its latents are a larger autoencoder's after scale and shift: graphs of a named space translate them."""
+    single_frame: bool = False
+    """Of a video autoencoder, which has a dimension of time."""
+
+
+def _decode(vae: Any, latents: Tensor) -> Tensor:
+    sample: Tensor = vae.decode(latents).sample
+    return sample
+
+
+def _encode_frame(vae: Any, sample: Tensor) -> Tensor:
+    mean, std = _frame_statistics(vae)
+    latents: Tensor = (vae.encode(sample[:, :, None]).latent_dist.mode() - mean) / std
+    return latents[:, :, 0]
+
+
+def _decode_frame(vae: Any, latents: Tensor) -> Tensor:
+    mean, std = _frame_statistics(vae)
+    sample: Tensor = vae.decode(latents[:, :, None] * std + mean).sample
+    return sample[:, :, 0]
+
+
+def _frame_statistics(vae: Any) -> tuple[Tensor, Tensor]:
+    """As diffusers' pipelines compute them."""
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    return torch.tensor(vae.config.latents_mean).view(shape), torch.tensor(vae.config.latents_std).view(shape)
+
+
+def _kl(class_name: str) -> Adapter:
+    return Adapter(
+        class_name,
+        prefix="kl",
+        encoder=KlEncoder,
+        decoder=KlDecoder,
+        channels="latent_channels",
+        widths="block_out_channels",
+        encode=lambda vae, sample: vae.encode(sample).latent_dist.mode(),
+        decode=_decode,
+        identity=KlEncoder,
+        latent_distribution=True,
+    )
+
+
+def _video(class_name: str) -> Adapter:
+    return Adapter(
+        class_name,
+        prefix="wan",
+        encoder=SingleFrameEncoder,
+        decoder=SingleFrameDecoder,
+        channels="z_dim",
+        widths="dim_mult",
+        encode=_encode_frame,
+        decode=_decode_frame,
+        single_frame=True,
+    )
+
+
+ADAPTERS = {
+    adapter.class_name: adapter
+    for adapter in (
+        _kl("AutoencoderKL"),
+        _kl("AutoencoderKLFlux2"),
+        Adapter(
+            "AutoencoderTiny",
+            prefix="tiny",
+            encoder=_own_encoder,
+            decoder=_own_decoder,
+            channels="latent_channels",
+            widths="encoder_block_out_channels",
+            encode=lambda vae, sample: vae.encode(sample).latents,
+            decode=_decode,
+            translates=True,
+        ),
+        Adapter(
+            "AutoencoderDC",
+            prefix="dc",
+            encoder=DcEncoder,
+            decoder=DcDecoder,
+            channels="latent_channels",
+            widths="encoder_block_out_channels",
+            encode=lambda vae, sample: vae.encode(sample).latent,
+            decode=_decode,
+        ),
+        _video("AutoencoderKLQwenImage"),
+        _video("AutoencoderKLWan"),
+    )
+}
+REFUSED = {
+    "AsymmetricAutoencoderKL": "its decoder also wants the picture around a mask",
+    "AutoencoderKLTemporalDecoder": "its decoder is made for video",
+    "AutoencoderKLQwenImage21": "its pictures have four channels (RGBA), sdrt keeps transparency apart",
+    "ConsistencyDecoderVAE": "its decoder is a diffusion model of several steps",
+    "VQModel": "its latents are indices of a codebook, sdrt codes numbers",
+}
+"""Autoencoders of diffusers that people try, and why they are not exported."""
+
+
+def adapter_of(class_name: object, where: object) -> Adapter:
+    """The adapter for the class that a configuration names.
+
+    Args:
+        class_name: the configuration's ``_class_name``.
+        where: the configuration's file, for messages.
+
+    Raises:
+        ModelError: there is none; the message says which there are.
+    """
+    adapter = ADAPTERS.get(str(class_name))
+    if adapter is not None:
+        return adapter
+    why = f", and {REFUSED[str(class_name)]}" if class_name in REFUSED else ""
+    raise ModelError(f"{where} describes {class_name}{why}: {', '.join(ADAPTERS)} are supported")
+
+
+def import_diffusers() -> ModuleType:
+    """Not at the top: it takes seconds, and tiny pairs need none of it. Raises ModelError if it is not installed."""
+    try:
+        module = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise ModelError(f"diffusers is needed to read this source ({error}): pip install diffusers") from None
+    module.logging.set_verbosity_error()
+    return module
+
+
+def build(adapter: Adapter, config: Mapping[str, Any], where: object) -> Any:
+    """An autoencoder of diffusers' class with this configuration and arbitrary weights.
+
+    Args:
+        adapter: of its class.
+        config: as in its config.json.
+        where: the configuration's file, for messages.
+
+    Raises:
+        ModelError: the class refuses the configuration, this diffusers does not have the class, or the autoencoder is
+            not one of RGB pictures.
+    """
+    diffusers = import_diffusers()
+    kind = getattr(diffusers, adapter.class_name, None)
+    if kind is None:
+        raise ModelError(f"diffusers {diffusers.__version__} has no {adapter.class_name}: update it")
+    if config.get("is_residual"):
+        raise ModelError(f"{where} describes Wan 2.2's autoencoder, which is made for video only: use Wan 2.1's")
+    for key in ("in_channels", "out_channels", "input_channels"):
+        if config.get(key, 3) != 3:
+            raise ModelError(
+                f"{where}: an autoencoder for pictures of {config[key]} channels ({key}): only RGB is coded, "
+                "transparency is kept apart"
+            )
+    try:
+        return kind.from_config(dict(config))
+    except Exception as error:  # every class checks in its own way: ValueError, TypeError, KeyError, RuntimeError
+        raise ModelError(f"{where} is no configuration of {adapter.class_name}: {first_line(error)}") from None
 
 
 def describe_space(vae: Any, scale: float | None, shift: float | None) -> LatentSpace:
     """The space as the autoencoder's own configuration and weights describe it; ``scale``, ``shift`` override.
 
-    Raises ModelError if the autoencoder is of another class than AutoencoderKL or AutoencoderTiny.
+    Raises:
+        ModelError: there is no adapter for the class.
     """
-    kind = class_of(vae)
-    config = vae.config
-    given_scale = scale if scale is not None else config.scaling_factor
-    given_shift = shift if shift is not None else (config.shift_factor or 0.0)
-    if kind == "AutoencoderKL":
-        parts = KlEncoder(vae).state_dict()
-        downscale = 2 ** (len(config.block_out_channels) - 1)
-        name = "kl"
-    else:
-        parts = vae.encoder.state_dict()
-        downscale = 2 ** (len(config.encoder_block_out_channels) - 1)
-        name = "tiny"
-    identity = f"{name}-{encoder_digest(parts)}"
-    return LatentSpace(identity, int(config.latent_channels), downscale, float(given_scale), float(given_shift))
+    adapter, config = adapter_of(type(vae).__name__, "the autoencoder"), vae.config
+    given_scale = scale if scale is not None else getattr(config, "scaling_factor", 1.0)
+    given_shift = shift if shift is not None else (getattr(config, "shift_factor", None) or 0.0)
+    downscale = 2 ** (len(getattr(config, adapter.widths)) - 1)
+    channels = int(getattr(config, adapter.channels))
+    identity = f"{adapter.prefix}-{encoder_digest(adapter.identity(vae).state_dict())}"
+    return LatentSpace(identity, channels, downscale, float(given_scale), float(given_shift))
 
 
-def class_of(vae: Any) -> str:
-    """``AutoencoderKL`` or ``AutoencoderTiny``. Raises ModelError for any other."""
-    name = type(vae).__name__
-    if name not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise ModelError(f"{name} is not supported: AutoencoderKL and AutoencoderTiny are")
-    return name
+def encoder_digest(state: Mapping[str, Tensor]) -> str:
+    """12 hexadecimal digits of what an encoder computes.
+
+    Over names, shapes and fp16 values, so that fp16 and fp32 copies, and checkpoints that differ in the decoder
+    only, are one space.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to(torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def halves(vae: Any, found: LatentSpace, space: LatentSpace) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder in float32 for the raw latents of ``space``, from an autoencoder that speaks ``found``.
 
-    Raises ModelError if an AutoencoderKL has another scale or shift than the space: then it is not of that space.
+    Raises:
+        ModelError: an autoencoder that does not translate has another scale or shift than the space: then it is not of
+            that space.
     """
+    adapter = adapter_of(type(vae).__name__, "the autoencoder")
     vae = vae.eval().to(torch.float32)
-    if class_of(vae) == "AutoencoderTiny":
-        return translate(vae.encoder, vae.decoder, found, space)
+    encoder, decoder = adapter.encoder(vae), adapter.decoder(vae)
+    if adapter.translates:
+        return translate(encoder, decoder, found, space)
     if (found.scale, found.shift) != (space.scale, space.shift):
         raise ModelError(
             f"latent space {space.id} has scale {space.scale} and shift {space.shift}, "
             f"the checkpoint {found.scale} and {found.shift}"
         )
-    return KlEncoder(vae), KlDecoder(vae)
-
-
-def translate(
-    encoder: nn.Module, decoder: nn.Module, found: LatentSpace, space: LatentSpace
-) -> tuple[nn.Module, nn.Module]:
-    """Halves that speak the raw latents of ``space`` from halves whose raw latents are those of ``found``.
-
-    Tiny autoencoders give at once what a large one gives after scale and shift; the graphs of one space must agree.
-    """
-    if (found.scale, found.shift) == (space.scale, space.shift):
-        return encoder, decoder
-    factor = found.scale / space.scale
-    offset = space.shift - found.shift * factor
-    return Translated(encoder, factor, offset), TranslatedBack(decoder, factor, offset)
+    return encoder, decoder

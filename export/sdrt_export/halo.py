@@ -105,7 +105,8 @@ def _window(node: onnx.NodeProto, axis: int, constants: Constants) -> tuple[Step
 
 def _sliced(node: onnx.NodeProto, axis: int, constants: Constants) -> tuple[Step, Step] | None:
     """Slices over channels, and every so manieth row or column from the first."""
-    starts, _ends, axes, steps = ([] if name not in constants else constants[name].tolist() for name in node.input[1:5])
+    given = [constants[name].tolist() if name in constants else [] for name in node.input[1:5]]
+    starts, _ends, axes, steps = given + [[]] * (4 - len(given))  # axes and steps may be absent
     if not starts or not axes:
         return None
     stride = 1

@@ -8,15 +8,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from sdrt.errors import ModelError
-
-CONFIG = "config.json"
-WEIGHTS_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-)
-"""In order of preference. Nothing else of a repository is downloaded."""
+from sdrt.errors import ModelError, first_line
+from sdrt_export.checkpoint import read_weight_map
+from sdrt_export.weights_files import CONFIG, NAMES
 
 LOCAL = Path("models") / "sources"
 """Where a repository's files may lie on a machine without network: models/sources/OWNER/NAME."""
@@ -28,10 +22,13 @@ def download(repository: str, revision: str | None, subfolder: str | None) -> Pa
     """Fetches configuration and weights into the hub's own cache; returns the snapshot's folder.
 
     Without ``subfolder`` the repository's root is looked at first, then ``vae``. Without network, what the cache holds
-    already is used. Raises ModelError that says what to download and where to put it.
+    already is used. Nothing else of the repository is fetched.
+
+    Raises:
+        ModelError: says what to download and where to put it.
     """
     from huggingface_hub.constants import ENDPOINT
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     offline = not _is_reachable(ENDPOINT)
@@ -39,19 +36,20 @@ def download(repository: str, revision: str | None, subfolder: str | None) -> Pa
     for place in places:
         try:
             config = _fetch(repository, CONFIG, revision, place, offline)
-        except LocalEntryNotFoundError:
-            continue
-        except EntryNotFoundError:
+        except EntryNotFoundError:  # also where a cache without network lacks it
             continue
         except (HfHubHTTPError, OSError, ValueError) as error:
-            raise ModelError(_refusal(repository, subfolder, _reason(error))) from None
-        for name in WEIGHTS_FILES:
+            raise ModelError(_refusal(repository, subfolder, first_line(error))) from None
+        for name in NAMES:
             try:
-                _fetch(repository, name, revision, place, offline)
+                weights = _fetch(repository, name, revision, place, offline)
+                if weights.suffix == ".json":
+                    for part in sorted(set(read_weight_map(weights).values())):
+                        _fetch(repository, part, revision, place, offline)
             except EntryNotFoundError:
                 continue
             except (HfHubHTTPError, OSError, ValueError) as error:
-                raise ModelError(_refusal(repository, subfolder, _reason(error))) from None
+                raise ModelError(_refusal(repository, subfolder, first_line(error))) from None
             return config.parent if place is None else config.parent.parent
     reason = "no network" if offline else "the repository has no autoencoder there"
     raise ModelError(_refusal(repository, subfolder, reason))
@@ -79,11 +77,6 @@ def _is_reachable(endpoint: str) -> bool:
 def _refusal(repository: str, subfolder: str | None, reason: str) -> str:
     branch = f"/{subfolder}" if subfolder else ""
     return (
-        f"cannot download {repository} ({reason}): get {CONFIG} and {WEIGHTS_FILES[0]} from "
+        f"cannot download {repository} ({reason}): get {CONFIG} and {NAMES[0]} from "
         f"https://huggingface.co/{repository}/tree/main{branch} and put both into {LOCAL / repository}{branch}/"
     )
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

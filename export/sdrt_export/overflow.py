@@ -11,21 +11,41 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from sdrt_export.made_pictures import decoder_input
+from sdrt_export.precision import wide_values
 from sdrt_export.session import open_session
 
 FP16_MAX = 65504.0
-HEADROOM = 2.0
+MOST = FP16_MAX / 2
 """Other pictures than the ones tried may go higher: half of the range is kept free."""
 
 
 def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
-    """The largest magnitude of any value inside the float32 graph for this input, and the graph's output."""
+    """The largest magnitude inside the float32 graph of what would be fp16, for this input; and the output."""
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     graph = observed.graph
     types = onnx.shape_inference.infer_shapes(observed, strict_mode=True).graph.value_info
+    wide = wide_values(graph)
     floats = [value.name for value in types if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    floats = [name for name in floats if name not in wide]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in floats)
     session = open_session(observed, optimise=False)
     values = session.run(None, {graph.input[0].name: array})
     return max(float(np.abs(value).max()) for value in values), values[0]
+
+
+def peak_of_pair(
+    encoder: onnx.ModelProto, decoder: onnx.ModelProto, sample: NDArray[np.float32], channels: int
+) -> float:
+    """The largest magnitude inside both float32 graphs, the decoder on the latents that the encoder gives.
+
+    Args:
+        encoder: gives ``channels`` latents, or as many means and then log-variances.
+        decoder: takes latents.
+        sample: a picture (N, 3, H, W) in [-1, 1], or (N, 4, H, W) with the quality level.
+        channels: of the latents.
+    """
+    first, latents = peak(encoder, sample)
+    second, _ = peak(decoder, decoder_input(latents[:, :channels], sample))
+    return max(first, second)

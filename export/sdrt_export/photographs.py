@@ -1,8 +1,9 @@
-"""Photographs of a folder as crops, for fitting priors and calibrating graphs."""
+"""Photographs to fit and to calibrate on: which there are in a folder, and what is cut out of them."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,41 +15,60 @@ from sdrt.pixels.load import load
 
 CROP_PX = 384
 SUFFIXES = {".webp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".avif", ".bmp"}
+MOST_CROPS = 8
+"""Of one photograph, where there are few."""
+
+Pixels = NDArray[np.uint8]
 
 
 def list_images(folder: Path) -> list[Path]:
     """All pictures of a folder in name order. Raises ImageError when there are fewer than four."""
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if len(found) < 4:
-        raise ImageError(f"{folder}: {len(found)} pictures there; a prior needs at least 4, and likes hundreds")
+        raise ImageError(f"{folder}: {len(found)} pictures there; at least 4 are required, hundreds recommended")
     return found
 
 
-def crops(paths: list[Path], count: int, cell_px: int, seed: int) -> list[tuple[bool, NDArray[np.uint8]]]:
-    """``count`` crops as (held out, uint8 (H, W, 3)), the same for the same arguments.
+class CropPlan:
+    """Which crops are cut out of which photographs, the same for the same arguments.
 
-    Pictures whose name ends in 0, or else every eighth, are held out. Sides are at most CROP_PX, a multiple of
-    ``cell_px``; large photographs are downsampled a little at random. With few pictures each gives several crops.
-    Pictures that cannot be read are skipped.
+    Photographs whose name ends in 0, or else every eighth, are held out. With few photographs each gives several crops.
     """
-    random = np.random.default_rng(seed)
-    held = {p for p in paths if p.stem.endswith("0")} or set(paths[::8])
-    order = [paths[i] for i in random.permutation(len(paths))][:count]
-    each = max(1, min(8, count // len(order)))
-    result = []
-    for path in order:
+
+    def __init__(self, paths: list[Path], count: int, cell_px: int, seed: int) -> None:
+        """``count`` crops in all; sides are at most CROP_PX and multiples of ``cell_px``."""
+        self.random = np.random.default_rng(seed)
+        self.held = {path for path in paths if path.stem.endswith("0")} or set(paths[::8])
+        self.order = [paths[index] for index in self.random.permutation(len(paths))][:count]
+        self.each = max(1, min(MOST_CROPS, count // len(self.order)))
+        self._cell_px = cell_px
+
+    def cut(self, path: Path) -> list[Pixels]:
+        """The crops of one photograph, uint8 (H, W, 3); none, with a word on stderr, where it cannot be read.
+
+        Photographs must be cut in the plan's order: large ones are downsampled a little at random.
+        """
         try:
             rgb = load(path).rgb
         except SdrtError as error:
             print(f"  skipped: {error}", file=sys.stderr)
-            continue
-        for _ in range(each):
-            factor = 1.0 if random.random() < 0.6 else random.uniform(1, 1.6)
-            side = int(min(CROP_PX * factor, *rgb.shape[:2]))
-            y, x = random.integers(rgb.shape[0] - side + 1), random.integers(rgb.shape[1] - side + 1)
-            crop = rgb[y : y + side, x : x + side]
-            size = max(cell_px, min(CROP_PX, side) // cell_px * cell_px)
-            if side != size:
-                crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
-            result.append((path in held, np.ascontiguousarray(crop)))
-    return result
+            return []
+        return [self._crop(rgb) for _ in range(self.each)]
+
+    def _crop(self, rgb: Pixels) -> Pixels:
+        factor = 1.0 if self.random.random() < 0.6 else self.random.uniform(1, 1.6)
+        side = int(min(CROP_PX * factor, *rgb.shape[:2]))
+        y, x = (self.random.integers(rgb.shape[axis] - side + 1) for axis in (0, 1))
+        crop = rgb[y : y + side, x : x + side]
+        size = max(self._cell_px, min(CROP_PX, side) // self._cell_px * self._cell_px)
+        if side != size:
+            crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
+        return np.ascontiguousarray(crop)
+
+
+def crops(paths: list[Path], count: int, cell_px: int, seed: int) -> Iterator[tuple[bool, Pixels]]:
+    """All crops of a plan as (held out, uint8 (H, W, 3)). Pictures that cannot be read are skipped."""
+    plan = CropPlan(paths, count, cell_px, seed)
+    for path in plan.order:
+        for crop in plan.cut(path):
+            yield path in plan.held, crop

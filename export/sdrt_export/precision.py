@@ -22,6 +22,9 @@ ISLANDS = frozenset(
 )  # fmt: skip
 """Sums over many numbers, and functions that leave fp16's range at moderate arguments."""
 
+WIDE_SCOPE = "in_float32"
+"""Nodes traced inside a submodule of this name are islands too, whatever they compute."""
+
 SMALL = 64
 """Tensors of fewer numbers (and all biases) stay in fp32 under w16: rounding them saves nothing."""
 
@@ -88,11 +91,12 @@ def _compute_half(model: onnx.ModelProto) -> None:
     entry, leave = graph.input[0].name, graph.output[0].name
     nodes.append(helper.make_node("Cast", [entry], [f"{entry}.fp16"], name="enter", to=TensorProto.FLOAT16))
     renamed = {entry: f"{entry}.fp16"}
+    kept: set[str] = set()
     for node in graph.node:
-        _retype(node)
-        if node.op_type in ISLANDS:
-            nodes += _island(graph, node, floats, wide, renamed)
+        if _is_island(node):
+            nodes += _island(graph, node, floats, wide, renamed=renamed, kept=kept)
             continue
+        _retype(node)
         for position, name in enumerate(node.input):
             # Resize takes its scales in float32 whatever it resizes.
             if node.op_type == "Resize" and position > 0 and name in wide:
@@ -108,8 +112,21 @@ def _compute_half(model: onnx.ModelProto) -> None:
                 node.input[position] = f"{leave}.fp16"
     nodes.append(helper.make_node("Cast", [f"{leave}.fp16"], [leave], name="leave", to=TensorProto.FLOAT))
     del graph.value_info[:]
-    replace_nodes(graph, nodes)
+    used = {name for node in nodes for name in node.input} | {leave}
+    # Between islands nobody reads the narrow value.
+    replace_nodes(graph, [node for node in nodes if used & set(node.output)])
     drop_unused(graph)
+
+
+def wide_values(graph: onnx.GraphProto) -> set[str]:
+    """Values of a float32 graph that stay float32 in its fp16 form: from one island to others, read by nobody else."""
+    given = {name for node in graph.node if _is_island(node) for name in node.output}
+    read_narrow = {name for node in graph.node if not _is_island(node) for name in node.input}
+    return given - read_narrow - {value.name for value in graph.output}
+
+
+def _is_island(node: onnx.NodeProto) -> bool:
+    return node.op_type in ISLANDS or f"/{WIDE_SCOPE}/" in node.name
 
 
 def _island(
@@ -117,12 +134,17 @@ def _island(
     node: onnx.NodeProto,
     floats: set[str],
     wide: dict[str, onnx.TensorProto],
+    *,
     renamed: dict[str, str],
+    kept: set[str],
 ) -> list[onnx.NodeProto]:
+    """The node and the Casts around it. ``kept``: values that an island gave, which the next takes as they are."""
     nodes: list[onnx.NodeProto] = []
     for position, name in enumerate(node.input):
         if name in wide:
             node.input[position] = _keep_wide(graph, wide[name])
+        elif name in kept:
+            node.input[position] = f"{name}.fp32"
         elif name in floats:
             source = renamed.get(name, name)
             node.input[position] = f"{node.output[0]}.in{position}"
@@ -131,6 +153,7 @@ def _island(
     for position, name in enumerate(node.output):
         if name in floats:
             node.output[position] = f"{name}.fp32"
+            kept.add(name)
             nodes.append(_cast(f"{name}.fp32", name, TensorProto.FLOAT16))
     return nodes
 

@@ -5,27 +5,37 @@ Scans share no weights, so each is a small problem of its own: tens of thousands
 
 from __future__ import annotations
 
+import io
 import math
-import sys
-import time
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdrt.atomic import write_atomic
 from sdrt.coding.context import Canvas, inverse_step
 from sdrt.coding.prior import SIZE_BITS, Int32, Prior, Scan
+from sdrt.errors import OutputError
 from sdrt_export.prior_network import Examples, ScanNet, mean_inputs
 from sdrt_export.prior_plan import Arrays, Plan, layout_arrays, unfitted_prior
+from sdrt_export.progress import Progress
 
 _RATE_INPUTS = 400  # FitConfig.learning_rate is that of a scan of so many inputs
 _HIGHEST_RATE = 0.03
 _SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
 _LOOKS = 10
 _START_POSITIONS = 8192
+_KINDS = {
+    "weights": "i1", "own_weights": "i1", "global_weights": "<i4",
+    "shift": "u1", "out_weights": "i1", "out_shift": "u1",
+}  # fmt: skip
+
+ScanArrays = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def train_networks(
     training: Sequence[Sample],
     held: Sequence[Sample],
     config: FitConfig,
-    say: Callable[[str], None] | None = None,
+    finished: Path | None = None,
 ) -> Arrays:
     """The network arrays of a prior with this coding order.
 
@@ -133,31 +143,52 @@ def train_networks(
         training: pictures to learn from.
         held: pictures by which the best state of each scan is chosen.
         config: settings; the same ones, torch and pictures give the same arrays.
-        say: is told of each scan that is done; None prints to stderr.
+        finished: a folder that belongs to these very arguments and keeps each scan that is done, so that a training
+            that was interrupted goes on after the last of them and gives what it would have given.
+
+    Raises:
+        OutputError: ``finished`` cannot be written.
     """
-    prior, started = unfitted_prior(plan), time.monotonic()
-    tell = say or (lambda text: print(f"  prior: {text}", file=sys.stderr, flush=True))
+    prior = unfitted_prior(plan)
     state = torch.get_rng_state()
-    tell(f"{len(training)} pictures to learn from, {len(held)} held out")
-    seen, kept = collect(prior, training, config.positions, config.seed), collect(prior, held, config.positions // 4, 0)
-    exported = []
-    for number, (scan, learned, judged) in enumerate(zip(prior.scans, seen, kept, strict=True)):
-        torch.manual_seed(config.seed + number)
-        net, bits = fit_scan(scan, learned, judged, config)
-        exported.append(net.export())
-        seconds = time.monotonic() - started
-        left = seconds / (number + 1) * (len(prior.scans) - number - 1)
-        tell(
-            f"scan {number + 1}/{len(prior.scans)}, channels {scan.start}..{scan.stop - 1}: "
-            f"{bits[0]:.3f} -> {bits[1]:.3f} bits a position held out  {seconds:.0f} s, {left:.0f} s to go"
-        )
+    exported: list[ScanArrays] = []
+    while finished and len(exported) < len(prior.scans) and (kept := _recall(finished, len(exported))):
+        exported.append(kept)
+    with Progress("prior: scans", len(prior.scans), done=len(exported)) as progress:
+        if len(exported) < len(prior.scans):
+            seen = collect(prior, training, config.positions, config.seed)
+            judged = collect(prior, held, config.positions // 4, 0)
+        for number, scan in enumerate(prior.scans[len(exported) :], len(exported)):
+            torch.manual_seed(config.seed + number)
+            net, bits = fit_scan(scan, seen[number], judged[number], config)
+            exported.append(net.export())
+            if finished:
+                _keep(finished, number, exported[-1])
+            channels = f"channels {scan.start}..{scan.stop - 1}"
+            progress.reach(number + 1, f"{channels}: {bits[0]:.3f} -> {bits[1]:.3f} bits a position held out")
     torch.set_rng_state(state)
-    kinds = {
-        "weights": "i1", "own_weights": "i1", "global_weights": "<i4",
-        "shift": "u1", "out_weights": "i1", "out_shift": "u1",
-    }  # fmt: skip
-    together = {key: np.concatenate([e[key].ravel() for e in exported]).astype(kind) for key, kind in kinds.items()}
+    together = {key: np.concatenate([e[key].ravel() for e in exported]).astype(kind) for key, kind in _KINDS.items()}
     return {**layout_arrays(plan), **together}
+
+
+def _keep(folder: Path, number: int, arrays: ScanArrays) -> None:
+    """All or nothing, so that an interruption leaves no half of a file."""
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write the cache {folder}: {error.strerror or error}") from None
+    write_atomic(folder / f"{number:03}.npz", stream.getvalue())
+
+
+def _recall(folder: Path, number: int) -> ScanArrays | None:
+    """What ``_keep`` kept; None where nothing whole is."""
+    try:
+        with np.load(folder / f"{number:03}.npz", allow_pickle=False) as data:
+            return {key: data[key] for key in _KINDS}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def fit_scan(scan: Scan, seen: Examples, kept: Examples, config: FitConfig) -> tuple[ScanNet, NDArray[np.float64]]:

@@ -1,26 +1,32 @@
-"""Where autoencoders come from: the Hugging Face hub, diffusers folders, single files, pairs of tiny state dicts."""
+"""Where autoencoders come from: the Hugging Face hub, diffusers folders, single files, pairs of tiny state dicts.
+
+A source is read whole or refused: every tensor has its place, every number is finite, what had to be guessed is told.
+"""
 
 from __future__ import annotations
 
-import importlib
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from sdrt.errors import ModelError
 from sdrt.packs.manifest import LatentSpace
-from sdrt_export import autoencoders, checkpoint, taef
-from sdrt_export.hub import CONFIG, LOCAL, WEIGHTS_FILES, download
+from sdrt_export import autoencoders, ldm_names, reference, taef
+from sdrt_export.autoencoders import ADAPTERS, Adapter, adapter_of, describe_space, encoder_digest
+from sdrt_export.checkpoint import SUFFIXES, Checkpoint, load_strictly, read_checkpoint
+from sdrt_export.hub import LOCAL, download
+from sdrt_export.impostors import read_json
 from sdrt_export.pack_writer import describe_file
-from sdrt_export.spaces import LICENCES, SPACES, encoder_digest, resolve_space
+from sdrt_export.reference import Reference
+from sdrt_export.spaces import SPACES, KnownSpace, by_tiny_stem, by_weights, guess_family, license_of, resolve_space
+from sdrt_export.translated import translate
+from sdrt_export.weights_files import CONFIG, STEM, find_weights, read_weights, refuse_folder
 
-CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+OVERRULE = "--space, or --scale and --shift, overrule it"
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,16 @@ class Source:
     decoder: nn.Module
     space: LatentSpace
     latent_distribution: bool
-    force_upcast: bool
-    """The configuration says that fp16 arithmetic overflows."""
     provenance: dict[str, Any]
-    licence: str | None
+    license: str | None
+    notes: tuple[str, ...]
+    """What was taken for granted, a line each, and how to overrule it."""
+    reference: Callable[[], Reference]
+    """Opens what the exported graphs are compared with."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class SourceOptions:
     """What a person may say about a source beyond its location."""
 
     revision: str | None = None
@@ -46,148 +54,201 @@ class Wish:
     space: str | None = None
     scale: float | None = None
     shift: float | None = None
-    licence: str | None = None
+    norm_groups: int | None = None
+    """Of a single file's normalizations, whose number no tensor shows."""
+    license: str | None = None
 
 
-def open_source(location: str, wish: Wish | None = None) -> Source:
+def open_source(location: str, options: SourceOptions | None = None) -> Source:
     """Reads an autoencoder from a folder, a file, or a hub repository (its copy under models/sources comes first).
 
-    Raises ModelError in one line: nothing there, not supported, damaged, or not downloadable.
+    Raises:
+        ModelError: in one line: nothing there, not supported, incomplete, damaged, or not downloadable.
     """
-    wish = wish or Wish()
+    options = options or SourceOptions()
     path = Path(location).expanduser()
     if path.is_file():
-        if path.suffix not in CHECKPOINT_SUFFIXES:
-            raise ModelError(f"{path} is no checkpoint: {', '.join(CHECKPOINT_SUFFIXES)} are")
-        return _from_file(path, wish)
+        if path.suffix not in SUFFIXES:
+            raise ModelError(f"{path} is no checkpoint: {', '.join(SUFFIXES)} are")
+        return _from_file(path, options)
     if path.is_dir():
-        pair = taef.find_pair(path)
-        return _from_pair(*pair, wish) if pair else _from_folder(path, wish, None)
+        return _from_folder(path, options, None)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", location) or location.startswith("."):
         raise ModelError(f"{location} is neither a folder, a checkpoint file, nor a repository OWNER/NAME of the hub")
     local = LOCAL / location
-    folder = local if local.is_dir() else download(location, wish.revision, wish.subfolder)
-    return _from_folder(folder, wish, location)
+    folder = local if local.is_dir() else download(location, options.revision, options.subfolder)
+    return _from_folder(folder, options, location)
 
 
-def _from_folder(folder: Path, wish: Wish, repository: str | None) -> Source:
-    candidates = [folder / wish.subfolder] if wish.subfolder else [folder, folder / "vae"]
+def _from_folder(folder: Path, options: SourceOptions, repository: str | None) -> Source:
+    candidates = [folder / options.subfolder] if options.subfolder else [folder, folder / "vae"]
     home = next((place for place in candidates if (place / CONFIG).is_file()), None)
-    if home is None:
-        raise ModelError(f"{folder} is no diffusers folder: no {CONFIG} in {' or '.join(map(str, candidates))}")
-    config = _read_config(home / CONFIG)
-    weights = next((home / name for name in WEIGHTS_FILES if (home / name).is_file()), None)
-    if weights is None:
-        raise ModelError(f"{home} has no weights: {' or '.join(WEIGHTS_FILES)}")
-    vae = _from_pretrained(home, config, weights)
-    files = {weights.name: describe_file(weights)}
+    if home is not None:
+        return _from_diffusers(folder, home, find_weights(home), options, repository)
+    pairs = taef.find_pairs(folder)
+    if len(pairs) == 1:
+        return _from_pair(*pairs[0], options)
+    if pairs:
+        names = ", ".join(taef.stem_of(encoder) for encoder, _decoder in pairs)
+        raise ModelError(f"{folder} holds several tiny autoencoders ({names}): name one, for example {pairs[0][0]}")
+    raise refuse_folder(folder, candidates)
+
+
+def _from_diffusers(folder: Path, home: Path, weights: Path, options: SourceOptions, repository: str | None) -> Source:
+    config = read_json(home / CONFIG)
+    adapter = adapter_of(config.get("_class_name"), home / CONFIG)
+    if options.norm_groups is not None:
+        raise ModelError(f"--norm-groups is for single files: {home / CONFIG} says how many there are")
+    vae = autoencoders.build(adapter, config, home / CONFIG)
+    state, files = read_weights(weights)
+    load_strictly(vae, ldm_names.to_diffusers(state) if adapter.prefix == "kl" else state, weights)
     origin: dict[str, Any] = {"kind": "diffusers", "location": repository or str(folder)}
     if repository:
         # The hub's cache names the folder after the commit; a copy under models/sources has no such name.
         commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else None
-        origin["revision"] = commit or wish.revision
-    origin["subfolder"] = home.name if home != folder else None
+        origin["revision"] = commit or options.revision
+    origin["subfolder"] = home.relative_to(folder).as_posix() if home != folder else None
     return _assemble(
+        adapter,
         vae,
-        wish,
+        options,
         origin=origin,
-        files=files,
+        files={path.name: describe_file(path) for path in files},
         repository=repository,
-        # The file's own word: diffusers' default for configurations without one is True.
-        force_upcast=bool(config.get("force_upcast", False)),
+        notes=[],
+        reopen=lambda: (reference.read_folder(adapter, home, weights), "diffusers"),
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from None
-    name = config.get("_class_name") if isinstance(config, dict) else None
-    if name not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise ModelError(f"{path} describes {name}: AutoencoderKL and AutoencoderTiny are supported")
-    described: dict[str, Any] = config
-    return described
+def _from_file(path: Path, options: SourceOptions) -> Source:
+    partner = taef.partner_of(path)
+    if partner is not None and partner.is_file():
+        pair = (path, partner) if taef.ENCODER.fullmatch(path.name) else (partner, path)
+        return _from_pair(*pair, options)
+    if path.name.startswith(STEM) and (path.parent / CONFIG).is_file():
+        return _from_diffusers(path.parent, path.parent, path, options, None)
+    checkpoint = read_checkpoint(path)
+    adapter = _class_of(checkpoint)
+    described = describe_file(path)
+    known = by_weights([str(described["sha256"])])
+    notes: list[str] = []
+    state = checkpoint.state
+    if adapter.translates:
+        config = taef.describe(state, path)
+    else:
+        state = ldm_names.to_diffusers(state)
+        config = ldm_names.describe(state, path, options.norm_groups)
+        scale, shift = _scale_of_file(checkpoint, int(config["latent_channels"]), options, known, notes)
+        if adapter.class_name == "AutoencoderKL":
+            config.update(scaling_factor=scale, shift_factor=shift)
+        if options.norm_groups is None and known is None:
+            notes.append(
+                f"{ldm_names.DEFAULT_GROUPS} groups in each normalization, as in every Stable Diffusion: a single file "
+                "does not say; --norm-groups overrules it"
+            )
+    vae = autoencoders.build(adapter, config, path)
+    load_strictly(vae, state, path)
+
+    def reopen() -> tuple[Any, str]:
+        # diffusers reads AutoencoderKL only, and leaves out in silence what it knows under no name.
+        names = checkpoint.state
+        known_names = any(name.startswith("encoder.down.") for name in names) or set(names) <= set(vae.state_dict())
+        if adapter.class_name == "AutoencoderKL" and checkpoint.prefix in ("", "first_stage_model.") and known_names:
+            return reference.read_single_file(adapter, path, config), "diffusers"
+        return vae, "sdrt_export"
+
+    origin = {"kind": "checkpoint", "location": str(path), "norm_groups": options.norm_groups}
+    files = {path.name: described}
+    return _assemble(adapter, vae, options, origin=origin, files=files, repository=None, notes=notes, reopen=reopen)
 
 
-def _from_pretrained(home: Path, config: Mapping[str, Any], weights: Path) -> Any:
-    diffusers = _import_diffusers()
-    variant = "fp16" if ".fp16." in weights.name else None
-    try:
-        return getattr(diffusers, config["_class_name"]).from_pretrained(
-            str(home),
-            variant=variant,
-            use_safetensors=weights.suffix == ".safetensors",
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-        )
-    except Exception as error:  # diffusers raises OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError
-        raise ModelError(f"cannot read the autoencoder in {home}: {_line(error)}") from None
+def _class_of(checkpoint: Checkpoint) -> Adapter:
+    """By names and shapes. Raises ModelError for classes that single files do not describe well enough."""
+    state, path = checkpoint.state, checkpoint.path
+    if "encoder.layers.0.weight" in state:
+        return ADAPTERS["AutoencoderTiny"]
+    if state["encoder.conv_in.weight"].ndim == 5:
+        raise ModelError(f"{path} is a video autoencoder in one file: give the folder with its config.json")
+    if any(name.startswith("decoder.up_blocks.0.0.") for name in state):
+        raise ModelError(f"{path} is an AutoencoderDC in one file: give the folder with its config.json")
+    return ADAPTERS["AutoencoderKLFlux2" if "bn.running_mean" in state else "AutoencoderKL"]
 
 
-def _import_diffusers() -> ModuleType:
-    """Not at the top: it takes seconds, and tiny pairs need none of it. Raises ModelError if it is not installed."""
-    try:
-        module = importlib.import_module("diffusers")
-    except ImportError as error:
-        raise ModelError(f"diffusers is needed to read this source ({error}): pip install diffusers") from None
-    module.logging.set_verbosity_error()
-    return module
-
-
-def _from_file(path: Path, wish: Wish) -> Source:
-    diffusers = _import_diffusers()
-    state, is_sdxl = checkpoint.read_checkpoint(path)
-    state = checkpoint.to_diffusers(state)
-    config = checkpoint.describe(state)
-    space = SPACES.get(wish.space or ("sdxl" if is_sdxl else "sd1"), SPACES["sd1"])
-    if config["latent_channels"] != space.channels and wish.scale is None:
+def _scale_of_file(
+    checkpoint: Checkpoint, channels: int, options: SourceOptions, known: KnownSpace | None, notes: list[str]
+) -> tuple[float, float]:
+    """Scale and shift of a file that does not carry them. Raises ModelError where nothing tells them."""
+    if options.scale is not None:
+        return options.scale, options.shift or 0.0
+    if options.space in SPACES:
+        return SPACES[options.space].scale, SPACES[options.space].shift
+    if known is not None:
+        return known.space.scale, known.space.shift
+    guess = guess_family(
+        channels, tensors=checkpoint.names, metadata=checkpoint.metadata, file_name=checkpoint.path.name
+    )
+    if guess is None:
         raise ModelError(
-            f"{path} has {config['latent_channels']} latent channels and a single file does not say their scale: "
+            f"{checkpoint.path} has {channels} latent channels and a single file does not say their scale: "
             f"give --space ({', '.join(SPACES)}), or --scale and --shift"
         )
-    vae = diffusers.AutoencoderKL(**config, scaling_factor=space.scale, shift_factor=space.shift)
-    try:
-        vae.load_state_dict({key: value.float() for key, value in state.items()})
-    except RuntimeError as error:
-        raise ModelError(f"{path} holds another autoencoder than AutoencoderKL: {_line(error)}") from None
-    origin = {"kind": "checkpoint", "location": str(path)}
-    files = {path.name: describe_file(path)}
-    return _assemble(vae, wish, origin=origin, files=files, repository=None, force_upcast=is_sdxl)
+    space = guess.space
+    notes.append(f"scale {space.scale:g} and shift {space.shift:g}, those of {space.id}: {guess.reason}; {OVERRULE}")
+    return space.scale, space.shift
 
 
-def _from_pair(encoder_path: Path, decoder_path: Path, wish: Wish) -> Source:
+def _from_pair(encoder_path: Path, decoder_path: Path, options: SourceOptions) -> Source:
     encoder, decoder, channels = taef.load_pair(encoder_path, decoder_path)
-    name = encoder_path.name.removesuffix("_encoder.pth")
-    known = {"taesd": "sd1", "taesdxl": "sdxl", "taesd3": "sd3", "taef1": "flux1", "taef2": "flux2"}.get(name, name)
-    digest = encoder_digest(encoder.state_dict())
-    found = LatentSpace(f"tiny-{digest}", channels, taef.DOWNSCALE, wish.scale or 1.0, wish.shift or 0.0)
-    space = resolve_space(found, asked=wish.space or known)
-    encoder, decoder = autoencoders.translate(encoder, decoder, found, space)
+    stem = taef.stem_of(encoder_path)
+    known = by_tiny_stem(stem)
+    notes = []
+    if options.space is None and known is not None:
+        notes.append(f"latent space {known.space.id}: its files are called {stem}; --space overrules it")
+    found = LatentSpace(
+        f"tiny-{encoder_digest(encoder.state_dict())}", channels, taef.DOWNSCALE, options.scale or 1.0,
+        options.shift or 0.0,
+    )  # fmt: skip
+    space = resolve_space(found, asked=options.space or (known.space.id if known is not None else stem))
+    halves = translate(encoder.eval(), decoder.eval(), found, space)
+
+    def reopen() -> Reference:
+        state = taef.as_diffusers(encoder_path, decoder_path)
+        if state is None:
+            reader = "this export's own module: diffusers has none with a global branch"
+            return reference.of_modules(*halves, channels, reader)
+        adapter = ADAPTERS["AutoencoderTiny"]
+        vae = autoencoders.build(adapter, taef.describe(state, encoder_path), encoder_path)
+        load_strictly(vae, state, encoder_path)
+        return reference.of_diffusers(adapter, vae, found, space, "sdrt_export")
+
     files = {path.name: describe_file(path) for path in (encoder_path, decoder_path)}
-    origin = {"kind": "tiny pair", "location": str(encoder_path.parent), "files": files}
-    return Source(encoder.eval(), decoder.eval(), space, False, False, origin, wish.licence or "MIT")
+    origin = {"kind": "tiny pair", "location": str(encoder_path), "files": files}
+    return Source(*halves, space, False, origin, options.license or "MIT", tuple(notes), reopen)
 
 
 def _assemble(
+    adapter: Adapter,
     vae: Any,
-    wish: Wish,
+    options: SourceOptions,
     *,
     origin: dict[str, Any],
-    files: dict[str, dict[str, Any]],
+    files: Mapping[str, Mapping[str, Any]],
     repository: str | None,
-    force_upcast: bool,
+    notes: list[str],
+    reopen: Callable[[], tuple[Any, str]],
 ) -> Source:
-    found = autoencoders.describe_space(vae, wish.scale, wish.shift)
+    found = describe_space(vae, options.scale, options.shift)
     digests = {name: str(entry["sha256"]) for name, entry in files.items()}
-    space = resolve_space(found, asked=wish.space, repository=repository, digests=digests)
+    space = resolve_space(found, asked=options.space, repository=repository, digests=digests)
+    if space is found:
+        notes = [*notes, f"latent space {space.id}, named by the encoder's weights; --space names it otherwise"]
     encoder, decoder = autoencoders.halves(vae, found, space)
-    kind = autoencoders.class_of(vae)
-    licence = wish.licence or LICENCES.get((repository or "").lower())
-    provenance = {**{key: value for key, value in origin.items() if value is not None}, "class": kind, "files": files}
-    return Source(encoder, decoder, space, kind == "AutoencoderKL", force_upcast, provenance, licence)
+    provenance = {key: value for key, value in origin.items() if value is not None}
+    provenance.update({"class": adapter.class_name, "files": dict(files)})
 
+    def compared() -> Reference:
+        other, reader = reopen()
+        return reference.of_diffusers(adapter, other, found, space, reader)
 
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    chosen = options.license or license_of(repository)
+    return Source(encoder, decoder, space, adapter.latent_distribution, provenance, chosen, tuple(notes), compared)

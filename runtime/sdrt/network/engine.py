@@ -74,13 +74,15 @@ class Engine:
         threads: int | None = None,
         optimise: bool = True,
         sides: Sides = DEFAULT_SIDES,
+        tf32: bool = True,
     ) -> None:
         """Loads the graph.
 
         ``graph``: its path, or what gives the graph for the device that is taken. ``precision``: only bf16 matters here
         (see ``devices``), or float32 in OpenVINO for any other. ``threads`` 1 or more; None takes every core that
         the process may use. ``optimise`` False keeps the graph as it was written, to tell an optimiser's fault from the
-        graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own.
+        graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own. ``tf32``
+        False: CUDA multiplies float32 with all of its 24 bits, not with 11.
 
         Raises ArgumentError: unknown device or precision, threads below 1. EngineError: device not to be had, graph
         missing or one that the device cannot run. ModelError: graph not readable, damaged, or one whose parts lie
@@ -88,7 +90,7 @@ class Engine:
         """
         candidates = devices_to_try(device, precision)
         check_count("threads", threads)
-        settings = _Settings(precision, threads, optimise, sides)
+        settings = _Settings(precision, threads, optimise, sides, tf32)
         if len(candidates) == 1:
             self.device, found = candidates[0], _resolve(graph, candidates[0])
             opened = _open(found, self.device, settings)
@@ -121,6 +123,7 @@ class _Settings:
     threads: int | None
     optimise: bool
     sides: Sides
+    tf32: bool
 
 
 def available_devices() -> list[DeviceReport]:
@@ -254,7 +257,7 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         device,
         settings.threads,
         optimise=settings.optimise,
-        options=onnxruntime_session.CUDA_OPTIONS if device == "cuda" else {},
+        options=onnxruntime_session.cuda_options(settings.tf32) if device == "cuda" else {},
     )
     return _Opened(runner, "asked for", longest_side=settings.sides.most if device in GPU else None)
 

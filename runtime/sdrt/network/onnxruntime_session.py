@@ -36,6 +36,11 @@ Floats = NDArray[np.float32] | NDArray[np.float16]
 Runner = Callable[[Floats], NDArray[Any]]
 
 
+def cuda_options(tf32: bool) -> dict[str, str]:
+    """What the CUDA provider is told; ``tf32`` False: products of float32 keep their accuracy."""
+    return dict(CUDA_OPTIONS) if tf32 else {**CUDA_OPTIONS, "use_tf32": "0"}
+
+
 @dataclass(frozen=True)
 class Port:
     """The only input of a graph. ``channels`` None: the graph leaves them open."""

@@ -1,0 +1,88 @@
+"""The last step of every export: graphs become a pack, and what was fitted to the pack before stays. No torch here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdrt.errors import ModelError
+from sdrt.packs.manifest import MANIFEST, PRIOR, LatentSpace, ModelPack
+from sdrt.packs.search import load_pack
+from sdrt_export.graph_files import Exported
+from sdrt_export.overflow import MOST
+from sdrt_export.pack_writer import read_manifest, update_manifest, write_pack
+from sdrt_export.parity import Parity, report, table
+
+
+def kept_fields(folder: Path, identity: bytes) -> dict[str, Any]:
+    """What a fitted prior brought to a pack that is exported again: files written with it must stay readable."""
+    if not (folder / MANIFEST).is_file() or not (folder / PRIOR).is_file():
+        return {}
+    manifest = read_manifest(folder)
+    if load_pack(folder).space.identity != identity:
+        raise ModelError(f"{folder} holds the prior of another latent space: choose another folder or remove it")
+    kept: dict[str, Any] = {key: manifest[key] for key in ("quality_range", "default_step", "prior") if key in manifest}
+    kept["quality_range"] = tuple(kept["quality_range"])
+    return kept
+
+
+def write_exported(
+    folder: Path,
+    exported: Exported,
+    kept: Mapping[str, Any],
+    *,
+    name: str | None,
+    space: LatentSpace,
+    source: Mapping[str, Any],
+    licence: str | None,
+) -> ModelPack:
+    """Writes the manifest for graphs that are in the folder; graphs of other precisions, which are older, go.
+
+    Args:
+        folder: the pack's.
+        exported: what was written there.
+        kept: from ``kept_fields``.
+        name: the pack's; None: the folder's.
+        space: that the graphs speak.
+        source: where they come from.
+        licence: of the weights.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    for stale in folder.glob("*.onnx"):
+        if stale.name not in exported.files:
+            stale.unlink()
+    return write_pack(
+        folder,
+        name=name or folder.resolve().name,
+        space=space,
+        files=dict(exported.files),
+        latent_distribution=exported.latent_distribution,
+        halo=exported.halo,
+        source=source,
+        graphs=exported.graphs,
+        licence=licence,
+        **kept,
+    )
+
+
+def tell_exported(pack: ModelPack, exported: Exported) -> int:
+    """Says on stdout what was written and what comes next, and warns of an overflow. Returns the exit code."""
+    if exported.fp16_peak is not None and not exported.fp16_peak <= MOST:
+        print(f"sdrt_export: warning: fp16 will overflow: numbers reach {exported.fp16_peak:.3g}", file=sys.stderr)
+    sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
+    print(f"{pack.folder}: latent space {pack.space.id} ({pack.space.channels} at 1/{pack.space.downscale}); {sizes}")
+    if PRIOR not in pack.files:
+        print(f"next: python -m sdrt_export prior {pack.folder} --images FOLDER (or --generic, to use it at once)")
+    return 0
+
+
+def tell_parities(pack: ModelPack, parities: Sequence[Parity]) -> int:
+    """Says on stdout how close a pack's graphs came, and keeps it in the manifest. Returns the exit code."""
+    for line in table(parities):
+        print(line)
+    update_manifest(pack.folder, verified=report(parities))
+    return 0 if all(parity.passed for parity in parities) else 1

@@ -1,0 +1,202 @@
+"""How close a pack's graphs come to what they should compute, and what each precision may cost. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.network.engine import Engine
+from sdrt.network.transform import gpu_sides
+from sdrt.packs.manifest import ModelPack, graph_file_name
+from sdrt.packs.search import read_verified
+from sdrt.pixels.tensors import as_sample, from_sample
+from sdrt_export import overflow
+from sdrt_export.likeness import compare
+from sdrt_export.made_pictures import CASES, decoder_input
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a precision may cost. Pictures are compared after clamping to [-1, 1], on a scale of 0 to 255, unrounded."""
+
+    latents_relative: float
+    """Largest difference of a latent (of the mean), in units of the latents' standard deviation."""
+    picture_max_abs: float
+    """Largest difference of a sample between the two round trips, of 255."""
+    picture_psnr_db: float
+    """Least PSNR between the two round trips."""
+
+
+TOLERANCES = {
+    "fp32": Tolerance(latents_relative=0.002, picture_max_abs=0.5, picture_psnr_db=75.0),
+    "w16": Tolerance(latents_relative=0.03, picture_max_abs=4.0, picture_psnr_db=55.0),
+    "fp16": Tolerance(latents_relative=0.08, picture_max_abs=10.0, picture_psnr_db=45.0),
+    "int8": Tolerance(latents_relative=2.0, picture_max_abs=160.0, picture_psnr_db=20.0),
+    "bf16": Tolerance(latents_relative=0.2, picture_max_abs=16.0, picture_psnr_db=42.0),
+}
+"""By the arithmetic in use. int8 is judged where it is made, on photographs (``sdrt_export.int8``); here it must only
+be the same network, on pictures that it was not calibrated for. bf16 is what OpenVINO computes in on CPUs that have it,
+whatever the graph says."""
+
+FEW_LATENTS = 4
+FEW_SLACK = 10.0
+"""A normalization over a handful of numbers makes a step of a rounding: a picture of fewer latents than FEW_LATENTS may
+differ FEW_SLACK times as much (20 dB) before the network is another one."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was measured for one precision on one device; the worst of all cases but those of few latents."""
+
+    precision: str
+    device: str
+    output: str
+    """What the decoder gives: float32, or uint8 pixels, which are compared with the reference's, rounded."""
+    encoder_bytes: int | None
+    decoder_bytes: int
+    latents_relative: float | None
+    picture_max_abs: float
+    picture_psnr_db: float
+    picture_lpips: float | None
+    """Mean of the pictures of 32 pixels a side and more; None without the metric's weights."""
+    fp16_peak: float | None
+    """For fp16: the largest magnitude anywhere in the float32 graphs, which must stay below half of fp16's 65504."""
+    passed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Wished:
+    """What a reference makes of one batch of pictures."""
+
+    latents: Floats
+    """Raw latents (N, C, h, w)."""
+    picture: Floats
+    """What is painted from them, (N, 3, H, W), nominally in [-1, 1]."""
+
+
+def report(parities: Sequence[Parity]) -> dict[str, Any]:
+    """The figures in the form in which the manifest keeps them."""
+    tolerances = {parity.precision: asdict(tolerance(parity.precision, parity.device)) for parity in parities}
+    return {
+        "cases": [list(case) for case in CASES],
+        "tolerances": tolerances,
+        "parity": [asdict(parity) for parity in parities],
+    }
+
+
+def table(parities: Sequence[Parity]) -> list[str]:
+    """The figures as lines of text, a heading first."""
+    lines = ["precision  device    output   encoder MB  decoder MB  latents (sd)  max of 255  PSNR (dB)  LPIPS"]
+    for parity in parities:
+        encoder = "-" if parity.encoder_bytes is None else f"{parity.encoder_bytes / 1e6:.2f}"
+        latents = "-" if parity.latents_relative is None else f"{parity.latents_relative:.5f}"
+        lpips = "-" if parity.picture_lpips is None else f"{parity.picture_lpips:.5f}"
+        lines.append(
+            f"{parity.precision:<10} {parity.device:<9} {parity.output:<8} {encoder:<11} "
+            f"{parity.decoder_bytes / 1e6:<11.2f} {latents:<13} {parity.picture_max_abs:<11.3f} "
+            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {'ok' if parity.passed else 'FAILED'}"
+        )
+    return lines
+
+
+def tolerance(precision: str, device: str) -> Tolerance:
+    """What holds for a graph of this precision on this device."""
+    return TOLERANCES["bf16" if device == "openvino" and precision != "int8" else precision]
+
+
+def measure(
+    pack: ModelPack,
+    precision: str,
+    device: str,
+    samples: Sequence[Floats],
+    *,
+    wished: Sequence[Wished],
+    peak: float | None = None,
+) -> Parity:
+    """One precision of the pack through ``sdrt.network.engine``, on pictures of which it is known what should come.
+
+    Args:
+        pack: the graphs; a decoder alone is fed with the wished latents.
+        precision: which of them.
+        device: where they run.
+        samples: pictures (N, 3, H, W) in [-1, 1], H and W multiples of the downscale factor; with a fourth plane, the
+            quality level, for packs with ``quality_input``.
+        wished: for each of them.
+        peak: for fp16, the largest magnitude inside.
+
+    Raises:
+        ModelError: a file is altered.
+        EngineError: a graph cannot run.
+    """
+    names = [name for half in ("encoder", "decoder") if (name := graph_file_name(half, precision)) in pack.files]
+    # Unoptimised, the CPU rounds at the seams of fp16 as a GPU would; its optimiser takes the roundings out.
+    optimise = precision != "fp16"
+    engines: dict[str, Engine] = {}
+    sizes: dict[str, int] = {}
+    for name in names:
+        half = name.split(".")[0]
+        sizes[half] = len(read_verified(pack, name))
+        sides = gpu_sides(pack, half)
+        engines[half] = Engine(pack.folder / name, device=device, optimise=optimise, sides=sides, tf32=False)
+    decoder = engines["decoder"]
+    limit = tolerance(precision, decoder.device)
+    few, many = (_Compared([], [], []) for _ in range(2))
+    output = "float32"
+    for sample, wanted in zip(samples, wished, strict=True):
+        latents = wanted.latents
+        compared = few if latents.shape[2] * latents.shape[3] < FEW_LATENTS else many
+        if "encoder" in engines:
+            # A batch must give what its pictures give one by one, so the engine's batch meets torch's.
+            latents = np.ascontiguousarray(engines["encoder"].run(sample)[:, : pack.space.channels])
+            difference = float(np.abs(latents - wanted.latents).max() / max(wanted.latents.std(), 1e-6))
+            compared.latents.append(difference)
+        painted = decoder.run(decoder_input(latents, sample))
+        output = str(painted.dtype)
+        compared.pictures.append(as_sample(painted))
+        compared.wanted.append(_rounded(wanted.picture) if output == "uint8" else wanted.picture)
+    passed = [group.passes(limit, output, slack) for group, slack in ((many, 1.0), (few, FEW_SLACK)) if group.wanted]
+    shown = many if many.wanted else few
+    likeness = compare(shown.pictures, shown.wanted)
+    return Parity(
+        precision=precision,
+        device=decoder.device,
+        output=output,
+        encoder_bytes=sizes.get("encoder"),
+        decoder_bytes=sizes["decoder"],
+        latents_relative=float(f"{max(shown.latents):.3g}") if shown.latents else None,
+        picture_max_abs=likeness.max_abs,
+        picture_psnr_db=likeness.worst_psnr_db,
+        picture_lpips=likeness.lpips,
+        fp16_peak=None if peak is None else float(f"{peak:.4g}"),
+        passed=all(passed) and (peak is None or peak <= overflow.MOST),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """Pictures of some sizes: differences of their latents, what was painted, and what should have been."""
+
+    latents: list[float]
+    pictures: list[Floats]
+    wanted: list[Floats]
+
+    def passes(self, limit: Tolerance, output: str, slack: float) -> bool:
+        likeness = compare(self.pictures, self.wanted)
+        # Where both are rounded, the smallest difference can become a whole level.
+        most = limit.picture_max_abs * slack + (1 if output == "uint8" else 0)
+        return (
+            all(difference <= limit.latents_relative * slack for difference in self.latents)
+            and likeness.max_abs <= most
+            and likeness.worst_psnr_db >= limit.picture_psnr_db - 20 * np.log10(slack)
+        )
+
+
+def _rounded(sample: Floats) -> Floats:
+    height, width = sample.shape[2:]
+    return as_sample(np.stack([from_sample(one[None], height, width) for one in sample]))

@@ -1,0 +1,135 @@
+"""The graphs of every class of autoencoders that is exported: they compute what diffusers' own class computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from sdrt.packs.manifest import ModelPack
+from sdrt_export.__main__ import main
+from sdrt_export.graph import trace
+from sdrt_export.made_pictures import CASES
+from sdrt_export.overflow import peak
+from sdrt_export.pack_writer import read_manifest, write_pack
+from sdrt_export.precision import convert
+from sdrt_export.session import open_session
+from sdrt_export.sources import open_source
+from sdrt_export.traceable import RmsNorm
+
+pytest.importorskip("diffusers")
+
+from tests import small_autoencoders as small
+
+from sdrt_export.autoencoders import ADAPTERS
+from sdrt_export.graph_files import write_graphs
+from sdrt_export.verify import verify_pack
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "AutoencoderKL": small.KL,
+    "AutoencoderKLFlux2": small.KL,
+    "AutoencoderTiny": small.TINY,
+    "AutoencoderDC": small.DC,
+    "AutoencoderKLQwenImage": small.VIDEO,
+    "AutoencoderKLWan": small.VIDEO,
+}
+SHUFFLED = {**small.DC, "downsample_block_type": "pixel_unshuffle", "upsample_block_type": "pixel_shuffle"}
+"""AutoencoderDC in its other form, that of the models for ImageNet."""
+DISTINCT = {"AutoencoderKL": small.KL, "AutoencoderTiny": small.TINY, "AutoencoderDC": small.DC} | {
+    "AutoencoderDC, shuffled": SHUFFLED,
+    "AutoencoderKLWan": small.VIDEO,
+}
+
+
+@pytest.fixture(scope="module", params=DISTINCT)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """A source, and the float32 graphs of its halves."""
+    class_name, settings = request.param.split(",")[0], DISTINCT[request.param]
+    folder = tmp_path_factory.mktemp("source")
+    small.make(class_name, settings).save_pretrained(folder)
+    source = open_source(str(folder))
+    space = source.space
+    picture = torch.zeros(2, 3, 3 * space.downscale, 5 * space.downscale)
+    graphs = {
+        "encoder": trace(source.encoder, picture, "sample", "latents"),
+        "decoder": trace(source.decoder, torch.zeros(2, space.channels, 3, 5), "latent_sample", "sample"),
+    }
+    return source, graphs
+
+
+def test_every_adapter_is_tried() -> None:
+    """No class is listed as supported without a small one here."""
+    assert set(SETTINGS) == set(ADAPTERS)
+
+
+def test_graphs_agree_with_diffusers_in_every_precision(exported: tuple[Any, ...], tmp_path: Path) -> None:
+    """Any size and batch, one latent too: within the tolerances of ``verify``, against diffusers' own class."""
+    source, graphs = exported
+    written = write_graphs(
+        graphs,
+        tmp_path,
+        space=source.space,
+        latent_distribution=source.latent_distribution,
+        precisions=["fp32", "w16", "fp16"],
+        graphs={},
+    )
+    pack: ModelPack = write_pack(
+        tmp_path, name="x", space=source.space, latent_distribution=source.latent_distribution, halo=written.halo
+    )
+    for parity in verify_pack(pack, source.encoder, source.decoder, against=source.reference(), device="cpu"):
+        assert parity.passed, parity
+    assert (1, 9, 13) in CASES and (2, 1, 1) in CASES
+
+
+def test_no_arithmetic_on_shapes_is_left(exported: tuple[Any, ...]) -> None:
+    """A Shape only ever feeds a Reshape: more would be placed on the CPU by a GPU session, which is refused."""
+    for model in exported[1].values():
+        kinds = Counter(node.op_type for node in model.graph.node)
+        assert not {"Gather", "Slice", "Unsqueeze", "ConstantOfShape", "Pad", "Expand", "Loop", "If"} & set(kinds)
+        shapes = {node.output[0] for node in model.graph.node if node.op_type == "Shape"}
+        assert {node.op_type for node in model.graph.node if shapes & set(node.input)} <= {"Reshape"}
+        assert all(len(value.type.tensor_type.shape.dim) == 4 for value in (*model.graph.input, *model.graph.output))
+
+
+def test_sums_over_many_numbers_stay_in_float32(exported: tuple[Any, ...]) -> None:
+    """In fp16 graphs norms and linear attention are computed in float32 from end to end, without a rounding between."""
+    for model in exported[1].values():
+        half = convert(model, "fp16")
+        onnx.checker.check_model(half)
+        graph = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
+        makers = {name: node for node in graph.node for name in node.output}
+        for node in graph.node:
+            if "/in_float32/" not in node.name or node.op_type == "Cast":
+                continue
+            assert all(types.get(name, TensorProto.FLOAT) == TensorProto.FLOAT for name in node.output)
+            for name in node.input:
+                if name in makers and makers[name].op_type == "Cast":
+                    assert "/in_float32/" not in makers[makers[name].input[0]].name, "rounded to fp16 between two"
+
+
+def test_numbers_that_stay_in_float32_do_not_forbid_fp16() -> None:
+    """The peak counts what would be fp16: a mean square of a million inside a norm is not a reason to refuse."""
+    model = trace(RmsNorm(torch.ones(2), None, added=1e-5), torch.zeros(2, 2, 3, 5), "sample", "latents")
+    picture = np.full((1, 2, 4, 4), 1000, np.float32)
+    largest, _ = peak(model, picture)
+    assert largest < 1.01
+    given = open_session(convert(model, "fp16"), optimise=False).run(None, {"sample": picture})[0]
+    assert np.abs(given - 1).max() < 1e-2
+
+
+def test_wan_s_latents_are_normalized_inside_the_graphs(tmp_path: Path) -> None:
+    """Means and deviations of each channel are the graphs' business: the space has scale 1 and shift 0."""
+    small.make("AutoencoderKLWan", small.VIDEO).save_pretrained(tmp_path / "a")
+    source = open_source(str(tmp_path / "a"))
+    assert (source.space.scale, source.space.shift, source.latent_distribution) == (1.0, 0.0, False)
+    assert main(["graph", str(tmp_path / "a"), "--out", str(tmp_path / "pack")]) == 0
+    assert read_manifest(tmp_path / "pack")["source"]["class"] == "AutoencoderKLWan"
