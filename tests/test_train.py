@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from sdrt.errors import ModelError
 
 torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
+from sdrt.packs.search import load_pack  # noqa: E402
+from sdrt_export.halo import dependence  # noqa: E402
 from sdrt_metrics import perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
 from sdrt_train.drawings import drawing, flat  # noqa: E402
@@ -26,6 +29,7 @@ from sdrt_train.model import (  # noqa: E402
     block_transform,
     straight_through,
 )
+from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
 from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E402
 from sdrt_train.recipe import Recipe, StageConfig, read_recipe  # noqa: E402
 from sdrt_train.schedule import WARM_UP, rate_factor  # noqa: E402
@@ -293,3 +297,43 @@ def test_recipes_are_read_strictly(tmp_path: Path) -> None:
         bad.write_text(text)
         with pytest.raises(ValueError, match=word):
             read_recipe(bad)
+
+
+def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
+    """The pack takes the quality level, states a halo, holds the averaged weights within the stated tolerance of torch
+    and is named by its encoder's weights; what is no checkpoint, or one of another model, is refused by name."""
+    trainer = Trainer(small_recipe(), torch.device("cpu"))
+    trainer.start(torch.rand(8, 3, 64, 64) * 2 - 1)
+    trainer.save(tmp_path / "checkpoint.pt")
+    pack = write([tmp_path / "checkpoint.pt"], tmp_path / "small", "none")
+    assert load_pack(tmp_path / "small").space == pack.space == space_of(trainer.average)
+    assert pack.quality_input and pack.halo is not None and pack.manifest["verified"]["parity"][0]["passed"]
+    with torch.no_grad():
+        trainer.average.encoder.out.bias += 1
+    trainer.save(tmp_path / "moved.pt")
+    mean, training = read_checkpoints([tmp_path / "checkpoint.pt", tmp_path / "moved.pt"])
+    torch.testing.assert_close(mean.encoder.out.bias, trainer.average.encoder.out.bias - 0.5)
+    assert training["mean_of"] == 2 and space_of(trainer.average).identity != pack.space.identity
+    (tmp_path / "other.pt").write_bytes(b"no checkpoint")
+    for name, words in (("other.pt", r"other\.pt is no checkpoint"), ("absent.pt", r"cannot read .*absent\.pt")):
+        with pytest.raises(ModelError, match=words):
+            read_checkpoints([tmp_path / name])
+    wider = Trainer(replace(small_recipe(), model=replace(SMALL, latent_channels=16)), torch.device("cpu"))
+    wider.save(tmp_path / "wider.pt")
+    with pytest.raises(ModelError, match="different models"):
+        read_checkpoints([tmp_path / "checkpoint.pt", tmp_path / "wider.pt"])
+
+
+def test_a_slice_that_cuts_a_picture_has_no_halo() -> None:
+    """Every n-th row is a window; a slice that leaves rows out at an end is not, whatever else the graph holds."""
+    for starts, ends, steps, halo in (([0], [2**63 - 1], [4], 0), ([1], [2**63 - 1], [1], None), ([0], [5], [1], None)):
+        names = {"starts": starts, "ends": ends, "axes": [2], "steps": steps}
+        constants = [numpy_helper.from_array(np.array(values, np.int64), name) for name, values in names.items()]
+        graph = helper.make_graph(
+            [helper.make_node("Slice", ["x", *names], ["y"])],
+            "slice",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, "h", "w"])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, "a", "b"])],
+            constants,
+        )
+        assert dependence(helper.make_model(graph), 1) == halo

@@ -20,6 +20,10 @@ POINTWISE = frozenset(
 )  # fmt: skip
 
 
+_NO_END = 2**31 - 1
+"""Exporters say at least this for a slice that goes on to the last row."""
+
+
 def dependence(model: onnx.ModelProto, output_block: int) -> int | None:
     """How far outside itself a block of the output looks in the input, in input positions, on the worst of four sides.
 
@@ -104,15 +108,15 @@ def _window(node: onnx.NodeProto, axis: int, constants: Constants) -> tuple[Step
 
 
 def _sliced(node: onnx.NodeProto, axis: int, constants: Constants) -> tuple[Step, Step] | None:
-    """Slices over channels, and every so manieth row or column from the first."""
+    """Slices over channels, and every n-th row or column from the first to the last."""
     given = [constants[name].tolist() if name in constants else [] for name in node.input[1:5]]
-    starts, _ends, axes, steps = given + [[]] * (4 - len(given))  # axes and steps may be absent
-    if not starts or not axes:
+    starts, ends, axes, steps = given + [[]] * (4 - len(given))  # axes and steps may be absent
+    if not starts or not ends or not axes:
         return None
     stride = 1
-    for start, where, step in zip(starts, axes, steps or [1] * len(axes), strict=True):
-        if where == 2 + axis:
-            if start != 0 or step < 1:
+    for start, end, where, step in zip(starts, ends, axes, steps or [1] * len(axes), strict=True):
+        if where in (2 + axis, axis - 2):
+            if start != 0 or step < 1 or end < _NO_END:
                 return None
             stride = int(step)
     # A cell's first value stands for all of it.
