@@ -313,6 +313,19 @@ def test_an_int8_graph_is_run_and_named_as_it_was_measured(tmp_path: Path, sampl
     np.testing.assert_allclose(unasked.run(sample), wide, atol=1e-5)
 
 
+def test_openvino_says_what_it_does_not_know(tmp_path: Path) -> None:
+    """A graph that OpenVINO refuses is one line with its reason, not with a place in OpenVINO's source."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("NoSuchThing", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    path = tmp_path / "decoder.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    with pytest.raises(EngineError, match=r"decoder\.onnx: .*NoSuchThing") as caught:
+        Engine(path, device="openvino", threads=1)
+    assert "\n" not in str(caught.value) and ".cpp" not in str(caught.value)
+
+
 def test_bf16_sums_in_float32(tmp_path: Path) -> None:
     """Normalisation in bf16 loses what rounding its input loses, 8 bits of each value, and nothing in its sums.
 

@@ -107,7 +107,8 @@ def _watch(child: int, targets: Sequence[Target], settings: Settings, slot: mmap
 def _work(targets: Sequence[Target], settings: Settings, slot: mmap.mmap) -> int:
     good = {target.name: target.seeds() for target in targets}
     odd = {target.name: [*corpus_of(target, settings.corpus).values()] for target in targets}
-    known = {(target.name, target.outcome(data)) for target in targets for data in good[target.name] + odd[target.name]}
+    known = {(target.name, target.outcome(data)): data for target in targets for data in odd[target.name]}
+    known |= {(target.name, target.outcome(data)): data for target in targets for data in good[target.name]}
     fresh: dict[tuple[str, str], bytes] = {}
     records = {target.name: _Record() for target in targets}
     resource.setrlimit(resource.RLIMIT_AS, (_memory_bytes(0) + MOST_CASE_BYTES,) * 2)
@@ -158,7 +159,10 @@ def _work(targets: Sequence[Target], settings: Settings, slot: mmap.mmap) -> int
         faults += 1
         print(f"FAULT: memory grew by {(most_bytes - warm_bytes) >> 20} MiB")
     if settings.keep:
-        _keep(fresh, settings.corpus)
+        for target in targets:
+            first = {target.outcome(data) for data in good[target.name]}
+            kept = {key: data for key, data in (known | fresh).items() if key[0] == target.name and key[1] not in first}
+            _keep(target, {outcome: data for (_, outcome), data in kept.items()}, settings.corpus)
     print(f"{faults} faults")
     return faults
 
@@ -168,12 +172,17 @@ def corpus_of(target: Target, folder: Path = CORPUS) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / target.name).glob("*"))}
 
 
-def _keep(fresh: dict[tuple[str, str], bytes], folder: Path) -> None:
-    for (target, outcome), data in fresh.items():
-        (folder / target).mkdir(parents=True, exist_ok=True)
+def _keep(target: Target, inputs: dict[str, bytes], folder: Path) -> None:
+    """Makes the corpus of a target of these, one for each outcome; what had become a second of its kind goes."""
+    (folder / target.name).mkdir(parents=True, exist_ok=True)
+    old = set(corpus_of(target, folder))
+    for outcome, data in inputs.items():
         name = f"{outcome.partition(':')[0]}-{hashlib.sha256(outcome.encode()).hexdigest()[:8]}"
-        (folder / target / name).write_bytes(data)
-    print(f"{len(fresh)} new outcomes kept in {folder}")
+        (folder / target.name / name).write_bytes(data)
+        old.discard(name)
+    for name in old:
+        (folder / target.name / name).unlink()
+    print(f"{folder / target.name}: {len(inputs)} inputs, one for each outcome that no seed has")
 
 
 def _tell(target: Target, data: bytes, why: str, settings: Settings) -> None:

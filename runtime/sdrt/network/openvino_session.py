@@ -48,7 +48,7 @@ def open_session(graph: Graph, threads: int | None, *, precision: str | None) ->
     except EngineError:
         raise
     except Exception as error:  # openvino raises RuntimeError and its subclasses
-        raise EngineError(f"device openvino cannot open {path}: {first_line(error)}") from None
+        raise EngineError(f"device openvino cannot open {path}: {_reason(error)}") from None
 
     one_at_a_time = threading.Lock()  # a request has one set of tensors
 
@@ -58,9 +58,16 @@ def open_session(graph: Graph, threads: int | None, *, precision: str | None) ->
                 request.infer([np.ascontiguousarray(array, dtype=np.float32)])
                 return np.array(request.get_output_tensor(0).data)
         except Exception as error:
-            raise EngineError(f"{path.name} on openvino failed for input {array.shape}: {first_line(error)}") from None
+            raise EngineError(f"{path.name} on openvino failed for input {array.shape}: {_reason(error)}") from None
 
     return run, "bf16" if half else "fp32"
+
+
+def _reason(error: Exception) -> str:
+    """OpenVINO's message in one line, without the places in its source with which it begins."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    words = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return " ".join(words)[:300] or first_line(error)
 
 
 def load() -> ModuleType:
