@@ -22,7 +22,7 @@ AFTER  ?=
 help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
 	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones"
-	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder or checkpoint; IMAGES=folder for its prior)"
+	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder, checkpoint or ONNX; IMAGES=folder for its prior)"
 	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder RECIPE=wide; resumes)"
 	@echo "make pack         $(RUN)/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
 	@echo "make bench-rd     rate-distortion table, plots and page   (KODAK=folder)"
@@ -62,7 +62,7 @@ test-all: lint
 	$(BIN)/python -m pytest
 
 export: $(VENV)/.everything
-	$(BIN)/python -m sdrt_export graph $(SOURCE) --out models/$(NAME)
+	$(BIN)/python -m sdrt_export $(if $(wildcard $(SOURCE)/vae_decoder/*.onnx),from-onnx,graph) $(SOURCE) --out models/$(NAME)
 	$(BIN)/python -m sdrt_export prior models/$(NAME) --images $(IMAGES)
 	$(BIN)/python -m sdrt_export verify models/$(NAME)
 	-$(BIN)/python -m sdrt_export int8 models/$(NAME) --images $(IMAGES)  # refused where pictures do not hold
