@@ -18,6 +18,7 @@ from sdrt.coding.quantize import dequantize, quantize
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_pixels
 from sdrt.packs.manifest import ModelPack
+from sdrt_export.progress import Progress
 
 Float32 = NDArray[np.float32]
 Example = tuple[NDArray[np.uint8], Float32]
@@ -41,8 +42,9 @@ def rate_curve(
     *,
     indices: Sequence[int],
     rdo: float,
+    progress: Progress,
 ) -> list[tuple[float, float]]:
-    """(PSNR, log of bits) at each step index, PSNR rising."""
+    """(PSNR, log of bits) at each step index, PSNR rising. Each picture painted is one more part of ``progress``."""
     points = []
     for step_index in indices:
         total_bits, psnr = 0.0, 0.0
@@ -52,6 +54,7 @@ def rate_curve(
             rebuilt = dequantize(symbols, prior, step_index)
             painted = to_pixels(rebuilt, pack, decoder, (0, 0, crop.shape[1], crop.shape[0])).astype(np.float64)
             psnr += 10 * np.log10(255**2 / max(float(np.square(painted - crop).mean()), 1e-9))
+            progress.reach(progress.done + 1)
         points.append((psnr / len(examples), float(np.log(max(total_bits, 1.0)))))
     return sorted(points)
 
@@ -75,28 +78,35 @@ def choose_decisions(
     """
     coarse, fine = max(pack.quality_range), min(pack.quality_range)
     indices = [round(fine + share * (coarse - fine)) for share in _SHARES]
+    curves = 3 if wanted is not None else 3 + len(STRENGTHS)
+    progress = Progress("prior: the encoder's decisions", curves * len(indices) * len(examples))
     plain = without_centres(prior)
-    anchor = rate_curve(pack, decoder, plain, examples, indices=indices, rdo=0.0)
 
-    def ratio(keep: bool, strength: float) -> float:
-        curve = rate_curve(pack, decoder, prior if keep else plain, examples, indices=indices, rdo=strength)
-        return rate_ratio(curve, anchor)
+    def measured(keep: bool, strength: float) -> list[tuple[float, float]]:
+        used = prior if keep else plain
+        return rate_curve(pack, decoder, used, examples, indices=indices, rdo=strength, progress=progress)
 
-    if wanted is not None:
-        with_centres, without = ratio(True, wanted), ratio(False, wanted)
-        keep = with_centres < without * _WORTH_IT
-        return keep, wanted, with_centres if keep else without
     best = (False, 0.0, 1.0)
+    with progress:
+        anchor = measured(False, 0.0)
 
-    def try_out(keep: bool, strengths: Sequence[float]) -> None:
-        nonlocal best
-        for strength in strengths:
-            found = ratio(keep, strength)
-            if found < best[2] * _WORTH_IT:
-                best = (keep, strength, found)
+        def ratio(keep: bool, strength: float) -> float:
+            return rate_ratio(measured(keep, strength), anchor)
 
-    # Heavy decoders take seconds a picture: the first strength tells whether centres are worth keeping.
-    try_out(True, (0.0, STRENGTHS[0]))
-    try_out(False, STRENGTHS[:1])
-    try_out(best[0], STRENGTHS[1:])
+        if wanted is not None:
+            with_centres, without = ratio(True, wanted), ratio(False, wanted)
+            keep = with_centres < without * _WORTH_IT
+            return keep, wanted, with_centres if keep else without
+
+        def try_out(keep: bool, strengths: Sequence[float]) -> None:
+            nonlocal best
+            for strength in strengths:
+                found = ratio(keep, strength)
+                if found < best[2] * _WORTH_IT:
+                    best = (keep, strength, found)
+
+        # Heavy decoders take seconds a picture: the first strength tells whether centres are worth keeping.
+        try_out(True, (0.0, STRENGTHS[0]))
+        try_out(False, STRENGTHS[:1])
+        try_out(best[0], STRENGTHS[1:])
     return best
