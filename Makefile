@@ -26,7 +26,7 @@ help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
 	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones"
 	@echo "make fuzz         mutated files against every reader until Ctrl-C   (FUZZ='--count 1000000')"
-	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder or checkpoint; IMAGES=folder for its prior)"
+	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder, checkpoint or ONNX; IMAGES=folder for its prior)"
 	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder RECIPE=wide; resumes)"
 	@echo "make pack         $(RUN)/checkpoint.pt -> models/tiny   (PHOTOS=folder)"
 	@echo "make bench-rd     rate-distortion table, plots and page   (KODAK=folder)"
@@ -69,7 +69,7 @@ fuzz: $(VENV)/.everything
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --keep $(FUZZ)
 
 export: $(VENV)/.everything
-	$(BIN)/python -m sdrt_export graph $(SOURCE) --out models/$(NAME)
+	$(BIN)/python -m sdrt_export $(if $(wildcard $(SOURCE)/vae_decoder/*.onnx),from-onnx,graph) $(SOURCE) --out models/$(NAME)
 	$(BIN)/python -m sdrt_export prior models/$(NAME) --images $(IMAGES)
 	$(BIN)/python -m sdrt_export verify models/$(NAME)
 	-$(BIN)/python -m sdrt_export int8 models/$(NAME) --images $(IMAGES)  # refused where pictures do not hold

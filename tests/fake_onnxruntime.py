@@ -32,7 +32,10 @@ class Opened:
 
 
 class FakeRuntime(ModuleType):
-    """``broken``: provider -> the message with which it does not start. ``partial``: TensorRT takes half of a graph."""
+    """``broken``: provider -> the message with which it does not start. ``partial``: TensorRT takes half of a graph.
+
+    ``hardware``: names of the plugins' providers that find a card.
+    """
 
     __version__ = VERSION
     GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=99, ORT_DISABLE_ALL=0)
@@ -41,11 +44,16 @@ class FakeRuntime(ModuleType):
         def add_session_config_entry(self, key: str, value: str) -> None:
             setattr(self, key, value)
 
+        def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+            self.plugin = [(device.ep_name, options) for device in devices]
+
     def __init__(self, broken: Mapping[str, str]) -> None:
         super().__init__("onnxruntime")
         self.broken = broken
         self.partial = False
         self.opened: list[Opened] = []
+        self.plugins: list[tuple[str, str]] = []
+        self.hardware: list[str] = []
 
     @classmethod
     def install(cls, monkeypatch: pytest.MonkeyPatch, cache: Path, **broken: str) -> FakeRuntime:
@@ -60,9 +68,23 @@ class FakeRuntime(ModuleType):
     def get_available_providers(self) -> list[str]:
         return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
+    def register_execution_provider_library(self, name: str, path: str) -> None:
+        if name in self.broken:
+            raise RuntimeError(self.broken[name])
+        assert name not in dict(self.plugins), "the real one refuses a second time"
+        self.plugins.append((name, path))
+
+    def get_ep_devices(self) -> list[Any]:
+        return [SimpleNamespace(ep_name=name) for name in ("CPUExecutionProvider", *self.hardware)]
+
     def InferenceSession(  # noqa: N802 (the real one's name)
-        self, source: str | bytes, sess_options: Any, providers: list[tuple[str, dict[str, str]]], enable_fallback: int
+        self,
+        source: str | bytes,
+        sess_options: Any,
+        enable_fallback: int,
+        providers: list[tuple[str, dict[str, str]]] | None = None,
     ) -> Any:
+        providers = sess_options.plugin if providers is None else providers
         graph = (source, None) if isinstance(source, bytes) else (None, Path(source))
         opened = Opened(*graph, providers, sess_options, enable_fallback)
         self.opened.append(opened)

@@ -19,7 +19,8 @@ from sdrt_export.pack_writer import update_manifest
 def test_each_device_takes_the_graph_that_suits_it() -> None:
     """fp16 on GPUs, int8 on CPUs and else w16, where they are here; bf16 is no graph; GPUs take int8 only if asked."""
     many = ("w16", "fp16", "int8")
-    assert precisions_by_device(many) == {"cpu": "int8", "openvino": "int8", "cuda": "fp16", "tensorrt": "fp16"}
+    chosen = {"cpu": "int8", "openvino": "int8", "cuda": "fp16", "tensorrt": "fp16", "rtx": "fp16", "webgpu": "w16"}
+    assert precisions_by_device(many) == chosen
     assert precisions_by_device(("w16", "int8"))["cuda"] == "w16" and precisions_by_device(("w16",))["cpu"] == "w16"
     assert set(precisions_by_device(("int8",)).values()) == {"int8"}
     assert graph_precision("cpu", "int8", many) == "int8"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sdrt.packs.manifest import graph_file_name
 from sdrt.packs.search import load_pack, read_verified
@@ -23,7 +24,10 @@ from sdrt_export.parity import TOLERANCES
 from sdrt_export.precision import PRECISIONS
 from sdrt_export.spaces import SPACES
 
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
+
+import diffusers
+from tests import small_autoencoders as small
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -168,6 +172,43 @@ def test_fp16_is_refused_where_numbers_leave_its_range(tmp_path: Path, capsys: p
     assert "warning: fp16 will overflow" in capsys.readouterr().err
     assert load_pack(tmp_path / "xl").precisions == ("fp16",)
     assert main(["verify", str(tmp_path / "xl"), "--device", "cpu"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("narrow file", ["--norm-groups", "4", "--scale", "0.4", "--shift", "0.1"]),
+        ("tiny file", ["--space", "sd1"]),
+        ("tiny pair", ["--space", "sdxl"]),
+        ("tiny pair", []),
+        ("wan folder", []),
+        ("folder under another model's", []),
+    ],
+)
+def test_verify_needs_no_word_that_graph_was_told(tmp_path: Path, form: str, said: list[str]) -> None:
+    """The manifest keeps what a person said about a source: ``verify`` opens the same autoencoder by itself."""
+    source = tmp_path / "source"
+    source.mkdir()
+    tiny = small.make("AutoencoderTiny", small.TAESD_LIKE)
+    if form == "narrow file":
+        save_file(small.make_kl().state_dict(), source / "vae.safetensors")
+        location = str(source / "vae.safetensors")
+    elif form == "tiny file":
+        save_file(tiny.state_dict(), source / "tiny.safetensors")
+        location = str(source / "tiny.safetensors")
+    elif form == "tiny pair":
+        small.save_pair(tiny, source, "taesd")
+        small.save_pair(tiny, source, "other")
+        location = str(source / "taesd_decoder.pth")
+    elif form == "wan folder":
+        small.make("AutoencoderKLWan", small.VIDEO).save_pretrained(source)
+        location = str(source)
+    else:
+        small.make_kl().save_pretrained(source / "vae")
+        (source / "config.json").write_text('{"_class_name": "CLIPModel"}')
+        location = str(source)
+    assert main(["graph", location, "--out", str(tmp_path / "pack"), *said]) == 0
+    assert main(["verify", str(tmp_path / "pack"), "--device", "cpu"]) == 0
 
 
 def test_a_prior_survives_an_export_of_the_same_space_only(fresh: Path, checkpoint: Path, tmp_path: Path) -> None:

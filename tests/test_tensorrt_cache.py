@@ -44,13 +44,16 @@ def tensorrt_options(runtime: FakeRuntime, index: int) -> dict[str, str]:
 
 
 def test_what_the_provider_is_told(tmp_path: Path) -> None:
-    """The options by their names in ONNX Runtime: three profiles, fp16 with float32 sums, engine, timings, context."""
-    options = tensorrt_cache.build_options(tmp_path, MACHINE, SIDES, "latent_sample", 4, half=True)
+    """The options by their names in ONNX Runtime: three profiles, the graph's own types, engine, timings, context.
+
+    fp16 is not enabled: that would let TensorRT compute in fp16 what a graph in fp16 keeps in float32.
+    """
+    options = tensorrt_cache.build_options(tmp_path, MACHINE, SIDES, "latent_sample", 4)
     assert options == {
         "trt_profile_min_shapes": "latent_sample:1x4x1x1",
         "trt_profile_opt_shapes": "latent_sample:1x4x64x64",
         "trt_profile_max_shapes": "latent_sample:1x4x128x128",
-        "trt_fp16_enable": "True",
+        "trt_fp16_enable": "False",
         "trt_layer_norm_fp32_fallback": "True",
         "trt_engine_cache_enable": "True",
         "trt_dump_ep_context_model": "True",
@@ -59,8 +62,7 @@ def test_what_the_provider_is_told(tmp_path: Path) -> None:
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(tensorrt_cache.timing_folder(MACHINE)),
     }
-    wide = tensorrt_cache.build_options(tmp_path, MACHINE, SIDES, "sample", 3, half=False)
-    assert wide["trt_fp16_enable"] == "False"
+    wide = tensorrt_cache.build_options(tmp_path, MACHINE, SIDES, "sample", 3)
     assert wide["trt_profile_max_shapes"] == "sample:1x3x128x128"
 
 
@@ -104,7 +106,7 @@ def test_an_engine_is_built_once_and_then_loaded(
     assert [name for name, _ in ports.providers] == ["CPUExecutionProvider"]
     assert build.path == graph
     assert build.shapes == [(1, 4, 64, 64)]
-    assert tensorrt_options(runtime, 1)["trt_fp16_enable"] == "True"
+    assert tensorrt_options(runtime, 1)["trt_fp16_enable"] == "False"
     place = tensorrt_cache.place_of(graph, MACHINE)
     assert (load.path, tensorrt_options(runtime, 2)) == (place / "context.onnx", {})
 

@@ -141,9 +141,9 @@ def _verify(options: argparse.Namespace) -> int:
             subfolder=chosen.subfolder or origin.get("subfolder"),
             norm_groups=chosen.norm_groups or origin.get("norm_groups"),
             space=chosen.space or pack.space.id,
+            scale=chosen.scale if chosen.scale is not None else origin.get("scale"),
+            shift=chosen.shift if chosen.shift is not None else origin.get("shift"),
         )
-        if chosen.scale is None and origin.get("kind") == "checkpoint":
-            chosen = replace(chosen, scale=pack.space.scale, shift=pack.space.shift)
     source = open_source(location, chosen)
     if source.space != pack.space:
         raise ModelError(f"the pack speaks latent space {pack.space.id}, {location} speaks {source.space.id}")

@@ -100,18 +100,19 @@ def _set_ends(model: onnx.ModelProto, source: tuple[str, list[Any]], target: tup
 
 
 def _config(pack: ModelPack) -> dict[str, Any]:
-    """The autoencoder's own configuration where the manifest has it; else what pipelines ask of one."""
+    """What pipelines ask of an autoencoder: its own configuration where the manifest has it, the pack's scale always.
+
+    A tiny autoencoder whose graphs speak a larger one's raw latents is scaled like the larger one.
+    """
     own = (pack.manifest.get("source") or {}).get("config")
-    if isinstance(own, dict):
-        return own
-    levels = pack.space.downscale.bit_length()
     return {
         "_class_name": "AutoencoderKL",
-        "block_out_channels": [128] * levels,
+        "block_out_channels": [128] * pack.space.downscale.bit_length(),
         "latent_channels": pack.space.channels,
-        "scaling_factor": pack.space.scale,
-        "shift_factor": pack.space.shift,
         "in_channels": 3,
         "out_channels": 3,
+        **(own if isinstance(own, dict) else {}),
+        "scaling_factor": pack.space.scale,
+        "shift_factor": pack.space.shift,
         "force_upcast": False,
     }

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sdrt.network.engine import Engine
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.tensors import as_sample
+from sdrt_export.progress import Progress
 
 Float32 = NDArray[np.float32]
 
@@ -30,13 +31,15 @@ def measure_sensitivity(
     channels = pack.space.channels
     noise_variance = step * step / 12
     totals = np.zeros(channels)
-    for picture in latents:
-        base = (np.rint(picture / step) * step).astype(np.float32)
-        before = _paint(pack, decoder, base)
-        for c in range(channels):
-            other = base.copy()
-            other[c] += random.uniform(-step / 2, step / 2, other[c].shape).astype(np.float32)
-            totals[c] += float(np.square(_paint(pack, decoder, other) - before).mean()) / noise_variance
+    with Progress("prior: what each channel does to pixels", len(latents) * channels) as progress:
+        for number, picture in enumerate(latents):
+            base = (np.rint(picture / step) * step).astype(np.float32)
+            before = _paint(pack, decoder, base)
+            for c in range(channels):
+                other = base.copy()
+                other[c] += random.uniform(-step / 2, step / 2, other[c].shape).astype(np.float32)
+                totals[c] += float(np.square(_paint(pack, decoder, other) - before).mean()) / noise_variance
+                progress.reach(number * channels + c + 1)
     return np.asarray(np.maximum(totals / len(latents), 1e-12), np.float32)
 
 

@@ -26,7 +26,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``done``: parts that an earlier run did; they do not count for the estimate."""
-        self._what, self._total, self._first, self._done = what, total, done, done
+        self._what, self._total, self._first, self.done = what, total, done, done
         self._stream, self._clock = stream or sys.stderr, clock
         self._bar = self._stream.isatty()
         self._started = self._shown = clock()
@@ -39,32 +39,32 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar or self._done != self._total:
+        if self._bar or self.done != self._total:
             self._show()
         if self._bar:
             self._stream.write("\n")
 
     def reach(self, done: int, note: str = "") -> None:
         """So many parts are done. ``note``: what they gave, in a few words."""
-        self._done, self._note = done, note
+        self.done, self._note = done, note
         wait = _BETWEEN_BARS_S if self._bar else _BETWEEN_LINES_S
         if done == self._total or self._clock() - self._shown >= wait:
             self._show()
 
     def _show(self) -> None:
         self._shown = self._clock()
-        share = self._done / max(self._total, 1)
+        share = self.done / max(self._total, 1)
         filled = round(_WIDTH * share)
-        text = f"  {self._what} [{'#' * filled}{'.' * (_WIDTH - filled)}] {self._done}/{self._total}{self._left()}"
+        text = f"  {self._what} [{'#' * filled}{'.' * (_WIDTH - filled)}] {self.done}/{self._total}{self._left()}"
         text = f"{text}  {self._note}".rstrip()
         self._stream.write(f"\r{text:<100}" if self._bar else f"{text}\n")
         self._stream.flush()
 
     def _left(self) -> str:
-        spent, own = self._shown - self._started, self._done - self._first
-        if own <= 0 or self._done >= self._total:
+        spent, own = self._shown - self._started, self.done - self._first
+        if own <= 0 or self.done >= self._total:
             return f"  {in_time(spent)}" if spent >= 1 else ""
-        return f"  {in_time(spent)}, about {in_time(spent / own * (self._total - self._done))} left"
+        return f"  {in_time(spent)}, about {in_time(spent / own * (self._total - self.done))} left"
 
 
 def in_time(seconds: float) -> str:

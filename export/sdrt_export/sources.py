@@ -82,8 +82,11 @@ def open_source(location: str, options: SourceOptions | None = None) -> Source:
 
 def _from_folder(folder: Path, options: SourceOptions, repository: str | None) -> Source:
     candidates = [folder / options.subfolder] if options.subfolder else [folder, folder / "vae"]
-    home = next((place for place in candidates if (place / CONFIG).is_file()), None)
-    if home is not None:
+    described = [place for place in candidates if (place / CONFIG).is_file()]
+    if described:
+        # A whole model may have a configuration of its own above its autoencoder's.
+        known = (place for place in described if read_json(place / CONFIG).get("_class_name") in ADAPTERS)
+        home = next(known, described[0])
         return _from_diffusers(folder, home, find_weights(home), options, repository)
     pairs = taef.find_pairs(folder)
     if len(pairs) == 1:
@@ -157,7 +160,9 @@ def _from_file(path: Path, options: SourceOptions) -> Source:
             return reference.read_single_file(adapter, path, config), "diffusers"
         return vae, "sdrt_export"
 
-    origin = {"kind": "checkpoint", "location": str(path), "norm_groups": options.norm_groups}
+    origin: dict[str, Any] = {"kind": "checkpoint", "location": str(path), "norm_groups": options.norm_groups}
+    if not adapter.translates:
+        origin.update(scale=scale, shift=shift)
     files = {path.name: described}
     return _assemble(adapter, vae, options, origin=origin, files=files, repository=None, notes=notes, reopen=reopen)
 
@@ -222,7 +227,8 @@ def _from_pair(encoder_path: Path, decoder_path: Path, options: SourceOptions) -
         return reference.of_diffusers(adapter, vae, found, space, "sdrt_export")
 
     files = {path.name: describe_file(path) for path in (encoder_path, decoder_path)}
-    origin = {"kind": "tiny pair", "location": str(encoder_path), "files": files}
+    origin: dict[str, Any] = {"kind": "tiny pair", "location": str(encoder_path), "files": files}
+    origin.update({"scale": options.scale, "shift": options.shift} if options.scale is not None else {})
     return Source(*halves, space, False, origin, options.license or "MIT", tuple(notes), reopen)
 
 
@@ -243,8 +249,9 @@ def _assemble(
     if space is found:
         notes = [*notes, f"latent space {space.id}, named by the encoder's weights; --space names it otherwise"]
     encoder, decoder = autoencoders.halves(vae, found, space)
-    provenance = {key: value for key, value in origin.items() if value is not None}
-    provenance.update({"class": adapter.class_name, "files": dict(files)})
+    config = {key: value for key, value in vae.config.items() if key == "_class_name" or not key.startswith("_")}
+    told = {"scale": options.scale, "shift": options.shift, **origin, "class": adapter.class_name, "config": config}
+    provenance = {**{key: value for key, value in told.items() if value is not None}, "files": dict(files)}
 
     def compared() -> Reference:
         other, reader = reopen()

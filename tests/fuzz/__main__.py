@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="stop after so many cases")
     parser.add_argument("--cpu-s", type=float, help="stop after so many CPU seconds")
     parser.add_argument("--seed", type=int, help="of all that is random; default: another each time")
-    parser.add_argument("--keep", action="store_true", help="put what has a new outcome into tests/fuzz/corpus, and tidy it")
+    parser.add_argument("--keep", action="store_true", help="keep what has a new outcome in tests/fuzz/corpus")
     parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="run these, of the one target named")
     options = parser.parse_args()
     unknown = set(options.targets) - set(TARGETS)

@@ -93,8 +93,12 @@ def _examine_engines(report: Report) -> None:
     except EngineError as error:
         report("engine", str(error), good=False)
         return
+    from sdrt.network import probe
+
     for device in devices:
-        report(f"device {device.device}", f"{'yes' if device.available else 'no'}, {device.detail}")
+        why = probe.failure(device.device) if device.available else None
+        works = device.available and why is None
+        report(f"device {device.device}", f"{'yes' if works else 'no'}, {why or device.detail}", good=why is None)
     if not any(device.available for device in devices):
         report("engine", f"none is installed: {INSTALL['cpu']}", good=False)
 

@@ -8,19 +8,24 @@ from typing import Literal, get_args
 
 from sdrt.errors import ArgumentError, EngineError
 
-Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "rtx", "webgpu"]
 Precision = Literal["w16", "fp32", "fp16", "int8", "bf16"]
 
 DEVICES: tuple[Device, ...] = get_args(Device)
 AUTO_ORDER = ("cuda", "cpu", "openvino")
 """``auto`` takes the first that works. TensorRT stays a choice: its engines take minutes to build."""
 GPU = ("cuda", "tensorrt")
+"""Devices of the package onnxruntime-gpu."""
+PLUGINS = {"rtx": "onnxruntime_ep_nv_tensorrt_rtx", "webgpu": "onnxruntime_ep_webgpu"}
+"""Devices that plugins bring to the plain onnxruntime -> the plugin's module. They are run only when asked for."""
 
 INSTALL = {
     "cpu": "pip install 'sdrt[cpu]'",
     "cuda": "pip install 'sdrt[gpu]'",
     "tensorrt": "pip install 'sdrt[gpu]' 'tensorrt-cu13>=10.13,<11'",
     "openvino": "pip install 'sdrt[openvino]'",
+    "rtx": "pip install 'sdrt[rtx]'",
+    "webgpu": "pip install 'sdrt[webgpu]'",
 }
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -30,6 +35,8 @@ PREFERRED = {
     "openvino": ("int8", "w16", "fp32"),
     "cuda": ("fp16", "w16", "fp32"),
     "tensorrt": ("fp16", "w16", "fp32"),
+    "rtx": ("fp16", "w16", "fp32"),
+    "webgpu": ("w16", "fp32"),  # not every card that it runs on computes in fp16
 }
 """Which graph each device takes where nobody asked. int8 first on CPUs: a pack has it only where its pictures were
 measured to hold, and it takes half the time or less. Otherwise CPUs compute in float32 whatever the graph's width, so

@@ -21,7 +21,7 @@ from sdrt.arguments import check_count
 from sdrt.atomic import scratch
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
-from sdrt.network.devices import GPU, INSTALL, PRECISIONS, Sides, devices_to_try
+from sdrt.network.devices import INSTALL, PLUGINS, PRECISIONS, Sides, devices_to_try
 from sdrt.network.graph import Graph, read_graph
 from sdrt.network.onnxruntime_session import PROVIDERS, Floats, Runner
 from sdrt.packs.manifest import DEFAULT_PRECISION
@@ -141,13 +141,18 @@ def available_devices() -> list[DeviceReport]:
             machine = _machine()
             detail += f", TensorRT {machine.tensorrt}, GPU architecture {machine.architecture}"
         reports.append(DeviceReport(device, not why, detail))
-    why = _why_absent("openvino")
-    reports.append(DeviceReport("openvino", not why, why or f"openvino {metadata.version('openvino')}"))
+    for device in ("openvino", *PLUGINS):
+        why = _why_absent(device)
+        package = PLUGINS.get(device, device).replace("_", "-")
+        reports.append(DeviceReport(device, not why, why or f"{package} {metadata.version(package)}"))
     return reports
 
 
 def _why_absent(device: str) -> str | None:
     """Why a device cannot be had, with what installs it; None where its libraries are here."""
+    if device in PLUGINS:
+        here = all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", PLUGINS[device]))
+        return None if here else INSTALL[device]
     if device == "openvino":
         return None if importlib.util.find_spec("openvino") is not None else INSTALL["openvino"]
     if importlib.util.find_spec("onnxruntime") is None:
@@ -203,8 +208,7 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
         with scratch(part):
             part.mkdir(parents=True, exist_ok=True)
             tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
-            half = precision_of(path) == "fp16"
-            options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels, half=half)
+            options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels)
             run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimise=True, options=options)
             run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
             del run
@@ -259,7 +263,7 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         optimise=settings.optimise,
         options=onnxruntime_session.cuda_options(settings.tf32) if device == "cuda" else {},
     )
-    return _Opened(runner, "asked for", longest_side=settings.sides.most if device in GPU else None)
+    return _Opened(runner, "asked for", longest_side=settings.sides.most if device != "cpu" else None)
 
 
 def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, first_line, raise_interrupt_behind
-from sdrt.network.devices import GPU, INSTALL
+from sdrt.network.devices import GPU, INSTALL, PLUGINS
 from sdrt.network.graph import Graph, check_ports
 from sdrt.parallel import usable_cores
 
@@ -80,32 +80,62 @@ def require(device: str) -> ModuleType:
     return ort
 
 
+def find_plugin(device: str, ort: ModuleType) -> list[Any]:
+    """The hardware that the plugin of ``device`` (rtx or webgpu) finds; registers the plugin if it is not yet.
+
+    Raises EngineError: plugin not installed or not loadable, this onnxruntime too old for plugins, no such hardware.
+    """
+    try:
+        plugin = importlib.import_module(PLUGINS[device])
+    except ImportError as error:
+        raise EngineError(f"device {device} cannot be had ({first_line(error)}): {INSTALL[device]}") from None
+    if not hasattr(ort, "register_execution_provider_library"):
+        raise EngineError(f"device {device} cannot be had: onnxruntime {ort.__version__} is too old: {INSTALL[device]}")
+    name = plugin.get_ep_name()
+    if name not in _registered:
+        try:
+            ort.register_execution_provider_library(name, plugin.get_library_path())
+        except Exception as error:  # onnxruntime raises a dozen unrelated classes here, the plugin its own
+            raise EngineError(f"device {device}: {PLUGINS[device]} does not load: {first_line(error)}") from None
+        _registered.add(name)
+    found = [each for each in ort.get_ep_devices() if each.ep_name == name]
+    if not found:
+        raise EngineError(f"device {device} cannot be had: {PLUGINS[device]} loads, and finds no hardware for it here")
+    return found
+
+
+_registered: set[str] = set()
+"""Plugins that this process has: onnxruntime takes each once."""
+
+
 def open_session(
     graph: Graph | Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]
 ) -> tuple[Runner, Port]:
-    """A graph on ``device`` (cpu, cuda or tensorrt), ``options`` given to its provider as they are.
+    """A graph on ``device`` (any but openvino), ``options`` given to its provider as they are.
 
     A path is for TensorRT alone, which finds its engine beside the graph.
 
     Raises EngineError: no such device, graph not readable, other than one tensor of floats in and one of floats or
     bytes out.
     """
-    ort = require(device)
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
-    provider = PROVIDERS[device]
-    providers: list[Any] = [(provider, dict(options))]
+    ort = load() if device in PLUGINS else require(device)
+    settings = _session_options(ort, device, threads, optimise)
+    # enable_fallback=0: else a provider that fails to start is replaced with a print on stdout.
+    choice: dict[str, Any] = {"enable_fallback": 0}
+    if device in PLUGINS:
+        hardware = find_plugin(device, ort)[:1]
+        provider = hardware[0].ep_name
+        settings.add_provider_for_devices(hardware, dict(options))
+    else:
+        provider = PROVIDERS[device]
+        choice["providers"] = [(provider, dict(options))]
     if device == "tensorrt":
-        providers.append((PROVIDERS["cuda"], dict(CUDA_OPTIONS)))
+        choice["providers"].append((PROVIDERS["cuda"], dict(CUDA_OPTIONS)))
     if device in GPU:
         _preload(ort)
     try:
-        # enable_fallback=0: else a provider that fails to start is replaced with a print on stdout.
-        session = ort.InferenceSession(
-            source,
-            sess_options=_session_options(ort, device, threads, optimise),
-            providers=providers,
-            enable_fallback=0,
-        )
+        session = ort.InferenceSession(source, sess_options=settings, **choice)
     except Exception as error:  # onnxruntime raises a dozen unrelated classes here
         raise EngineError(f"device {device} cannot open {path}: {first_line(error)}{_advice(error, device)}") from None
     if session.get_providers()[0] != provider:
@@ -158,4 +188,4 @@ def _advice(error: Exception, device: str) -> str:
     text = str(error)
     if any(word in text for word in ("INVALID_PROTOBUF", "Protobuf parsing failed", "INVALID_GRAPH", "ModelProto")):
         return " (the graph is damaged: install the model pack again)"
-    return f" ({INSTALL[device]})" if device in GPU else ""
+    return f" ({INSTALL[device]})" if device != "cpu" else ""

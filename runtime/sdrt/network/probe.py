@@ -1,0 +1,39 @@
+"""Whether a device works, found out by running a graph of one node on it: that its libraries are here is not enough."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from sdrt.errors import EngineError
+from sdrt.network import onnxruntime_session
+from sdrt.network.devices import Sides
+from sdrt.network.engine import Engine
+
+ONE_NODE = bytes.fromhex(
+    "08083a560a0c0a0178120179220452656c75120472656c755a1f0a0178121a0a18080112140a0312016e0a031201630a0312"
+    "01680a03120177621f0a0179121a0a18080112140a0312016e0a031201630a031201680a0312017742040a00100d"
+)
+"""y = Relu(x) in ONNX: float32, four free dimensions. tests/test_probe.py writes it with the package onnx."""
+
+
+def failure(device: str) -> str | None:
+    """Why ``device`` (not ``auto``) cannot run a graph; None if it can.
+
+    TensorRT builds a small engine for it, which is not kept and takes seconds.
+    """
+    sample = np.array([-1.0, 2.0], np.float32).reshape(1, 1, 1, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "relu.onnx"
+        path.write_bytes(ONE_NODE)
+        try:
+            if device == "tensorrt":
+                run, _ = onnxruntime_session.open_session(path, device, 1, optimise=True, options={})
+            else:
+                run = Engine(path, device=device, threads=1, sides=Sides(1, 1, 2)).run
+            given = run(sample)
+        except EngineError as error:
+            return str(error)
+    return None if given.ravel().tolist() == [0.0, 2.0] else f"device {device} computes relu(-1, 2) as {given.ravel()}"
