@@ -91,7 +91,7 @@ def test_a_plugin_is_registered_once_and_runs_on_its_hardware(
     runtime = FakeRuntime.install(monkeypatch, tmp_path)
     runtime.hardware = [plugin]
     path = tmp_path / "decoder.onnx"
-    path.write_bytes(b"a graph")
+    path.write_bytes(probe.ONE_NODE)
     for _ in range(2):
         session = Engine(path, device="webgpu", sides=Sides(1, 64, 128))
         assert (session.device, session.longest_side) == ("webgpu", 128)
@@ -103,7 +103,7 @@ def test_a_plugin_is_registered_once_and_runs_on_its_hardware(
 def test_a_plugin_that_cannot_serve_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plugin: str) -> None:
     """No hardware, a library that does not load, an onnxruntime without plugins: an error each, never the CPU."""
     path = tmp_path / "decoder.onnx"
-    path.write_bytes(b"a graph")
+    path.write_bytes(probe.ONE_NODE)
     runtime = FakeRuntime.install(monkeypatch, tmp_path)
     with pytest.raises(EngineError, match="onnxruntime_ep_webgpu loads, and finds no hardware for it here"):
         Engine(path, device="webgpu")
@@ -131,7 +131,7 @@ def test_verify_computes_float32_in_full_on_cuda(monkeypatch: pytest.MonkeyPatch
     """``tf32=False`` reaches the provider; otherwise its default stays."""
     runtime = FakeRuntime.install(monkeypatch, tmp_path)
     path = tmp_path / "decoder.onnx"
-    path.write_bytes(b"a graph")
+    path.write_bytes(probe.ONE_NODE)
     for tf32, told in ((True, None), (False, "0")):
         Engine(path, device="cuda", tf32=tf32).run(np.zeros((1, 4, 8, 8), np.float32))
         options = dict(runtime.opened[-1].providers)["CUDAExecutionProvider"]
