@@ -166,7 +166,7 @@ def test_files_are_read_from_streams(testpack: ModelPack) -> None:
             np.testing.assert_array_equal(np.asarray(codec.decode(source)), expected)
     assert sdrt.info(io.BytesIO(data)) == codec.info(Dribble(data)) == sdrt.info(FILE)
     np.testing.assert_array_equal(codec.symbols(io.BytesIO(data)), codec.symbols(FILE))
-    with pytest.raises(sdrt.ImageError, match="str, not bytes"):
+    with pytest.raises(sdrt.ImageError, match="text, not bytes"):
         codec.decode(io.StringIO("SDL"))  # type: ignore[arg-type]
     with pytest.raises(sdrt.ArgumentError, match="from a int"):
         codec.decode(5)  # type: ignore[arg-type]
