@@ -53,6 +53,21 @@ def saved(image: Image.Image, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def test_a_stream_that_takes_little_at_once_gets_all(photo: Pixels) -> None:
+    """Pillow hands over any stream; one that takes 100 bytes a call has the whole file in the end."""
+
+    class Sips(io.RawIOBase):
+        data = b""
+
+        def write(self, data: Any) -> int:
+            self.data += bytes(data[:100])
+            return min(len(data), 100)
+
+    stream = Sips()
+    Image.fromarray(photo).save(stream, "SDL")
+    assert stream.data == saved(Image.fromarray(photo))
+
+
 # Opening
 
 

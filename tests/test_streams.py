@@ -18,7 +18,7 @@ from sdrt.file_info import info
 from sdrt.pixels.load import load
 from sdrt.pixels.picture import Picture
 from sdrt.pixels.save import save
-from sdrt.streams import WholeWriter, read_whole
+from sdrt.streams import WholeWriter, read_at_most
 
 PICTURE = Picture(np.random.default_rng(6).integers(0, 256, (300, 300, 3), np.uint8))
 DATA = np.random.default_rng(7).bytes(300_000)
@@ -126,8 +126,8 @@ def test_a_source_that_does_not_wait_is_read_to_its_end(buffering: int) -> None:
 
     threading.Timer(0.2, write).start()
     with os.fdopen(reading, "rb", buffering=buffering) as stream:
-        assert read_whole(stream, 2**30) == DATA
-    assert read_whole(Sips(DATA), 2**30) == DATA
+        assert read_at_most(stream, 2**30) == DATA
+    assert read_at_most(Sips(DATA), 2**30) == DATA
 
 
 def test_text_and_nothing_are_no_bytes() -> None:
@@ -140,10 +140,10 @@ def test_text_and_nothing_are_no_bytes() -> None:
 def test_no_more_is_read_than_may_be_there() -> None:
     """One byte above the limit is enough to know; memory is taken for what came, never for what might have come."""
     stream = io.BytesIO(DATA)
-    assert read_whole(stream, 1000) == DATA[:1001] and stream.tell() == 1001
+    assert read_at_most(stream, 1001) == DATA[:1001] and stream.tell() == 1001
     tracemalloc.start()
     try:
-        read_whole(io.BytesIO(DATA), 2**31)
+        read_at_most(io.BytesIO(DATA), 2**31)
         assert tracemalloc.get_traced_memory()[1] < 3 * len(DATA)
     finally:
         tracemalloc.stop()

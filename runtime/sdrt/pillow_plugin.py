@@ -16,6 +16,7 @@ from sdrt.container.source import read_source
 from sdrt.errors import SdrtError
 from sdrt.metadata_chunks import KINDS, from_chunks
 from sdrt.options import CodecKeywords, EncodeKeywords
+from sdrt.streams import WholeWriter
 
 if TYPE_CHECKING:
     from PIL._imaging import PixelAccess
@@ -152,7 +153,7 @@ def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
         if data := image.encoderinfo.get(name):
             bare.info[name] = data.tobytes() if isinstance(data, Image.Exif) else data
     options = cast(EncodeKeywords, {**given, "keep_metadata": True})
-    stream.write(_shared_codec({}).encode(bare, **options))
+    WholeWriter(stream).write(_shared_codec({}).encode(bare, **options))
 
 
 register_opener()

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-BLOCK_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
 _PAUSE_S = 0.01
 _MOST_LINKS = 40
 """As many symbolic links as Linux follows."""
@@ -24,8 +24,8 @@ class Sink(Protocol):
     def write(self, data: bytes | memoryview, /) -> object: ...
 
 
-class Source(Protocol):
-    """Gives bytes: at most so many, b"" at the end, None where there are none yet."""
+class Readable(Protocol):
+    """Gives bytes: at most so many, perhaps fewer; b"" at the end, None where there are none yet."""
 
     def read(self, size: int, /) -> bytes | None: ...
 
@@ -75,30 +75,27 @@ def flush_whole(stream: object) -> None:
             return
 
 
-def read_whole(stream: Source, limit_bytes: int, *, begins: bytes = b"") -> bytes:
-    """All bytes of ``stream`` up to its end, in blocks; of more than ``limit_bytes``, one more than these.
+def read_at_most(stream: Readable, limit_bytes: int) -> bytes:
+    """The next ``limit_bytes`` bytes of ``stream``, or all that it still has.
 
-    A stream that does not begin with ``begins`` is left there: what was read so far is returned.
+    Memory follows what the stream gives, never the limit: that may be a number out of a file.
 
     Raises TypeError if it gives no bytes, OSError, and what the stream raises.
     """
-    whole, head = io.BytesIO(), b""
-    while whole.tell() <= limit_bytes:
+    whole = io.BytesIO()
+    while whole.tell() < limit_bytes:
         try:
-            block = stream.read(min(BLOCK_BYTES, limit_bytes + 1 - whole.tell()))
+            block = stream.read(min(_BLOCK_BYTES, limit_bytes - whole.tell()))
         except BlockingIOError:
             block = None
         if block is None and isinstance(stream, io.IOBase):
             _wait(stream, to_write=False)
             continue
         if not isinstance(block, (bytes, bytearray, memoryview)):
-            raise TypeError(f"it gives {type(block).__name__}, not bytes")
+            raise TypeError(f"it gives {'text' if isinstance(block, str) else type(block).__name__}, not bytes")
         if not block:
             break
         whole.write(block)
-        head = (head + bytes(block[: len(begins)]))[: len(begins)]
-        if not begins.startswith(head):
-            break
     return whole.getvalue()
 
 

@@ -1,7 +1,7 @@
 """A process as people expect one: its signals, its standard descriptors, and who may write to them.
 
-``begin`` comes first of all, before anything that takes time is imported: only what the interpreter has loaded anyway
-is imported here.
+``begin`` comes first of all, before anything that takes time is imported: hardly more than the interpreter has loaded
+anyway is imported here.
 """
 
 from __future__ import annotations

@@ -2,29 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from sdrt.errors import CorruptError
-
-_BLOCK_BYTES = 1 << 20
-
-
-class Readable(Protocol):
-    """What is needed of a binary stream. Less than was asked for may come; nothing means the end."""
-
-    def read(self, size: int, /) -> bytes | None: ...
-
-
-def read_at_most(stream: Readable, limit_bytes: int) -> bytes:
-    """The next ``limit_bytes`` bytes of ``stream``, or all that it still has.
-
-    Memory follows what the stream gives, never the limit: that may be a number out of a file.
-    """
-    blocks: list[bytes] = []
-    while limit_bytes > 0 and (block := stream.read(min(limit_bytes, _BLOCK_BYTES))):
-        blocks.append(block)
-        limit_bytes -= len(block)
-    return b"".join(blocks)
+from sdrt.streams import Readable, read_at_most
 
 
 def varint(value: int) -> bytes:

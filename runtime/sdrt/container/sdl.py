@@ -45,9 +45,10 @@ import zlib
 from dataclasses import dataclass, replace
 from math import ceil
 
-from sdrt.container.fields import FieldReader, Readable, read_at_most, varint
+from sdrt.container.fields import FieldReader, varint
 from sdrt.errors import CorruptError, LimitError, NotSdlError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
+from sdrt.streams import Readable, read_at_most
 
 SUFFIX = ".sdl"
 MEDIA_TYPE = "image/x-sdl"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from sdrt import streams
-from sdrt.container.fields import Readable
 from sdrt.container.sdl import MAGIC, MAX_FILE_BYTES
 from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError
+from sdrt.streams import Readable, read_at_most
 
 SdlSource = bytes | bytearray | memoryview | str | PathLike[str] | Readable
 """The contents of an .sdl file, its path, or a binary stream that holds nothing behind it."""
@@ -54,8 +53,10 @@ def read_source(source: SdlSource, stream_name: str = "the stream") -> bytes:
         raise ImageError(f"cannot read {stream_name}: {error}") from None
 
 
-def _read(stream: streams.Source, name: str) -> bytes:
-    data = streams.read_whole(stream, MAX_FILE_BYTES, begins=MAGIC)
+def _read(stream: Readable, name: str) -> bytes:
+    data = read_at_most(stream, len(MAGIC))
+    if data == MAGIC:
+        data += read_at_most(stream, MAX_FILE_BYTES + 1 - len(MAGIC))
     if len(data) > MAX_FILE_BYTES:
         raise LimitError(f"{name} has more than {MAX_FILE_BYTES} bytes, an .sdl file has at most so many")
     return data

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sdrt import streams
 from sdrt.arguments import check_count
 from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError, SdrtError
 from sdrt.limits import DEFAULT_MAX_PIXELS, beyond, check_pixels
@@ -33,6 +32,7 @@ from sdrt.pixels.metadata import read_metadata
 from sdrt.pixels.picture import Picture, Pixels
 from sdrt.pixels.pillow_state import reading
 from sdrt.pixels.save import one_line
+from sdrt.streams import Readable, read_at_most
 
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.generic]
 
@@ -79,9 +79,9 @@ def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Pict
     )
 
 
-def _read_stream(stream: streams.Source, name: str) -> bytes:
+def _read_stream(stream: Readable, name: str) -> bytes:
     try:
-        data = streams.read_whole(stream, MAX_STREAM_BYTES)
+        data = read_at_most(stream, MAX_STREAM_BYTES + 1)
     except (OSError, ValueError, TypeError) as error:
         raise ImageError(f"cannot read {name}: {one_line(error)}") from error
     if len(data) > MAX_STREAM_BYTES:
