@@ -237,7 +237,8 @@ def run(*arguments: str | Path) -> int:
 def test_the_command_goes_there_and_back(
     testpack: ModelPack, sample: LatentSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """npz -> sdl (with what lies beside it) -> npz keeps every field, the latents within the error; so do tars."""
+    """npz -> sdl (with what lies beside it) -> npz keeps every field, the latents within the error; so do tars, whose
+    other members go along and whose broken samples are told."""
     monkeypatch.chdir(tmp_path)
     Path("a.npz").write_bytes(write_npz(sample, (160, 96)))
     assert run("a.npz", "--latent-error", "0.02") == 0
@@ -258,7 +259,13 @@ def test_the_command_goes_there_and_back(
             "latent.json",
         }
     )
-    assert run("cache.tar", "--to", "npz-grid", "--out-dir", "grid") == 0
+    with Path("two.tar").open("wb") as two:
+        writer = TarWriter(two)
+        writer.write("broken", {"sdl": members["sdl"][:-9]})
+        writer.write("a", {**members, "txt": b"a caption"})
+        writer.close()
+    assert run("two.tar", "--to", "npz-grid", "--out-dir", "grid") == CorruptError.exit_code
+    assert Path("grid/a.txt").read_bytes() == b"a caption"
     assert same(read_npz(Path("grid/a.npz").read_bytes(), "a")[0], sample, 0.02)
     assert run("cache.tar", "--to", "latent-fp16") == 0
     assert read_safetensors(Path("a.latent").read_bytes(), "a")[0].latents.shape == sample.latents.shape

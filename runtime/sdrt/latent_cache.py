@@ -7,7 +7,6 @@ An .sdl file holds one picture's latents and its alpha. The latents of the mirro
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 from sdrt.codec import Codec
 from sdrt.container import sdl
@@ -16,15 +15,17 @@ from sdrt.errors import CorruptError
 from sdrt.latents.kohya import read_npz, write_npz
 from sdrt.latents.safetensors import read_safetensors, write_safetensors
 from sdrt.latents.sample import LatentSample
+from sdrt.latents.webdataset import Members
 from sdrt.options import EncodeOptions, LatentForm, updated
 
 SDL, FLIPPED, SIZES = "sdl", "flipped.sdl", "latent.json"
+OWN = (SDL, FLIPPED, SIZES)
 """Extensions of one sample's files."""
 READERS = {"npz": read_npz, "latent": read_safetensors, "safetensors": read_safetensors}
 """Extension -> how samples are read out of such a file: bytes and key -> samples."""
 
 
-def read_members(codec: Codec, key: str, members: Mapping[str, bytes]) -> list[LatentSample]:
+def read_members(codec: Codec, key: str, members: Members) -> list[LatentSample]:
     """The samples among the files of one key; none where no file is a kind that holds latents.
 
     Raises what reading the file raises, and ``Codec.latents``.
@@ -57,7 +58,7 @@ def write_members(codec: Codec, sample: LatentSample, form: LatentForm, options:
     return members
 
 
-def _from_sdl(codec: Codec, key: str, members: Mapping[str, bytes]) -> LatentSample:
+def _from_sdl(codec: Codec, key: str, members: Members) -> LatentSample:
     latents = codec.latents(members[SDL])
     file = sdl.unpack(members[SDL], max_pixels=None)  # its size was checked a line before
     coded_alpha = file.chunk(sdl.ALPHA)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
@@ -12,9 +13,8 @@ from sdrt.atomic import atomic_file
 from sdrt.codec import Codec
 from sdrt.command.console import check_output, complain, say, write_output
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
-from sdrt.latent_cache import FLIPPED, READERS, SDL, SIZES, read_members, write_members
-from sdrt.latents.sample import LatentSample
-from sdrt.latents.webdataset import MAX_MEMBER_BYTES, TarWriter, read_tar
+from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
+from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, read_tar
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.options import NEAR_LOSSLESS, EncodeOptions, LatentForm
 from sdrt.streams import read_at_most
@@ -24,7 +24,7 @@ TAR = ".tar"
 
 
 class _Sink(Protocol):
-    def write(self, key: str, members: Mapping[str, bytes], source: Path) -> None: ...
+    def write(self, key: str, members: Members, source: Path) -> None: ...
 
 
 class _Tar:
@@ -33,7 +33,7 @@ class _Tar:
     def __init__(self, writer: TarWriter) -> None:
         self._writer = writer
 
-    def write(self, key: str, members: Mapping[str, bytes], source: Path) -> None:
+    def write(self, key: str, members: Members, source: Path) -> None:
         self._writer.write(key, members)
 
 
@@ -43,7 +43,7 @@ class _Folder:
     def __init__(self, folder: Path | None, *, overwrite: bool) -> None:
         self._folder, self._overwrite = folder, overwrite
 
-    def write(self, key: str, members: Mapping[str, bytes], source: Path) -> None:
+    def write(self, key: str, members: Members, source: Path) -> None:
         """Raises OutputError: a file exists, cannot be written, or a key leads out of the folder."""
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\\" in key:
             raise OutputError(f"{source}: {key!r} is no name for a file in a folder")
@@ -72,23 +72,46 @@ def convert(arguments: argparse.Namespace) -> int:
         return USAGE
     code = 0
     with _sink(output, arguments) as sink:
+        work = _Work(codec, sink, options, arguments.to, arguments.verbose)
         for source in sources:
             if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in sources:
                 continue  # read with the file that it belongs to
             try:
-                for sample, main in _samples(codec, source):
-                    form: LatentForm = arguments.to or ("npz" if main == SDL else "sdl")
-                    if form == main == SDL:
-                        raise UnsupportedError(f"{source} holds .sdl files already: choose another form with --to")
-                    members = write_members(codec, sample, form, options)
-                    sink.write(sample.key, members, source)
-                    if arguments.verbose:
-                        written = sum(map(len, members.values()))
-                        say(f"{source} -> {sample.key}.{next(iter(members))}: {written} bytes")
+                for key, members in _members_of(source):
+                    failure = _convert_one(work, source, key, members)
+                    code = code or failure
             except Exception as failed:  # one bad input must not stop the others
                 failure = complain(failed, str(source))
                 code = code or failure
     return code
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is the same for all inputs."""
+
+    codec: Codec
+    sink: _Sink
+    options: EncodeOptions
+    to: LatentForm | None
+    verbose: bool
+
+
+def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
+    """Converts what one key holds; returns the exit code. Members that are no latents go along as they are."""
+    form: LatentForm = work.to or ("npz" if SDL in members else "sdl")
+    try:
+        if form == SDL and SDL in members:
+            raise UnsupportedError(f"{source} holds .sdl files already: choose another form with --to")
+        others = {extension: data for extension, data in members.items() if extension not in (*OWN, *READERS)}
+        for sample in read_members(work.codec, key, members):
+            written = write_members(work.codec, sample, form, work.options)
+            work.sink.write(sample.key, {**written, **others}, source)
+            if work.verbose:
+                say(f"{source} -> {sample.key}.{next(iter(written))}: {sum(map(len, written.values()))} bytes")
+    except Exception as failed:  # nor must one bad sample stop those behind it
+        return complain(failed, str(source))
+    return 0
 
 
 @contextlib.contextmanager
@@ -103,14 +126,11 @@ def _sink(output: Path | None, arguments: argparse.Namespace) -> Iterator[_Sink]
         writer.close()
 
 
-def _samples(codec: Codec, source: Path) -> Iterator[tuple[LatentSample, str]]:
-    """The samples of a file, and the extension of the kind of file they were in."""
+def _members_of(source: Path) -> Iterator[tuple[str, Members]]:
+    """The files of each key of a tar; of any other file itself, and what belongs to it beside it."""
     if source.suffix.lower() == TAR:
         with _opened(source) as stream:
-            for key, members in read_tar(stream, str(source)):
-                main = SDL if SDL in members else ""
-                for sample in read_members(codec, key, members):
-                    yield sample, main
+            yield from read_tar(stream, str(source))
         return
     kind = source.suffix.lower().lstrip(".")
     if kind != SDL and kind not in READERS:
@@ -122,8 +142,7 @@ def _samples(codec: Codec, source: Path) -> Iterator[tuple[LatentSample, str]]:
             beside = source.with_name(f"{key}.{extension}")
             if beside.exists():
                 members[extension] = _read(beside)
-    for sample in read_members(codec, key, members):
-        yield sample, kind
+    yield key, members
 
 
 @contextlib.contextmanager
