@@ -40,7 +40,7 @@ from sdrt.pixels.load import load
 Latents = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
-ERRORS = (0.2, 0.1, NEAR_LOSSLESS, 0.02, 0.01)
+ERRORS = (0.2, 0.1, 0.05, NEAR_LOSSLESS, 0.02, 0.01)
 LIMIT_S = 60
 
 
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     pack = load_pack(options.model)
-    print(errors_of(pack, list(crops(min(options.count, 20), options.side))), end="\n\n", flush=True)
+    print(errors_of(pack, list(crops(min(options.count, 100), options.side))), end="\n\n", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         caches = write_caches(pack, crops(options.count, options.side), folder)

@@ -224,10 +224,13 @@ def test_tars_are_read_in_order_and_damage_is_said() -> None:
     assert list(read_tar(io.BytesIO(stream.getvalue()), "t")) == samples
     with tarfile.open(fileobj=io.BytesIO(stream.getvalue())) as tar:
         assert tar.getnames() == ["x/a.sdl", "x/a.latent.json", "x/b.npz"]
-    read = read_tar(io.BytesIO(stream.getvalue()[:3500]), "t")
-    assert next(read) == samples[0]
-    with pytest.raises(CorruptError, match="t: no whole tar file"):
-        next(read)
+    whole = stream.getvalue()
+    damaged = bytearray(whole)
+    damaged[2048 + 150] ^= 1  # in the third header
+    for data in (b"", b"x" * 2000, whole[:2048], whole[:2300], whole[:3500], bytes(damaged)):
+        with pytest.raises(CorruptError, match="t: no whole tar file"):
+            list(read_tar(io.BytesIO(data), "t"))
+    assert next(read_tar(io.BytesIO(whole[:3500]), "t")) == samples[0]
 
 
 def run(*arguments: str | Path) -> int:

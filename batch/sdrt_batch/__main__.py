@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     rate.add_argument("-q", "--quality", type=float, metavar="0..100")
     rate.add_argument("--target-bytes", type=_count, metavar="N")
     rate.add_argument("--target-bpp", type=float, metavar="BITS")
-    rate.add_argument("--latent-error", type=float, metavar="E", help="a cache of latents has .05")
+    rate.add_argument("--latent-error", type=float, metavar="E", help="a cache of latents has .03")
     codec.add_argument("--keep-metadata", action="store_true")
     codec.add_argument("--format", default="png", metavar="NAME", help="of decoded pictures (default: png)")
     codec.add_argument("--to", choices=LATENT_FORMS, default="npz", help="of latents (default: npz)")

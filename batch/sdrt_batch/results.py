@@ -123,8 +123,10 @@ def shard(path: Path, settings: Settings) -> Iterator[ShardWriter]:
             writer = TarWriter(file)
         else:
             writer = _ParquetWriter(cast(BinaryIO, file), settings.extensions)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+        finally:  # also of what will be thrown away: pyarrow's writer must end before its file does
+            writer.close()
 
 
 def read_shard(path: Path, settings: Settings) -> dict[str, int]:

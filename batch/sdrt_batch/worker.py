@@ -15,6 +15,7 @@ from sdrt.latents.webdataset import Members
 from sdrt_batch import results
 from sdrt_batch.attempts import MOST_ENDS, Attempts
 from sdrt_batch.items import Item, extensions, items_of
+from sdrt_batch.results import checked_key
 from sdrt_batch.settings import Settings
 from sdrt_batch.units import Unit
 
@@ -52,9 +53,7 @@ class Worker:
         try:
             attempts = Attempts(self._settings.destination, unit.name)
             try:
-                yield from (
-                    self._files(unit, attempts) if self._settings.form == "files" else self._shard(unit, attempts)
-                )
+                yield from do(unit, attempts)
             finally:
                 attempts.finish()
         except Exception as error:  # of the unit as a whole: a tar cut short, a full disk
@@ -113,6 +112,7 @@ class Worker:
 
     def _make(self, item: Item, key: str, attempts: Attempts) -> tuple[int, list[tuple[str, Members]]]:
         """Bytes that were read, and the files of each result."""
+        checked_key(item.key)
         if not attempts.begin(key):
             raise sdrt.ImageError(f"the worker's process ended {MOST_ENDS} times at this picture")
         if not item.main:

@@ -24,7 +24,7 @@ TUNES: tuple[Tune, ...] = get_args(Tune)
 LATENT_FORMS: tuple[LatentForm, ...] = get_args(LatentForm)
 """What latents are written as, see ``sdrt.latent_cache``: our own files, kohya's caches, ComfyUI's."""
 MAX_BPP = 1000
-NEAR_LOSSLESS = 0.05
+NEAR_LOSSLESS = 0.03
 """The ``latent_error`` of a cache for training: with the default pack the decoded picture changes by less than .1 dB,
 as ``python -m bench.latents`` measures it."""
 

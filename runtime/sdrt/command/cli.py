@@ -107,7 +107,7 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--latent-error",
         type=_number,
         metavar="E",
-        help="the largest error of the latents, in units of their own size, .001 to 1: a cache for training has .05",
+        help="the largest error of the latents, in units of their own size, .001 to 1: a cache for training has .03",
     )
     metadata = encode.add_mutually_exclusive_group()
     metadata.add_argument("--keep-metadata", action="store_true", help="keep EXIF and XMP; they count towards the size")

@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         "--latent-error",
         type=float,
         metavar="E",
-        help="of .sdl files: the largest error in units of the latents' own size, .001 to 1 (default: .05)",
+        help="of .sdl files: the largest error in units of the latents' own size, .001 to 1 (default: .03)",
     )
     latents.add_argument("--model", metavar="NAME|FOLDER", help="the pack whose space the latents are of")
     latents.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")

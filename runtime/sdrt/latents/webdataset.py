@@ -41,8 +41,9 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
     """
     key: str | None = None
     members: dict[str, bytes] = {}
+    watched = _Watched(stream)
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
+        with tarfile.open(fileobj=cast(BinaryIO, watched), mode="r|") as tar:
             for entry in tar:
                 if not entry.isfile():
                     continue
@@ -55,10 +56,32 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
                     key, members = of, {}
                 file = tar.extractfile(entry)
                 members[extension] = b"" if file is None else file.read()
+            if watched.block(tar.offset) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
+                raise tarfile.ReadError(f"it breaks off or is damaged at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise CorruptError(f"{name}: no whole tar file: {first_line(error)}") from None
     if key is not None:
         yield key, members
+
+
+class _Watched:
+    """A stream that remembers what was last read from it."""
+
+    _KEPT_BYTES = 2 * tarfile.RECORDSIZE
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._end, self._tail = stream, 0, b""
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._end += len(data)
+        self._tail = (self._tail + data)[-self._KEPT_BYTES :]
+        return data
+
+    def block(self, offset: int) -> bytes:
+        """The block at ``offset``, if it is among what was last read."""
+        start = offset - self._end + len(self._tail)
+        return self._tail[start : start + tarfile.BLOCKSIZE] if start >= 0 else b""
 
 
 class TarWriter:
