@@ -3,4 +3,3 @@
 import os
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads it when it is imported: nothing is reported to its makers
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes to developers, on the terminal of whoever starts it

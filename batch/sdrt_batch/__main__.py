@@ -6,7 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from sdrt.command import process
 from sdrt.errors import SdrtError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import DEVICES, PRECISIONS
@@ -17,7 +19,6 @@ from sdrt_batch.settings import Settings, with_record
 from sdrt_batch.units import SHARDS, Kind, Unit, find_units
 
 SOME_FAILED = 1
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,9 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SdrtError as error:
         print(f"sdrt_batch: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("sdrt_batch: interrupted; the same command goes on where it was", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -52,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     progress.end()
     print(summary.in_words())
     if summary.failed:
-        print(f"sdrt_batch: {summary.failed:,} failed, see {settings.destination}/{run.ERRORS}", file=sys.stderr)
+        print(f"sdrt_batch: {summary.failed:,} failed, see {Path(arguments.out) / run.ERRORS}", file=sys.stderr)
     return SOME_FAILED if summary.failed else 0
 
 
@@ -63,11 +61,14 @@ def _settings(arguments: argparse.Namespace, units: Sequence[Unit]) -> Settings:
     rate = {name: getattr(arguments, name) for name in ("quality", "target_bytes", "target_bpp", "latent_error")}
     if arguments.job == "latents" and not any(value is not None for value in rate.values()):
         rate["latent_error"] = NEAR_LOSSLESS
+    model = arguments.model
+    if model is not None and Path(model).is_dir():
+        model = str(Path(model).absolute())
     return Settings(
         job=arguments.job,
-        destination=arguments.out,
+        destination=str(Path(arguments.out).absolute()),  # workers may stand in another folder
         form=arguments.form or kinds.pop(),
-        model=arguments.model,
+        model=model,
         device=arguments.device,
         precision=arguments.precision,
         threads=arguments.threads,
@@ -124,4 +125,5 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
+    process.begin()  # Ctrl-C ends it at once, the same command goes on; what Ray's libraries say is set apart
     raise SystemExit(main())

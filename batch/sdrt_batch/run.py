@@ -22,7 +22,7 @@ from sdrt_batch.attempts import FOLDER
 from sdrt_batch.progress import Progress
 from sdrt_batch.settings import Settings
 from sdrt_batch.units import Unit
-from sdrt_batch.worker import Row, Worker
+from sdrt_batch.worker import Actor, Row
 
 ERRORS = "_errors.csv"
 SUMMARY = "_summary.json"
@@ -104,11 +104,13 @@ def run(units: Sequence[Unit], settings: Settings, cluster: Cluster, progress: P
         summary = Summary(workers=with_ray.workers)
         started_s = time.monotonic()
         for row in _rows(units, settings, cluster, with_ray.workers):
+            if row["status"] == "refused":
+                raise EngineError(f"no worker can start: {row['error']}")
             summary.add(row)
             progress.reach(summary.pictures, summary.failed)
         summary.seconds = round(time.monotonic() - started_s, 3)
     except ray.exceptions.RayError as error:
-        raise EngineError(f"the workers cannot run: {_reason(error)}") from None
+        raise EngineError(f"Ray cannot go on: {_reason(error)}") from None
     finally:
         with_ray.close()
     _leave_tables(summary, Path(settings.destination))
@@ -156,7 +158,7 @@ def _rows(units: Sequence[Unit], settings: Settings, cluster: Cluster, workers: 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     texts = [{"unit": unit.to_json()} for unit in units]
     dataset = ray.data.from_items(texts, override_num_blocks=min(len(texts), _MOST_TASKS)).map_batches(
-        Worker,
+        Actor,
         fn_constructor_args=(settings,),
         batch_size=1,
         batch_format="numpy",

@@ -19,7 +19,8 @@ from sdrt_batch.results import checked_key
 from sdrt_batch.settings import Settings
 from sdrt_batch.units import Unit
 
-Status = Literal["done", "skipped", "failed"]
+Status = Literal["done", "skipped", "failed", "refused"]
+"""The last is of a worker that can do nothing at all."""
 Row = dict[str, str | int]
 """What became of one picture: ``source``, ``key``, ``status``, ``in_bytes``, ``out_bytes``, ``error``."""
 
@@ -38,12 +39,6 @@ class Worker:
         )
         if settings.job == "encode":
             self._codec.encode(np.zeros((16, 16, 3), np.uint8))  # what is missing is told before the first picture
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Units as JSON in, rows out: columns of numpy arrays, as Ray Data hands them over."""
-        rows = [row for text in batch["unit"] for row in self.do(Unit.from_json(str(text)))]
-        kinds = {name: object if isinstance(value, str) else np.int64 for name, value in _EMPTY.items()}
-        return {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
 
     def do(self, unit: Unit) -> Iterator[Row]:
         """The rows of one unit; whatever is wrong with a picture becomes its row's error."""
@@ -128,6 +123,26 @@ class Worker:
         samples = read_members(self._codec, key, members)
         form, options = settings.latent_form, settings.options
         return len(data), [(of.key, write_members(self._codec, of, form, options)) for of in samples]
+
+
+class Actor:
+    """A worker as Ray Data makes and calls it. It raises nothing: Ray would print its stack, and try for ever."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._refusal = ""
+        try:
+            self._worker = Worker(settings)
+        except SdrtError as error:
+            self._refusal = in_words(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Units as JSON in, rows out: columns of numpy arrays."""
+        if self._refusal:
+            rows = [_row("", "", "refused", error=self._refusal)]
+        else:
+            rows = [row for text in batch["unit"] for row in self._worker.do(Unit.from_json(str(text)))]
+        kinds = {name: object if isinstance(value, str) else np.int64 for name, value in _EMPTY.items()}
+        return {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
 
 
 _EMPTY: Row = {"source": "", "key": "", "status": "", "in_bytes": 0, "out_bytes": 0, "error": ""}
