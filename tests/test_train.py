@@ -136,7 +136,7 @@ def test_training_starts_at_the_best_block_transform() -> None:
     assert (deviations.diff() <= 1e-3).all()
     model = Autoencoder(replace(SMALL, latent_channels=64))
     model.start_at_transform(basis[:64], deviations[:64])
-    for module in (model.encoder.out, model.decoder.pixels):
+    for module in (model.encoder.out, model.decoder.to_pixels[-1]):
         torch.nn.init.zeros_(module.weight)
         torch.nn.init.zeros_(module.bias)
     sky, level = torch.tensor([-0.5, 0.1, 0.9])[None, :, None, None].expand(1, 3, 32, 32), level_map(1, 2, 2)
@@ -151,7 +151,7 @@ def test_folded_networks_compute_the_same() -> None:
     model = Autoencoder(SMALL).eval()
     basis, deviations = block_transform(torch.rand(8, 3, 64, 64) * 2 - 1, 8)
     model.start_at_transform(basis, deviations)
-    for module in (model.encoder.body[3], model.decoder.body[1]):
+    for module in (model.encoder.body[3], model.decoder.to_eighth[-1], model.decoder.seen_at_eighth):
         torch.nn.init.uniform_(module.scales, 0.2, 1.5)
     encoder, decoder = fold(model)
     picture, level = torch.rand(2, 3, 48, 80) * 2 - 1, 5 + torch.randn(2, 1, 3, 5)
