@@ -195,8 +195,9 @@ class Decoder(nn.Module):
         self.quality = Quality(sixteenth) if config.quality else None
         self.to_eighth = nn.Sequential(*_blocks(sixteenth, n_sixteenth), Upsample(sixteenth, eighth, config.haar))
         self.to_quarter = nn.Sequential(*_blocks(eighth, n_eighth), Upsample(eighth, quarter, config.haar))
-        self.to_pixels = nn.Sequential(*_blocks(quarter, n_quarter), nn.ReLU(), nn.Conv2d(quarter, 48, 3, padding=1))
-        self.to_pixels[-1].weight.data *= 0.1
+        last = nn.Conv2d(quarter, 48, 3, padding=1)
+        last.weight.data *= 0.1
+        self.to_pixels = nn.Sequential(*_blocks(quarter, n_quarter), nn.ReLU(), last)
         self.linear = nn.Conv2d(config.latent_channels, BLOCK_VALUES, 1, bias=False)
         self.seen_at_eighth = Downsample(48, eighth, config.haar)
         self.seen_at_quarter = nn.Conv2d(48, quarter, 3, padding=1)
