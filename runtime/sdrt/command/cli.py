@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from sdrt import __version__
+from sdrt.command import install
 from sdrt.command.console import complain, flush_stdout, in_words, printable, put, read_input, tell
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import SdrtError
@@ -81,6 +82,8 @@ def _parser() -> _Parser:
     pack.add_argument("--decoder-only", action="store_true", help="without the encoder: it decodes only")
     pack.add_argument("--precision", help="w16, fp16, int8, ... as far as the pack has it (default: what a CPU runs)")
     pack.set_defaults(run=_pack)
+
+    install.add_to(commands)
 
     doctor = commands.add_parser(
         "doctor", help="check the installation: versions, devices, model packs and their hashes"
