@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from sdrt import __version__
-from sdrt.command import install
+from sdrt.command import install, thumbnail
 from sdrt.command.console import complain, flush_stdout, in_words, printable, put, read_input, tell
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import SdrtError
@@ -84,6 +84,7 @@ def _parser() -> _Parser:
     pack.set_defaults(run=_pack)
 
     install.add_to(commands)
+    thumbnail.add_to(commands)
 
     doctor = commands.add_parser(
         "doctor", help="check the installation: versions, devices, model packs and their hashes"
