@@ -71,25 +71,24 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
     """
     from sdrt.atomic import atomic_file
     from sdrt.codec import Codec
-    from sdrt.container.sdl import MEDIA_TYPE
+    from sdrt.container import sdl
     from sdrt.container.source import read_source
     from sdrt.pixels.picture import scatter
     from sdrt.pixels.png import write_png
-    from sdrt.pixels.thumbnail import thumbnail
 
     data = read_source(source)
     status = source.stat()
-    strips = Codec(device="cpu").decode_strips(data)  # a GPU's start takes longer than all of this
+    header = sdl.unpack(data)
+    picture = Codec(device="cpu").thumbnail(data, size_px)  # a GPU's start takes longer than all of this
     texts = {
         "Software": "sdrt",
-        "Thumb::Image::Height": str(strips.height_px),
-        "Thumb::Image::Width": str(strips.width_px),
+        "Thumb::Image::Height": str(header.height_px),
+        "Thumb::Image::Width": str(header.width_px),
         "Thumb::MTime": str(int(status.st_mtime)),
-        "Thumb::Mimetype": MEDIA_TYPE,
+        "Thumb::Mimetype": sdl.MEDIA_TYPE,
         "Thumb::Size": str(status.st_size),
         "Thumb::URI": source.as_uri(),
     }
-    picture = thumbnail(strips, size_px)
     if destination is None:
         destination = cache_place(source, size_px)
         try:
