@@ -1,4 +1,4 @@
-"""Packs that travel: zips are read in place, ``sdrt install`` puts packs where they belong, old priors stay readable."""
+"""Packs that travel: zips are read in place, ``sdrt install`` puts packs where they belong, no prior orphans a file."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_nothing_is_replaced_unasked_and_a_failure_leaves_what_was_there(
 def test_a_new_prior_orphans_no_file(
     make_pack: Callable[..., ModelPack], models: Path, photo: Pixels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A pack writes with its first prior and reads with all, by its name and by its identities; so does its shipment."""
+    """A pack writes with its first prior and reads with all, by name and by identities; so does its shipment."""
     pack = make_pack("grown")
     new = (make_pack("donor", base_step=2.0).folder / "prior.npz").read_bytes()
     shutil.rmtree(tmp_path / "packs" / "donor")

@@ -53,7 +53,7 @@ class Codec:
     process; its sessions are opened anew there.
 
     Args:
-        model: Name or folder of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
+        model: Name, folder or zip of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
         device: "auto" takes the best that works; any other is used or refused.
         precision: Of the graphs, as far as the pack has it, or "bf16" (OpenVINO only). None: what suits the device.
         threads: Of the inference engine, 1 or more. None: every core that the process may use.

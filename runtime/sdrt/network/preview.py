@@ -1,13 +1,11 @@
 """A small picture straight from the latents of a large one, for a fraction of a decoder's time.
 
-What a decoder paints, averaged over a part of a cell, is nearly a linear function of the latents around it. The function
-is not shipped with a pack: it is fitted, by least squares, to what the decoder makes of a few pieces of this very
-picture. So any pack has previews, and a picture's own colors decide.
+What a decoder paints, averaged over a part of a cell, is nearly a linear function of the latents around it. No pack
+ships that function: it is fitted, by least squares, to what the decoder makes of a few pieces of this very picture. So
+any pack has previews, and a picture's own colors decide.
 """
 
 from __future__ import annotations
-
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,14 +63,14 @@ def preview(
     rim, high, wide = _RIM_PX // cell, min(rows, _PIECE_PX // cell), min(columns, _PIECE_PX // cell)
     for top in _starts(rows, high, _PIECES[0]):
         for left in _starts(columns, wide, _PIECES[1]):
-            piece = slice(top, top + high), slice(left, left + wide)
-            painted = to_pixels(
-                latents[:, *piece], pack, decoder, (0, 0, wide * cell, high * cell), indices=indices[piece]
-            )
+            piece = np.s_[top : top + high, left : left + wide]
+            values = latents[:, top : top + high, left : left + wide]
+            painted = to_pixels(values, pack, decoder, (0, 0, wide * cell, high * cell), indices=indices[piece])
             averages = painted.reshape(high, parts, cell // parts, wide, parts, cell // parts, 3).mean((2, 5))
             inner = slice(rim, max(high - rim, rim + 1)), slice(rim, max(wide - rim, rim + 1))
             colors.append(averages.transpose(0, 2, 1, 3, 4)[inner].reshape(-1, parts * parts * 3))
-            inputs.append(_neighborhoods(latents[:, *piece])[inner].reshape(-1, _inputs(latents)))
+            around = _neighborhoods(values)[inner]
+            inputs.append(around.reshape(-1, around.shape[-1]))
     weights = _least_squares(np.concatenate(inputs), np.concatenate(colors))
     result = np.empty((rows, parts, columns, parts, 3), np.uint8)
     padded = np.pad(latents, ((0, 0), (_REACH, _REACH), (0, 0)), mode="edge")
@@ -88,10 +86,6 @@ def _starts(length: int, piece: int, count: int) -> list[int]:
     most = max(1, min(count, length // piece))
     gap = (length - most * piece) / (most + 1)
     return [int(gap + number * (piece + gap)) for number in range(most)]
-
-
-def _inputs(latents: NDArray[np.float32]) -> int:
-    return int((2 * _REACH + 1) ** 2 * len(latents) + 1)
 
 
 def _neighborhoods(latents: NDArray[np.float32]) -> NDArray[np.float32]:
