@@ -116,7 +116,8 @@ def bash_completion(parser: argparse.ArgumentParser) -> str:
 
 def zsh_completion(parser: argparse.ArgumentParser) -> str:
     """The same for zsh, where it stands in a folder of $fpath: bash's function, which zsh runs."""
-    return "#compdef sdrt\nautoload -U +X bashcompinit && bashcompinit\n" + bash_completion(parser)
+    head = "#compdef sdrt\nautoload -U +X bashcompinit && bashcompinit\n"
+    return head + bash_completion(parser) + "_bash_complete -o default -F _sdrt\n"  # the first time; later zsh does so
 
 
 def fish_completion(parser: argparse.ArgumentParser) -> str:

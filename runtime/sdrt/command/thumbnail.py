@@ -69,7 +69,9 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
 
     Raises what ``Codec.decode_strips`` raises, and OutputError.
     """
-    from sdrt.atomic import atomic_file
+    import io
+
+    from sdrt.atomic import write_atomic
     from sdrt.codec import Codec
     from sdrt.container import sdl
     from sdrt.container.source import read_source
@@ -89,12 +91,16 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
         "Thumb::Size": str(status.st_size),
         "Thumb::URI": source.as_uri(),
     }
-    if destination is None:
+    png = io.BytesIO()
+    write_png(scatter(picture), png, texts)
+    try:
+        if destination is not None:
+            # Not atomic: who asks for a thumbnail has made the file, and may read it through a handle that is open.
+            destination.write_bytes(png.getbuffer())
+            return destination
         destination = cache_place(source, size_px)
-        try:
-            destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {destination.parent}: {error.strerror or error}") from None
-    with atomic_file(destination) as file:
-        write_png(scatter(picture), file, texts)
+        destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {destination}: {error.strerror or error}") from None
+    write_atomic(destination, png.getbuffer())
     return destination

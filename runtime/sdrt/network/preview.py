@@ -69,8 +69,8 @@ def preview(
             averages = painted.reshape(high, parts, cell // parts, wide, parts, cell // parts, 3).mean((2, 5))
             inner = slice(rim, max(high - rim, rim + 1)), slice(rim, max(wide - rim, rim + 1))
             colors.append(averages.transpose(0, 2, 1, 3, 4)[inner].reshape(-1, parts * parts * 3))
-            around = _neighborhoods(values)[inner]
-            inputs.append(around.reshape(-1, around.shape[-1]))
+            around = _neighborhoods(values)
+            inputs.append(around[inner].reshape(-1, around.shape[-1]))
     weights = _least_squares(np.concatenate(inputs), np.concatenate(colors))
     result = np.empty((rows, parts, columns, parts, 3), np.uint8)
     padded = np.pad(latents, ((0, 0), (_REACH, _REACH), (0, 0)), mode="edge")
@@ -94,7 +94,8 @@ def _neighborhoods(latents: NDArray[np.float32]) -> NDArray[np.float32]:
     padded = np.pad(latents, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)), mode="edge")
     around = range(2 * _REACH + 1)
     planes = [padded[:, dy : dy + rows, dx : dx + columns] for dy in around for dx in around]
-    return np.concatenate([*planes, np.ones((1, rows, columns), np.float32)]).transpose(1, 2, 0)
+    stacked: NDArray[np.float32] = np.concatenate([*planes, np.ones((1, rows, columns), np.float32)])
+    return np.moveaxis(stacked, 0, -1)
 
 
 def _least_squares(inputs: NDArray[np.float32], colors: NDArray[np.float64]) -> NDArray[np.float32]:
