@@ -7,7 +7,10 @@ from PIL import Image
 
 from sdrt.pixels.picture import Picture, Pixels, Strips
 
-_KEPT = 2
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels, of which the last ones may be cut."""
+
+_KEPT = 3
 """Boxes are averaged down to between this and twice this many pixels for one of the thumbnail's; a Lanczos filter takes
 the rest, so that edges are as smooth as if it had seen all."""
 
@@ -35,15 +38,14 @@ def reduce_strips(strips: Strips, side_px: int) -> Picture:
         if whole:
             parts.append(_reduced(held[:whole], strips.alpha, top, box_px))
             held, top = held[whole:], top + whole
-    pixels = _resized(np.concatenate(parts), thumbnail_sides(strips.width_px, strips.height_px, side_px))
+    sides = thumbnail_sides(strips.width_px, strips.height_px, side_px)
+    pixels = _resized(np.concatenate(parts), sides, (0, 0, strips.width_px / box_px, strips.height_px / box_px))
     alpha = None if strips.alpha is None else np.ascontiguousarray(pixels[..., 3])
     return Picture(np.ascontiguousarray(pixels[..., :3]), alpha)
 
 
-def reduce_preview(
-    preview: Pixels, box: tuple[float, float, float, float], alpha: Pixels | None, sides: tuple[int, int]
-) -> Picture:
-    """``box`` of ``preview`` (left, top, right, bottom in its pixels) and the whole of ``alpha``, with these sides."""
+def reduce_preview(preview: Pixels, box: Box, alpha: Pixels | None, sides: tuple[int, int]) -> Picture:
+    """``box`` of ``preview`` and the whole of ``alpha``, reduced to these sides."""
     return Picture(_resized(preview, sides, box), None if alpha is None else _resized(alpha, sides))
 
 
@@ -54,8 +56,8 @@ def _reduced(rows: Pixels, alpha: Pixels | None, top: int, box_px: int) -> Pixel
     return np.asarray(Image.fromarray(rows).reduce(box_px)) if box_px > 1 else rows
 
 
-def _resized(pixels: Pixels, sides: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Pixels:
+def _resized(pixels: Pixels, sides: tuple[int, int], box: Box | None = None) -> Pixels:
     image = Image.fromarray(pixels)
-    if box is None and image.size == sides:
+    if image.size == sides and box in (None, (0, 0, *sides)):
         return pixels
     return np.asarray(image.resize(sides, Image.Resampling.LANCZOS, box))
