@@ -22,8 +22,7 @@ from sdrt.codec import Codec
 from sdrt.command import cli, manual
 from sdrt.command.cli import main
 from sdrt.command.desktop import desktop_files
-from sdrt.command.thumbnail import FOLDERS, cache_place, local_path
-from sdrt.errors import ImageError
+from sdrt.command.thumbnail import cache_place
 from sdrt.network import preview
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.picture import Strips
@@ -103,24 +102,17 @@ def test_a_file_manager_finds_its_thumbnail(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = place.read_bytes()
     place.unlink()
-    assert main(["thumbnail", photo.as_uri()]) == 0
+    assert main(["thumbnail", str(photo)]) == 0
     large = cache_place(photo, 256)
     assert large.parent.name == "large" and Image.open(large).size == (161, 97)
     assert main(["thumbnail", str(photo), str(place), "128"]) == 0
     assert place.read_bytes() == before
 
 
-def test_names_and_addresses_of_files() -> None:
-    """A file manager may give either; folders of the cache are those of the specification."""
-    assert local_path("file:///a/b%20c.sdl") == local_path("file://localhost/a/b%20c.sdl") == Path("/a/b c.sdl")
-    assert local_path("x.sdl") == Path.cwd() / "x.sdl"
-    for address in ("https://example.org/x.sdl", "file://elsewhere/x.sdl"):
-        with pytest.raises(ImageError, match="not on this machine"):
-            local_path(address)
-    assert [cache_place(Path("/x"), size).parent.name for size in (1, 128, 129, 1024)] == [
-        "normal", "normal", "large", "xx-large",
-    ]  # fmt: skip
-    assert sorted(FOLDERS) == list(FOLDERS)
+def test_the_cache_has_a_folder_for_each_size() -> None:
+    """The smallest that takes the thumbnail, as the specification has them."""
+    folders = [cache_place(Path("/x"), size).parent.name for size in (1, 128, 129, 512, 1024)]
+    assert folders == ["normal", "normal", "large", "x-large", "xx-large"]
 
 
 @pytest.mark.parametrize("name", ["truncated-payload", "empty", "png-instead"])

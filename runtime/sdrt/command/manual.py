@@ -127,9 +127,7 @@ def fish_completion(parser: argparse.ArgumentParser) -> str:
         lines.append(f"complete -c sdrt -n __fish_use_subcommand -f -a {command.name} -d {_quoted(command.help)}")
         seen = f"-n '__fish_seen_subcommand_from {command.name}'"
         for word in command.words:
-            names = " ".join(
-                f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in word.flags
-            )
+            names = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in word.flags)
             known = f" -a {_quoted(' '.join(word.choices))}" if word.choices else ""
             kind = (" -x" if known else " -r") if names and word.value else " -f" if known else ""
             about = f" -d {_quoted(word.help)}" if word.help else ""

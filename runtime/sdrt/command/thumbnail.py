@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sdrt.errors import ImageError, OutputError
+from sdrt.errors import OutputError
 
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
 """Longest side -> the folder of a file manager's cache that thumbnails of that size lie in."""
@@ -19,7 +19,7 @@ FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds the parser of this command."""
     parser = commands.add_parser("thumbnail", help="a small PNG of an .sdl file, for file managers")
-    parser.add_argument("input", metavar="FILE", help="an .sdl file, or its file:// address")
+    parser.add_argument("input", metavar="FILE", help="an .sdl file")
     parser.add_argument("output", metavar="PNG", nargs="?", help="default: its place in the cache of file managers")
     parser.add_argument("size", metavar="PX", nargs="?", type=_size, default=256, help="longest side (default: 256)")
     parser.set_defaults(run=_run)
@@ -32,20 +32,8 @@ def _size(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    write_thumbnail(local_path(arguments.input), arguments.output and Path(arguments.output), arguments.size)
+    write_thumbnail(Path(arguments.input).absolute(), arguments.output and Path(arguments.output), arguments.size)
     return 0
-
-
-def local_path(name: str) -> Path:
-    """The path behind a name or a ``file:`` address, absolute. Raises ImageError for any other address."""
-    if "://" not in name:
-        return Path(name).absolute()
-    from urllib.parse import unquote, urlsplit
-
-    address = urlsplit(name)
-    if address.scheme != "file" or address.netloc not in ("", "localhost"):
-        raise ImageError(f"{name} is not on this machine")
-    return Path(unquote(address.path, errors="surrogateescape"))
 
 
 def cache_place(source: Path, size_px: int) -> Path:
