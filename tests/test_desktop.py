@@ -109,6 +109,16 @@ def test_a_file_manager_finds_its_thumbnail(
     assert place.read_bytes() == before
 
 
+def test_the_command_may_lie_anywhere() -> None:
+    """Spaces and quotes in its path are one word to a shell; a percent sign is doubled."""
+    program = '/home/me/50% "new" env/sdrt'
+    entry = configparser.ConfigParser(interpolation=None)
+    entry.read_string(desktop_files(PARSER, [program, "-x"])["thumbnailers/sdrt.thumbnailer"])
+    words = shlex.split(entry["Thumbnailer Entry"]["Exec"])
+    assert [word.replace("%%", "%") for word in words[:3]] == [program, "-x", "thumbnail"]
+    assert "%%" in words[0] and words[3:] == ["%i", "%o", "%s"]
+
+
 def test_the_cache_has_a_folder_for_each_size() -> None:
     """The smallest that takes the thumbnail, as the specification has them."""
     folders = [cache_place(Path("/x"), size).parent.name for size in (1, 128, 129, 512, 1024)]
@@ -249,5 +259,5 @@ def test_nothing_is_left_out_of_the_completions() -> None:
     (subparsers,) = (action for action in PARSER._actions if isinstance(action, argparse._SubParsersAction))
     assert [command.name for command in COMMANDS] == list(subparsers.choices)
     assert all(command.help and "\n" not in command.help for command in COMMANDS)
-    for name, content in desktop_files(PARSER, "/usr/bin/sdrt").items():
+    for name, content in desktop_files(PARSER, ["/usr/bin/sdrt"]).items():
         assert content.endswith("\n") and "None" not in content, name

@@ -33,7 +33,7 @@ TESTPACK = Path(__file__).parent / "data" / "testpack"
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder of packs, not made yet; no other folder has packs but the checkout."""
-    monkeypatch.setattr("sdrt.packs.search.user_data", lambda: tmp_path / "data")
+    monkeypatch.setattr("sdrt.packs.search._user_folder", lambda: tmp_path / "data")
     monkeypatch.delenv("SDRT_MODELS", raising=False)
     return tmp_path / "data" / "sdrt" / "models"
 
@@ -322,7 +322,8 @@ def test_a_file_whose_pack_is_absent_names_it(models: Path, photo: Pixels, make_
 
 
 def test_every_known_space_has_its_name() -> None:
-    """What the exporter knows by name, the runtime names."""
+    """What the exporter knows by name, and the default pack's space, the runtime names."""
+    assert read_pack(TESTPACK.parents[2] / "models" / "tiny").space.identity.hex() in NAMES
     assert {space.identity.hex(): space.id for space in SPACES.values()}.items() <= {
         identity: name.partition(":")[0] for identity, name in NAMES.items()
     }.items()

@@ -7,7 +7,10 @@ nothing that other programs have written is changed.
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,11 @@ def add_to(commands: argparse._SubParsersAction[Any], parser: argparse.ArgumentP
 
 
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    from sdrt.packs.search import user_data
-
-    data = user_data()
-    if data is None:
-        raise OutputError("nobody knows where this user's data belong: set XDG_DATA_HOME or HOME")
-    files = desktop_files(parser, command_path())
+    try:
+        data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+    except RuntimeError:
+        raise OutputError("nobody knows where this user's data belong: set XDG_DATA_HOME or HOME") from None
+    files = desktop_files(parser, command_words())
     would = "would " if arguments.dry_run else ""
     for name, content in files.items():
         path = data / name
@@ -57,21 +59,21 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def command_path() -> str:
-    """The command by its absolute path: a file manager's $PATH is another one than a shell's."""
+def command_words() -> list[str]:
+    """How to start the command, by absolute paths: a file manager's $PATH is another one than a shell's."""
     import shutil
 
     started = Path(sys.argv[0])
     found = str(started.absolute()) if started.name == _NAME and started.is_file() else shutil.which(_NAME)
-    return found or f"{sys.executable} -m {_NAME}"
+    return [sys.executable, "-m", _NAME] if found is None else [found]
 
 
-def desktop_files(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
+def desktop_files(parser: argparse.ArgumentParser, command: Sequence[str]) -> dict[str, str]:
     """Path below the data folder -> content.
 
     Args:
         parser: Of ``sdrt``.
-        command: How a file manager starts ``sdrt``.
+        command: How a file manager starts ``sdrt``: the program's absolute path and its first arguments.
     """
     from sdrt import __version__
     from sdrt.command import manual
@@ -108,11 +110,19 @@ def _mime_type() -> str:
 """
 
 
-def _thumbnailer(command: str) -> str:
+def _thumbnailer(command: Sequence[str]) -> str:
+    """The program's path stands between quotes where a desktop entry wants them; % begins what is filled in.
+
+    Source: https://specifications.freedesktop.org/desktop-entry-spec/latest/exec-variables.html
+    """
+    words = [
+        word if re.fullmatch(r"[\w/.+-]+", word) else '"' + re.sub(r'(["`$\\])', r"\\\1", word) + '"'
+        for word in command
+    ]
     return f"""\
 [Thumbnailer Entry]
-TryExec={command.partition(" ")[0]}
-Exec={command} thumbnail %i %o %s
+TryExec={command[0]}
+Exec={" ".join(words).replace("%", "%%")} thumbnail %i %o %s
 MimeType={sdl.MEDIA_TYPE};
 """
 

@@ -31,12 +31,11 @@ def search_paths() -> list[Path]:
 
 def user_models() -> Path | None:
     """Where a user's own packs are; None where nobody knows this user's home."""
-    folder = user_data()
+    folder = _user_folder()
     return None if folder is None else folder / "sdrt" / "models"
 
 
-def user_data() -> Path | None:
-    """The user's folder for the data of programs, ~/.local/share on Linux; None where nobody knows this user's home."""
+def _user_folder() -> Path | None:
     if sys.platform == "win32":
         return _with_home(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
     if sys.platform == "darwin":
