@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def write_prior_file(pack: ModelPack, data: bytes, *, replace: bool = False) -> 
     """
     target = pack.folder / PRIOR
     if PRIOR in pack.files and not replace:
-        write_atomic(pack.folder / older_prior(pack.prior_identity), read_prior(pack))
+        with suppress(ModelError):  # an altered one reads no file
+            write_atomic(pack.folder / older_prior(pack.prior_identity), read_prior(pack))
     write_atomic(target, data)
     identity = hashlib.sha256(data).digest()[:4]
     for older, name in pack.priors.items():

@@ -48,9 +48,8 @@ class LatentCoder:
 
     def __init__(self, pack: ModelPack, identity: bytes | None = None) -> None:
         self.pack = pack
-        self.prior = load_prior(
-            search.read_prior(pack, identity), str(pack.folder / search.prior_name(pack, identity))
-        )
+        name = search.prior_name(pack, identity)
+        self.prior = load_prior(search.read_verified(pack, name), str(pack.folder / name))
         if self.prior.channels != pack.space.channels:
             raise ModelError(
                 f"model pack {pack.name}: its prior has {self.prior.channels} channels, its space {pack.space.channels}"

@@ -73,7 +73,7 @@ def _opened(place: Path) -> Iterator[tuple[ZipFile, dict[str, ZipInfo]]]:
             _check_directory_size(stream, place)
             with zipfile.ZipFile(stream) as archive:
                 yield archive, _checked(archive.infolist(), place)
-        except ModelError:
+        except (ModelError, MemoryError):
             raise
         except Exception as error:  # zipfile and zlib raise a dozen kinds
             raise ModelError(f"{place} is no zip file, or a damaged one: {first_line(error)}") from None

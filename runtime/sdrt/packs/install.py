@@ -103,11 +103,12 @@ def _give_name(part: Path, target: Path) -> None:
     if not os.path.lexists(target):
         part.rename(target)
         return
-    old = target.with_name(f"{part.name}.old")
+    old = target.with_name(f"{part.name}.old")  # not scratch yet: what ends us now must not take it away
+    target.rename(old)
+    try:
+        part.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
     with scratch(old):
-        target.rename(old)
-        try:
-            part.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
+        pass

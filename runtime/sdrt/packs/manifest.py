@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sdrt.errors import ModelError
-from sdrt.packs.archive import SUFFIX, archived_bytes, is_archive, read_pack_file
+from sdrt.packs.archive import archived_bytes, is_archive, read_pack_file
 from sdrt.packs.regular_file import check_regular
 
 FORMAT = 1
@@ -162,7 +162,7 @@ def older_prior(identity: bytes) -> str:
 
 def called(place: Path) -> str:
     """The name of a pack in this folder or zip file."""
-    return place.stem if place.suffix.lower() == SUFFIX and is_archive(place) else place.name
+    return place.stem if is_archive(place) else place.name
 
 
 def read_pack(folder: Path) -> ModelPack:
