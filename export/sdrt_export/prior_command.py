@@ -132,7 +132,7 @@ def write_generic(pack: ModelPack) -> int:
         ModelError: the pack has a prior, with which files may have been written.
     """
     if PRIOR in pack.files:
-        raise ModelError(f"{pack.folder} has a prior already: files written with it could not be read any more")
+        raise ModelError(f"{pack.folder} has a prior already: a generic one would write larger files")
     data = write_prior(generic_arrays(pack.space.channels))
     target = write_prior_file(pack, data)
     update_manifest(pack.folder, prior={"generic": True})
