@@ -40,14 +40,16 @@ _LEVEL_REACH = 16
 
 
 class LatentCoder:
-    """Codes latents of one pack's space with that pack's prior.
+    """Codes latents of one pack's space with one of that pack's priors: that of ``identity``, or None, the one that
+    writes.
 
-    Raises ModelError where the pack has no prior, or one that is altered, broken or of another number of channels.
+    Raises ModelError where the pack has no such prior, or one that is altered, broken or of another number of channels.
     """
 
-    def __init__(self, pack: ModelPack) -> None:
+    def __init__(self, pack: ModelPack, identity: bytes | None = None) -> None:
         self.pack = pack
-        self.prior = load_prior(search.read_prior(pack), str(pack.prior_path))
+        name = search.prior_name(pack, identity)
+        self.prior = load_prior(search.read_verified(pack, name), str(pack.folder / name))
         if self.prior.channels != pack.space.channels:
             raise ModelError(
                 f"model pack {pack.name}: its prior has {self.prior.channels} channels, its space {pack.space.channels}"

@@ -28,6 +28,7 @@ from sdrt.metadata_chunks import from_chunks, to_chunks
 from sdrt.model_cache import ModelCache
 from sdrt.network.devices import Device, Precision, devices_to_try
 from sdrt.network.engine import Engine
+from sdrt.network.preview import preview, preview_box, subdivision
 from sdrt.network.transform import Progress, pixel_strips, to_latents
 from sdrt.options import EncodeOptions, Note, updated
 from sdrt.packs.manifest import LatentSpace, ModelPack
@@ -37,6 +38,7 @@ from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
 from sdrt.pixels.save import save, to_pil
 from sdrt.pixels.scaling import enlarge, reduce, window_of
+from sdrt.pixels.thumbnail import reduce_preview, reduce_strips, thumbnail_sides
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +55,7 @@ class Codec:
     process; its sessions are opened anew there.
 
     Args:
-        model: Name or folder of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
+        model: Name, folder or zip of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
         device: "auto" takes the best that works; any other is used or refused.
         precision: Of the graphs, as far as the pack has it, or "bf16" (OpenVINO only). None: what suits the device.
         threads: Of the inference engine, 1 or more. None: every core that the process may use.
@@ -312,6 +314,38 @@ class Codec:
         And what ``decode`` raises.
         """
         save(self.decode_strips(source, crop=crop, progress=progress), destination, overwrite=overwrite)
+
+    def thumbnail(self, data: SdlSource, side_px: int) -> Picture:
+        """A small picture of a file, as fast as it can be had.
+
+        Up to a megapixel, and where the thumbnail is nearly as large as the picture, it is the decoded picture,
+        reduced. Of larger ones the decoder paints six pieces, and the thumbnail is estimated from the latents after
+        their example: colors may be a few levels off.
+
+        Args:
+            data: As of ``decode``.
+            side_px: No side is longer, 1 or more. Smaller pictures keep their size.
+
+        Returns:
+            A picture without metadata.
+
+        Raises:
+            ArgumentError: ``side_px`` is no such number.
+
+        And what ``decode`` raises.
+        """
+        check_count("side_px", side_px)
+        file = self._read(data)
+        pack = self._models.decoding_pack(file)
+        parts = subdivision(pack, *file.coded_px, side_px)
+        if parts is None:
+            return reduce_strips(self.decode_strips(data), side_px)
+        latents, indices = self._models.coder_of(file).latents(file)
+        colors = preview(latents, pack, self._engine(pack, "decoder"), parts, indices=indices)
+        coded_alpha = file.chunk(sdl.ALPHA)
+        alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
+        sides = thumbnail_sides(file.width_px, file.height_px, side_px)
+        return reduce_preview(colors, preview_box(pack, *file.coded_px, parts), alpha, sides)
 
     def decode_many(self, files: Iterable[SdlSource], *, workers: int | None = None) -> Iterator[Image.Image]:
         """Decode many files on several threads, in order.
