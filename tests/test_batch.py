@@ -256,6 +256,7 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in ("runtime", "batch")),
     "SDRT_MODELS": str(ROOT / "tests" / "data"),
     "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",  # Ray's workers stand back behind all others, here behind other tests
 }
 ENCODE = ["encode", "in", "--out", "out", "--model", "testpack", "--device", "cpu", "--workers", "1"]
 

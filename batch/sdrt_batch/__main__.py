@@ -13,6 +13,7 @@ from sdrt.errors import SdrtError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import DEVICES, PRECISIONS
 from sdrt.options import LATENT_FORMS, NEAR_LOSSLESS, EncodeOptions
+from sdrt.pixels.save import SAVE_OPTIONS
 from sdrt_batch.items import extensions
 from sdrt_batch.progress import Progress
 from sdrt_batch.settings import Settings, with_record
@@ -38,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UnsupportedError(f"{error}: pip install 'sdrt[batch]' brings Ray Data") from None
     shard_pictures = arguments.shard_size
     files_a_unit = {} if arguments.form in (None, "files") else {"files_a_unit": shard_pictures}
-    suffixes = [f".{extension}" for extension in extensions(arguments.job)]
+    suffixes = [f".{extension}" for extension in extensions(arguments.job, arguments.to)]
     units = find_units(arguments.source, suffixes, **files_a_unit)
     settings = with_record(_settings(arguments, units), again=arguments.force)
     total = sum(len(unit.keys) + len(unit.rejected) for unit in units)
@@ -62,7 +63,7 @@ def _settings(arguments: argparse.Namespace, units: Sequence[Unit]) -> Settings:
     if arguments.job == "latents" and not any(value is not None for value in rate.values()):
         rate["latent_error"] = NEAR_LOSSLESS
     model = arguments.model
-    if model is not None and Path(model).is_dir():
+    if model is not None and (Path(model).is_dir() or model.endswith(".zip")):
         model = str(Path(model).absolute())
     return Settings(
         job=arguments.job,
@@ -111,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     rate.add_argument("--target-bpp", type=float, metavar="BITS")
     rate.add_argument("--latent-error", type=float, metavar="E", help="a cache of latents has .03")
     codec.add_argument("--keep-metadata", action="store_true")
-    codec.add_argument("--format", default="png", metavar="NAME", help="of decoded pictures (default: png)")
+    formats = [suffix.lstrip(".") for suffix in SAVE_OPTIONS]
+    codec.add_argument("--format", default="png", choices=formats, help="of decoded pictures (default: png)")
     codec.add_argument("--to", choices=LATENT_FORMS, default="npz", help="of latents (default: npz)")
     codec.add_argument("--picture-column", metavar="NAME", help="of Parquet files (default: image, bytes ...)")
     codec.add_argument("--key-column", metavar="NAME", help="of Parquet files (default: key, id ..., else the row)")

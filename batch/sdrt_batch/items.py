@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from sdrt.errors import CorruptError
 from sdrt.latent_cache import FLIPPED, READERS, SDL, SIZES
 from sdrt.latents.webdataset import read_tar
+from sdrt.options import LatentForm
 from sdrt_batch.settings import Job, Settings
 from sdrt_batch.units import Unit
 
@@ -33,7 +34,7 @@ PICTURES = (
 """Extensions that are pictures in a tar, and suffixes that are looked for in a folder."""
 LATENTS = (SDL, *READERS)
 _ROWS_AT_ONCE = 16
-_PICTURE_COLUMNS = ("image", "bytes", "jpg", "png", "webp", SDL)
+_PICTURE_COLUMNS = ("image", "bytes", "jpg", "png", "webp")
 _KEY_COLUMNS = ("key", "__key__", "id", "name", "file_name", "filename")
 
 
@@ -54,15 +55,17 @@ class Item:
     read: Callable[[], Mapping[str, bytes]]
 
 
-def extensions(job: Job) -> tuple[str, ...]:
-    """Of the files that a job reads."""
-    return {"encode": PICTURES, "decode": (SDL,), "latents": LATENTS}[job]
+def extensions(job: Job, latent_form: LatentForm) -> tuple[str, ...]:
+    """Of the files that a job reads, the first ones first where a sample has several. Latents change their form."""
+    if job == "latents":
+        return tuple(extension for extension in LATENTS if extension != latent_form.partition("-")[0])
+    return PICTURES if job == "encode" else (SDL,)
 
 
 def items_of(unit: Unit, settings: Settings) -> Iterator[Item]:
     """The pictures of ``unit``. Raises CorruptError, OSError or ValueError where a shard cannot be read to its end."""
     if unit.kind == "tar":
-        yield from _of_tar(unit.paths[0], settings.job)
+        yield from _of_tar(unit.paths[0], extensions(settings.job, settings.latent_form))
     elif unit.kind == "parquet":
         yield from _of_parquet(unit, settings)
     else:
@@ -81,8 +84,7 @@ def _reader(path: Path) -> Callable[[], Mapping[str, bytes]]:
     return read
 
 
-def _of_tar(path: str, job: Job) -> Iterator[Item]:
-    wanted = extensions(job)
+def _of_tar(path: str, wanted: Sequence[str]) -> Iterator[Item]:
     with Path(path).open("rb") as stream:
         for key, members in read_tar(stream, path):
             main = next((extension for extension in wanted if extension in members), None)
@@ -97,12 +99,13 @@ def _of_parquet(unit: Unit, settings: Settings) -> Iterator[Item]:
     path = unit.paths[0]
     file = parquet.ParquetFile(path)
     names = file.schema_arrow.names
-    picture = settings.picture_column or _one_of(names, _PICTURE_COLUMNS, path, "--picture-column")
+    known = _PICTURE_COLUMNS if settings.job == "encode" else extensions(settings.job, settings.latent_form)
+    picture = settings.picture_column or _one_of(names, known, path)
     key_column = settings.key_column or next((name for name in _KEY_COLUMNS if name in names), None)
     for name in (picture, key_column):
         if name is not None and name not in names:
             raise CorruptError(f"{path} has no column {name}, only {', '.join(names)}"[:300])
-    main = SDL if settings.job == "decode" else "image"
+    main = picture if picture in known else known[0]
     number = 0
     wanted = [name for name in (picture, key_column) if name is not None]
     for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[unit.row_group], columns=wanted):
@@ -124,8 +127,8 @@ def _cell(value: Any, main: str) -> Callable[[], Mapping[str, bytes]]:
     return read
 
 
-def _one_of(names: list[str], wanted: tuple[str, ...], path: str, option: str) -> str:
+def _one_of(names: list[str], wanted: tuple[str, ...], path: str) -> str:
     for name in wanted:
         if name in names:
             return name
-    raise CorruptError(f"{path} has columns {', '.join(names)[:200]}: name the pictures' with {option}")
+    raise CorruptError(f"{path} has columns {', '.join(names)[:200]}: name the one to read with --picture-column")

@@ -32,11 +32,13 @@ _MOST_TASKS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Args:
-    address: Of a Ray cluster; None: this machine alone, from the start of the run to its end.
-    workers: Processes that keep a codec; None: one for each core, or for each GPU where ``gpus`` is not 0.
-    gpus: Of each worker; .5 puts two on one.
-    cores: Of each worker.
+    """Where a run runs.
+
+    Args:
+        address: Of a Ray cluster; None: this machine alone, from the start of the run to its end.
+        workers: Processes that keep a codec; None: as many as the cluster has cores or GPUs for.
+        gpus: Of each worker; .5 puts two on one.
+        cores: Of each worker.
     """
 
     address: str | None = None

@@ -22,16 +22,20 @@ RECORD = "_run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Args:
-    job: What is done.
-    destination: The folder of results; every worker sees it under this path.
-    form: How results are kept: a file each, or in the shards that they came in.
-    model: Name or folder of the pack; None: as ``sdrt.Codec``.
-    device, precision, threads, max_pixels: As of ``sdrt.Codec``.
-    options: Of .sdl files that are written.
-    picture_format: Of pictures that are written, such as "png".
-    latent_form: What latents are written as.
-    picture_column, key_column: Of Parquet files; None: what is found there.
+    """What is done to every picture, and how results are kept.
+
+    Args:
+        job: What is done.
+        destination: The folder of results; every worker sees it under this path.
+        form: How results are kept: a file each, or in the shards that they came in.
+        model: Name or folder of the pack; None: as ``sdrt.Codec``.
+        device, precision, threads, max_pixels: As of ``sdrt.Codec``.
+        options: Of .sdl files that are written.
+        picture_format: Of pictures that are written, such as "png".
+        latent_form: What latents are written as.
+        picture_column, key_column: Of Parquet files; None: what is found there.
+        pack: Identities of the space and the prior that .sdl files are written with; "" where none are.
+        since_ns: A result that was last changed before this time of the file system is of other settings.
     """
 
     job: Job

@@ -10,7 +10,7 @@ import numpy as np
 
 import sdrt
 from sdrt.errors import SdrtError, first_line
-from sdrt.latent_cache import OWN, read_members, write_members
+from sdrt.latent_cache import FLIPPED, OWN, SIZES, read_members, write_members
 from sdrt.latents.webdataset import Members
 from sdrt_batch import results
 from sdrt_batch.attempts import MOST_ENDS, Attempts
@@ -111,7 +111,7 @@ class Worker:
         if not attempts.begin(key):
             raise sdrt.ImageError(f"the worker's process ended {MOST_ENDS} times at this picture")
         if not item.main:
-            raise sdrt.ImageError(f"it has none of {', '.join(extensions(self._settings.job))}")
+            raise sdrt.ImageError(f"it has none of {', '.join(_wanted(self._settings))}")
         members = item.read()
         data, settings = members[item.main], self._settings
         if settings.job == "encode":
@@ -120,7 +120,8 @@ class Worker:
             stream = io.BytesIO()
             sdrt.save(self._codec.decode_strips(data), stream, suffix=f".{settings.picture_format}")
             return len(data), [(key, {settings.picture_format: stream.getvalue()})]
-        samples = read_members(self._codec, key, members)
+        own = {of: members[of] for of in members if of == item.main or of in (FLIPPED, SIZES)}
+        samples = read_members(self._codec, key, own)
         form, options = settings.latent_form, settings.options
         return len(data), [(of.key, write_members(self._codec, of, form, options)) for of in samples]
 
@@ -157,9 +158,13 @@ def _bytes(made: list[tuple[str, Members]]) -> int:
     return sum(len(data) for _, members in made for data in members.values())
 
 
+def _wanted(settings: Settings) -> tuple[str, ...]:
+    return extensions(settings.job, settings.latent_form)
+
+
 def _others(item: Item, settings: Settings) -> Members:
     """What lies beside a picture in a tar and is none of what the job reads: captions, numbers."""
-    taken = {item.main, *OWN} if settings.job != "latents" else {*extensions("latents"), *OWN}
+    taken = {item.main, *OWN, *settings.extensions}
     return {extension: data for extension, data in item.read().items() if extension not in taken}
 
 
