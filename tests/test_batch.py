@@ -28,6 +28,7 @@ from sdrt.latents.sample import LatentSample
 from sdrt.latents.webdataset import Members, TarWriter, read_tar
 from sdrt.packs.manifest import ModelPack
 from sdrt_batch.attempts import MOST_ENDS, Attempts
+from sdrt_batch.progress import Progress
 from sdrt_batch.settings import Settings, with_record
 from sdrt_batch.units import Unit, find_units
 from sdrt_batch.worker import Actor, Row, Worker
@@ -364,3 +365,17 @@ def test_a_killed_run_goes_on(many: int) -> None:
     assert done.returncode == 0, done.stderr
     assert f"{len(before):,} there already, 0 failed" in done.stdout
     assert len(files()) == many and {name: files()[name] for name in before} == before
+
+
+def test_progress_counts_from_the_first_picture() -> None:
+    """The time that workers take to start says nothing about the time that is left."""
+    now_s = [0.0]
+    stream = io.StringIO()
+    progress = Progress(1000, stream=stream, clock=lambda: now_s[0])
+    for second, pictures in ((50, 1), (100, 101), (110, 121)):
+        now_s[0] = second
+        progress.reach(pictures, 1)
+    assert stream.getvalue().splitlines() == [
+        "1 of 1,000 pictures, 1 failed, 0.0 a second",
+        "101 of 1,000 pictures, 1 failed, 2.0 a second, about 7 min left",
+    ]

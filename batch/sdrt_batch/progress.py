@@ -18,18 +18,22 @@ class Progress:
     ) -> None:
         self._total, self._stream, self._clock = total, stream or sys.stderr, clock
         self._terminal = self._stream.isatty()
-        self._started_s = self._shown_s = clock()
+        self._first: tuple[float, int] | None = None
+        self._shown_s = clock()
 
     def reach(self, pictures: int, failed: int) -> None:
         """So many pictures are through, ``failed`` of them without a result."""
         now_s = self._clock()
+        if self._first is None:  # what went before was starting workers
+            self._first = now_s, pictures
         if now_s - self._shown_s < _BETWEEN_S[self._terminal]:
             return
         self._shown_s = now_s
-        rate = pictures / (now_s - self._started_s)
+        started_s, before = self._first
+        rate = (pictures - before) / max(now_s - started_s, 1e-9)
         text = f"{pictures:,}" if self._total is None else f"{pictures:,} of {self._total:,}"
         text += f" pictures, {failed:,} failed, {rate:,.1f} a second"
-        if self._total is not None and pictures:
+        if self._total is not None and rate:
             text += f", about {(self._total - pictures) / rate / 60:,.0f} min left"
         self._stream.write(f"\r{text:<90}" if self._terminal else f"{text}\n")
         self._stream.flush()
