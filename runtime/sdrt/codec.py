@@ -64,7 +64,7 @@ class Codec:
     Raises:
         ArgumentError: An argument is unknown, out of range or of the wrong type.
 
-    Example:
+    Examples:
         >>> with sdrt.Codec(device="cpu") as codec:
         ...     codec.encode_file("photo.jpg", "photo.sdl", target_bytes=5000)
         ...     codec.decode_file("photo.sdl", "back.png")
