@@ -20,11 +20,12 @@ AFTER  ?=
 # Of `make fuzz`: --count N, --cpu-s N, targets; without, it runs until Ctrl-C.
 FUZZ   ?=
 
-.PHONY: help demo test test-all fuzz lint export train pack golden bench-rd bench-coder bench-speed bench-hard bench-colors bench-compare card docs clean
+.PHONY: help demo test test-all matrix fuzz lint export train pack golden bench-rd bench-coder bench-speed bench-hard bench-colors bench-compare card docs clean
 
 help:
 	@echo "make demo         encode and decode a shipped photograph, next to JPEG and WebP"
-	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones"
+	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones and the matrix"
+	@echo "make matrix       the runtime's tests with the lowest versions, and with the newest"
 	@echo "make fuzz         mutated files against every reader until Ctrl-C   (FUZZ='--count 1000000')"
 	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder, checkpoint or ONNX; IMAGES=folder for its prior)"
 	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder RECIPE=wide; resumes)"
@@ -69,8 +70,11 @@ lint: $(VENV)/.everything
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: lint
+test-all: lint matrix
 	$(BIN)/python -m pytest
+
+matrix: $(VENV)/.everything
+	$(BIN)/python -m tests.matrix
 
 fuzz: $(VENV)/.everything
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --keep $(FUZZ)
