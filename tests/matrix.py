@@ -70,7 +70,7 @@ def environment(name: str, python: Path, resolution: str) -> Path:
     uv = [sys.executable, "-m", "uv", "--quiet"]
     inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     for command in (
-        [*uv, "venv", "--clear", "--python", python, folder],
+        [*uv, "venv", "--clear", "--seed", "--python", python, folder],
         [*uv, "pip", "compile", "--python", inside, "--resolution", resolution, "--no-header", "--extra", "cpu"]
         + ["--group", "runtime-test", "--output-file", pins, "pyproject.toml"],
         [*uv, "pip", "install", "--python", inside, "--requirement", pins],
@@ -81,7 +81,8 @@ def environment(name: str, python: Path, resolution: str) -> Path:
 
 
 def _run(command: Sequence[str | Path]) -> int:
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'runtime'}{os.pathsep}{ROOT}"}
+    paths = os.pathsep.join(map(str, (ROOT / "runtime", ROOT / "export", ROOT)))
+    environ = {**os.environ, "PYTHONPATH": paths}
     return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
 
 
