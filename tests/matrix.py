@@ -1,8 +1,8 @@
 """The runtime's quick tests where it is promised to run: ``python -m tests.matrix``, part of ``make test-all``.
 
-Two environments, made anew under ``out/matrix``: *lowest* has the oldest Python that is here with exactly the lower bounds
-of pyproject.toml (``uv pip compile --resolution lowest-direct``); *newest* has the newest Python and the newest versions
-that the bounds allow. Pythons are those on the PATH and of pyenv; none is downloaded.
+Two environments, made anew under ``out/matrix``: *lowest* has the oldest Python that is here with exactly the lower
+bounds of pyproject.toml (``uv pip compile --resolution lowest-direct``); *newest* has the newest Python and the newest
+versions that the bounds allow. Pythons are those on the PATH and of pyenv; none is downloaded.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def pythons() -> Iterator[tuple[Version, Path]]:
 
 
 def environment(name: str, python: Path, resolution: str) -> Path:
-    """A new environment ``out/matrix/NAME`` with the runtime's dependencies; returns its Python.
+    """A new environment ``out/matrix/NAME`` with the checkout and the runtime's dependencies; returns its Python.
 
     Raises SystemExit where something cannot be resolved or installed; uv has said why.
     """
@@ -69,11 +69,12 @@ def environment(name: str, python: Path, resolution: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     uv = [sys.executable, "-m", "uv", "--quiet"]
     inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    extras = ["--extra", "cpu", "--group", "runtime-test"]
     for command in (
         [*uv, "venv", "--clear", "--seed", "--python", python, folder],
-        [*uv, "pip", "compile", "--python", inside, "--resolution", resolution, "--no-header", "--extra", "cpu"]
-        + ["--group", "runtime-test", "--output-file", pins, "pyproject.toml"],
+        [*uv, "pip", "compile", "--python", inside, "--resolution", resolution, *extras, "-o", pins, "pyproject.toml"],
         [*uv, "pip", "install", "--python", inside, "--requirement", pins],
+        [*uv, "pip", "install", "--python", inside, "--no-deps", "--no-build-isolation", "--editable", "."],
     ):
         if _run(command):
             raise SystemExit(f"matrix: {name} could not be set up")
@@ -81,9 +82,7 @@ def environment(name: str, python: Path, resolution: str) -> Path:
 
 
 def _run(command: Sequence[str | Path]) -> int:
-    paths = os.pathsep.join(map(str, (ROOT / "runtime", ROOT / "export", ROOT)))
-    environ = {**os.environ, "PYTHONPATH": paths}
-    return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def _text(version: Version) -> str:
