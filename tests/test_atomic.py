@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_line(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_permissions(tmp_path: Path) -> None:
+def test_a_file_has_the_permissions_of_any_new_file_or_keeps_its_own(tmp_path: Path) -> None:
     """A new file has the permissions that any program would give it, a replaced one keeps its own."""
     (tmp_path / "plain").write_bytes(b"")
     write_atomic(tmp_path / "new", b"data")
