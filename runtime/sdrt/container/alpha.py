@@ -127,7 +127,7 @@ def _passes(plane: Plane) -> Iterator[tuple[Plane, int]]:
 
 
 def _bands(view: Plane) -> Iterator[slice]:
-    """Ranges of columns, processed one by one to bound memory; rows are predicted from rows, so they are independent."""
+    """Ranges of columns, taken one by one to bound memory; rows are predicted from rows, so they are independent."""
     wide = max(1, _BAND_PX // max(1, view.shape[0]))
     for first in range(0, view.shape[1], wide):
         yield slice(first, first + wide)
