@@ -1,4 +1,4 @@
-"""Where the parts meet: a picture becomes an .sdl file, and an .sdl file becomes a picture.
+"""Picture to .sdl file and back: connects the other rooms.
 
 Encoding: picture -> encoder graph, tile by tile -> latents -> bitstream. The graph runs once; only the coding of its
 latents repeats while a target size is sought. Decoding is the way back.
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class Codec:
-    """Encodes and decodes pictures with a model and sessions that are kept for the next picture.
+    """Encodes and decodes pictures; reuses its model and inference sessions from picture to picture.
 
     Safe for calls from several threads: models and sessions are loaded once, under a lock, and pictures are coded side
     by side; from asyncio, call ``asyncio.to_thread(codec.decode, data)``. It can be pickled, and used in a forked
@@ -66,7 +66,7 @@ class Codec:
     Raises:
         ArgumentError: An argument is unknown, out of range or of the wrong type.
 
-    Example:
+    Examples:
         >>> with sdrt.Codec(device="cpu") as codec:
         ...     codec.encode_file("photo.jpg", "photo.sdl", target_bytes=5000)
         ...     codec.decode_file("photo.sdl", "back.png")
@@ -147,7 +147,7 @@ class Codec:
             MissingFileError, ImageError: The picture cannot be read.
             LimitError: It has more than ``max_pixels`` pixels.
             ModelError: The pack is missing, altered, or has no encoder.
-            EngineError: The engine or the device cannot be had, or fails.
+            EngineError: The engine or the device is unavailable or fails.
         """
         return self.encode_with_info(picture, options, progress=progress, note=note, **keywords)[0]
 
@@ -252,7 +252,7 @@ class Codec:
             LimitError: It has more than ``max_pixels`` pixels.
             MissingFileError, ImageError: The file cannot be read.
             ModelError: The pack that the file names is missing or altered.
-            EngineError: The engine or the device cannot be had, or fails.
+            EngineError: The engine or the device is unavailable or fails.
             ArgumentError: The crop is not four integers, or lies outside of the picture.
         """
         return to_pil(self.decode_picture(data, crop=crop, progress=progress))

@@ -1,5 +1,5 @@
 """A model pack as its manifest describes it: a folder or a zip with the graphs of one latent space, its priors, and the
-list that vouches for all of them.
+manifest, which lists and hashes all of them.
 
 Two identities travel in every file and mean different things. The *latent space* says what the integers mean:
 any decoder of that space may paint the picture. The *prior* says how integers became bytes: without exactly
@@ -27,14 +27,14 @@ MANIFEST_LIMIT_BYTES = 1 << 20
 PRIOR = "prior.npz"
 DEFAULT_PRECISION = "w16"
 MAX_PACK_FILE_BYTES = 2**31 - 1
-"""As large as protobuf lets a graph be."""
+"""The largest graph that protobuf can hold."""
 SMALLEST_SCALE = 2.0**-126
 """float32's smallest normal number: latents are divided by the scale."""
 
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """What the numbers of a latent mean; equal spaces have equal ``identity`` on every machine.
+    """The meaning of a latent's numbers. Equal spaces have equal ``identity`` on every machine.
 
     A graph's latents are *raw*; symbols are computed from ``(raw - shift) * scale``.
     """
@@ -51,7 +51,7 @@ class LatentSpace:
         return hashlib.sha256(self.canonical_json().encode("utf-8")).digest()[:4]
 
     def canonical_json(self) -> str:
-        """Keys sorted, no spaces, floats in their shortest form that reads back equal."""
+        """JSON with sorted keys, no spaces, and each float in the shortest form that reads back equal."""
         fields = {
             "channels": int(self.channels),
             "downscale": int(self.downscale),
@@ -80,9 +80,9 @@ class ModelPack:
     latent_distribution: bool
     """True: the encoder gives ``latent_parameters``, mean and log-variance on axis 1; take the first half."""
     quality_input: bool = False
-    """Whether the graphs are told the quality level, as one more channel of their input; see ``docs/PACKS.md``."""
+    """Whether the graphs take the quality level as an additional input channel; see ``docs/PACKS.md``."""
     halo: dict[str, int] | None = field(hash=False, default=None)
-    """``encoder_px`` and ``decoder_latents`` that make a tile equal the whole picture; None: no such number exists."""
+    """``encoder_px`` and ``decoder_latents``: the overlap at which tiles equal the whole picture; None: none does."""
 
     @property
     def called(self) -> str:
@@ -91,11 +91,11 @@ class ModelPack:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions in which the decoder is here, the default one first."""
+        """The precisions in which the pack has a decoder, the default first."""
         return self.graph_precisions("decoder")
 
     def graph_precisions(self, half: str) -> tuple[str, ...]:
-        """The precisions in which ``encoder`` or ``decoder`` is here, the default one first."""
+        """The precisions in which the pack has this half, ``encoder`` or ``decoder``, the default first."""
         names = {parts[1] if len(parts) == 3 else DEFAULT_PRECISION for parts in self._graph_names(half)}
         return tuple(sorted(names, key=lambda name: (name != DEFAULT_PRECISION, name)))
 
@@ -302,7 +302,7 @@ def _integer(parent: Mapping[str, Any], key: str, least: int, most: int, where: 
 
 
 def _float32(parent: Mapping[str, Any], key: str, where: Path) -> float:
-    """A number within float32's range, for that is what it is computed with; as exact as the manifest says it."""
+    """A number within float32's range, because latents are computed in float32; not rounded to it."""
     value = parent.get(key)
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float)):

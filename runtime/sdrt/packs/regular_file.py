@@ -1,4 +1,4 @@
-"""Reads a pack's file whole, and only what is a file: a fifo would wait for ever, a device never end."""
+"""Reads a pack's file, if it is a regular file: a fifo might block, and a device might never end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where model packs are found, and whether their files are what the manifest says."""
+"""Finds model packs on the search paths and checks their files against the manifest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _user_folder() -> Path | None:
 
 
 def _with_home(path: str | Path) -> Path | None:
-    """``path`` with its ~ replaced; None where that names nobody, or where nobody knows this user's home."""
+    """``path`` with ~ expanded; None if that user does not exist or has no known home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -138,11 +138,11 @@ def prior_name(pack: ModelPack, identity: bytes | None = None) -> str:
 def find_pack(
     space_identity: bytes, prior_identity: bytes, check: Callable[[ModelPack], object] | None = None
 ) -> ModelPack:
-    """The first pack that has both identities and stands ``check``: one that only claims them must not hide a good one.
+    """The first pack with both identities that passes ``check``: a pack that only claims them must not hide a good one.
 
     ``check`` raises ModelError or EngineError for a pack that cannot be used; None: reads the prior.
 
-    Raises ModelError that names what is wanted, what is here and where it was looked for, or what ``check`` raised for
+    Raises ModelError: names the wanted and the available packs and the search paths, or is what ``check`` raised for
     the first pack.
     """
     packs, refusals = scan_packs()
@@ -179,7 +179,7 @@ def read_prior(pack: ModelPack, identity: bytes | None = None) -> bytes:
 
 
 def read_verified(pack: ModelPack, name: str) -> bytes:
-    """The contents of a file of the pack, hashed: use these bytes, for the file may be another one a moment later.
+    """The contents of a file of the pack, checked by hash. Use these bytes: the file on disk may change later.
 
     Raises ModelError if the manifest does not list it, or it is missing or altered.
     """
