@@ -17,7 +17,7 @@ from sdrt.pixels.save import SAVE_OPTIONS
 from sdrt_batch.items import extensions
 from sdrt_batch.progress import Progress
 from sdrt_batch.settings import Settings, with_record
-from sdrt_batch.units import SHARDS, Kind, Unit, find_units
+from sdrt_batch.units import FILES_A_UNIT, SHARDS, Kind, Unit, find_units
 
 SOME_FAILED = 1
 
@@ -33,15 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    files_a_unit = FILES_A_UNIT if arguments.form in (None, "files") else arguments.shard_size
+    suffixes = [f".{extension}" for extension in extensions(arguments.job, arguments.to)]
+    units = find_units(arguments.source, suffixes, files_a_unit)
+    settings = with_record(_settings(arguments, units), again=arguments.force)
     try:
-        from sdrt_batch import run
+        from sdrt_batch import run  # Ray takes seconds, a mistake none
     except ImportError as error:
         raise UnsupportedError(f"{error}: pip install 'sdrt[batch]' brings Ray Data") from None
-    shard_pictures = arguments.shard_size
-    files_a_unit = {} if arguments.form in (None, "files") else {"files_a_unit": shard_pictures}
-    suffixes = [f".{extension}" for extension in extensions(arguments.job, arguments.to)]
-    units = find_units(arguments.source, suffixes, **files_a_unit)
-    settings = with_record(_settings(arguments, units), again=arguments.force)
     total = sum(len(unit.keys) + len(unit.rejected) for unit in units)
     progress = Progress(total if all(unit.kind == "files" for unit in units) else None)
     cluster = run.Cluster(
