@@ -64,7 +64,7 @@ demo: $(VENV)/.runtime
 
 lint: $(VENV)/.everything
 	$(BIN)/ruff check .
-	$(BIN)/mypy runtime export training bench tests/user_types.py
+	$(BIN)/mypy runtime export training batch bench tests/user_types.py
 	$(BIN)/lint-imports --no-cache
 
 test: lint

@@ -125,7 +125,7 @@ class FileWriter:
         coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
-        again = pack.quality_input and budget_bytes is not None
+        again = pack.quality_input and (budget_bytes is not None or self.options.latent_error is not None)
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
             coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
@@ -163,12 +163,28 @@ class FileWriter:
             written[data] = file
             return data
 
-        if self._budget_bytes is None:
+        if self.options.latent_error is not None:
+            data = code(self._step_within(self.options.latent_error, latents))
+        elif self._budget_bytes is None:
             data = code(guess)
         else:
             finest = self.coder.pack.quality_range[1]
             data = rate.finest_within(code, self._budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
         return data, written[data]
+
+    def _step_within(self, max_error: float, latents: Latents) -> int:
+        """The coarsest step index that leaves so small an error. Raises UnsupportedError where none does."""
+        pack = self.coder.pack
+        # Graphs that are told the level know none finer than their finest.
+        finest = pack.quality_range[1] if pack.quality_input else 0
+        return quantize.coarsest_within(
+            latents, self.coder.prior, max_error, finest=finest, steps=lambda index: self._steps(latents, index)
+        )
+
+    def _steps(self, latents: Latents, step_index: int) -> StepIndices:
+        """The step index of each position of ``latents``."""
+        cell = self.coder.pack.space.downscale
+        return self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
 
     @cached_property
     def _budget_bytes(self) -> int | None:
@@ -190,8 +206,9 @@ class FileWriter:
         # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
         optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]
         weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
-        cell = pack.space.downscale
-        indices = self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
+        if self.options.latent_error is not None:
+            weight = 0.0
+        indices = self._steps(latents, step_index)
         # Additive, so that it saves bits also where the prior asks for plain rounding.
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
             coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from sdrt import __version__
-from sdrt.command import desktop, install, thumbnail
+from sdrt.command import desktop, install, latents_arguments, thumbnail
 from sdrt.command.console import complain, flush_stdout, in_words, printable, put, read_input, tell
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import SdrtError
@@ -66,6 +66,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_encode(commands)
     _add_decode(commands)
+    latents_arguments.add(commands)
 
     info = commands.add_parser("info", help="what .sdl files say about themselves")
     info.add_argument("inputs", nargs="+", metavar="FILE", help="an .sdl file; - is stdin")
@@ -106,6 +107,12 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="the largest size of the file; never exceeded. 4980, 5k (5000), 4.9k, 2Ki (2048), 1M",
     )
     rate.add_argument("--target-bpp", type=_positive, metavar="BITS", help="the same in bits of the file a pixel")
+    rate.add_argument(
+        "--latent-error",
+        type=_number,
+        metavar="E",
+        help="the largest error of the latents, in units of their own size, .001 to 1: a cache for training has .03",
+    )
     metadata = encode.add_mutually_exclusive_group()
     metadata.add_argument("--keep-metadata", action="store_true", help="keep EXIF and XMP; they count towards the size")
     metadata.add_argument("--strip", action="store_true", help="keep no metadata (the default)")
