@@ -32,6 +32,7 @@ from sdrt_train.model import (  # noqa: E402
     straight_through,
 )
 from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
+from sdrt_train.plot import plot, read_log  # noqa: E402
 from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E402
 from sdrt_train.recipe import Recipe, StageConfig, read_recipe  # noqa: E402
 from sdrt_train.schedule import WARM_UP, rate_factor  # noqa: E402
@@ -309,6 +310,18 @@ def test_units_that_never_fire_are_seen() -> None:
     block = next(module for module in trainer.average.decoder.modules() if isinstance(module, Block))
     torch.nn.init.constant_(block.first.bias, -1000.0)
     assert trainer.least_alive(pictures) == 0
+
+
+def test_a_log_is_drawn_as_rate_and_distortion(tmp_path: Path) -> None:
+    """One curve an update; the unquantized row has no rate and is left out; without LPIPS its panel is empty."""
+    pytest.importorskip("matplotlib")
+    rows = ["step,hours,log2_step,bpp,psnr,alex", "9,1,8,.1,24,nan", "9,1,7,.2,26,nan", "9,1,-1,0,37,nan"]
+    (tmp_path / "validation.csv").write_text("\n".join(rows))
+    log = read_log(tmp_path / "validation.csv")
+    assert {update: [row["bpp"] for row in rows] for update, rows in log.items()} == {9: [0.1, 0.2]}
+    plot(log, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.width == 1320
 
 
 def test_recipes_are_read_strictly(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ counts is the share of its cost that each picture saves, as in a mean of PSNRs.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -173,7 +174,8 @@ class Trainer:
     def _quality_levels(self, count: int, side: int) -> Tensor:
         """(N, 1, side, side): log2 of the step; for a share of the pictures it differs from cell to cell."""
         finest, coarsest = LOG2_STEPS
-        base = finest + (coarsest - finest) * torch.rand(count, 1, 1, 1).sqrt()  # small files are what most want
+        # Small files are what most want, and coarse steps have most to learn: the density rises with the square.
+        base = finest + (coarsest - finest) * torch.rand(count, 1, 1, 1).pow(1 / 3)
         cells = -(-side // MAP_CELL)
         offsets = torch.randn(count, 1, cells, cells) * (torch.rand(count, 1, 1, 1) < self.stage.maps) * 0.7
         offsets = offsets.repeat_interleave(MAP_CELL, 2).repeat_interleave(MAP_CELL, 3)[..., :side, :side]
@@ -250,11 +252,15 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, pictures: Tensor) -> list[dict[str, float]]:
-        """Rate and distortion of the averaged weights at five steps, decided with half strength, and unquantized."""
+        """Rate and distortion of the averaged weights at five steps, decided with half strength, and unquantized.
+
+        LPIPS (AlexNet) is not a number in stages that have it not in their loss.
+        """
         rows = []
         for log2_step in (8.0, 7.25, 6.5, 5.5, 4.0, None):
             bpp = 0.0
             psnrs: list[float] = []
+            lpips: list[float] = []
             for batch in torch.split(pictures.to(self.device), 4):
                 n, _, height, width = batch.shape
                 shape = (n, 1, height // DOWNSCALE, width // DOWNSCALE)
@@ -267,8 +273,12 @@ class Trainer:
                         bpp += float(self.average_rate(symbols, level).sum()) / (height * width)
                         latents = symbols * step
                     picture = self.average.decoder(latents, level).float().clamp(-1, 1)
+                    if self.distortion.alex is not None:
+                        lpips += self.distortion.alex(picture, batch).tolist()
                 mse = (picture - batch).square().mean((1, 2, 3)) * LEVELS**2
                 psnrs += (10 * torch.log10(255**2 / mse)).tolist()
             shown = -1.0 if log2_step is None else log2_step
-            rows.append({"log2_step": shown, "bpp": bpp / len(pictures), "psnr": sum(psnrs) / len(pictures)})
+            alex = sum(lpips) / len(pictures) if lpips else math.nan
+            row = {"log2_step": shown, "bpp": bpp / len(pictures), "psnr": sum(psnrs) / len(pictures), "alex": alex}
+            rows.append(row)
         return rows
