@@ -10,6 +10,7 @@ from pathlib import Path
 
 PANELS = {"psnr": "PSNR (dB)", "alex": "LPIPS (AlexNet)"}
 _MOST_CURVES = 8
+_TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
 def read_log(path: Path) -> dict[int, list[dict[str, float]]]:
@@ -40,6 +41,8 @@ def plot(validations: dict[int, list[dict[str, float]]], out: Path) -> None:
                 shade = 0.75 * (1 - (i + 1) / len(chosen))
                 panel.plot(*zip(*points, strict=True), marker="o", markersize=3, color=str(shade), label=f"{update:,}")
         panel.set(title=title, xlabel="bits a pixel", xscale="log")
+        panel.set_xticks(_TICKS, [str(tick) for tick in _TICKS])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend(title="update")
