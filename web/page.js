@@ -1,0 +1,1 @@
+import "./sdl/sdl_img.js";
