@@ -97,5 +97,5 @@ function toArray(key, member) {
   if (count * Kind.BYTES_PER_ELEMENT !== member.length - end)
     throw new Error(`array ${key} has not the bytes for its shape`);
   // Copied, so that the data are aligned; every platform that runs this is little endian.
-  return { kind, shape, values: new Kind(member.slice(end).buffer) };
+  return { kind, shape, values: new Kind(new Uint8Array(member.subarray(end)).buffer) };
 }
