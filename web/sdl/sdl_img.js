@@ -1,8 +1,9 @@
 /**
  * `<sdl-img src="photo.sdl" alt="...">`: an .sdl picture where an `<img>` would stand.
  *
- * Attributes: `src`, `alt`, `pack` (folder of another model pack), `width` and `height` as of an `<img>`. Events: `load`
- * and `error`, the latter with `detail`, a DecodeError. The element takes its size from the file's header, the first
+ * Attributes: `src`, `alt`, `pack` (folder of another model pack), `width` and `height` as of an `<img>`. Events:
+ * `header` when the size is known, then `load`, whose `detail` has `ms` and `bytes`, or `error`, whose `detail` is a
+ * DecodeError. The element takes its size from the file's header, the first
  * few bytes that arrive, so nothing moves when the picture comes; it is painted from top to bottom; what is refused is
  * said in its place.
  */
@@ -100,6 +101,7 @@ export class SdlImage extends HTMLElement {
           this.naturalWidth = widthPx;
           this.naturalHeight = heightPx;
           this.#resize();
+          this.dispatchEvent(new CustomEvent("header"));
         },
         onProgress: (done, total) => (bar.style.width = `${(100 * done) / total}%`),
         onStrip: ({ top, rows }) => (waiting.style.top = `${(100 * (top + rows)) / this.naturalHeight}%`),
