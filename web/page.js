@@ -43,7 +43,7 @@ picture.addEventListener("load", ({ detail: { ms, bytes } }) => {
     Size: `${width} × ${height}`,
     Bytes: bytes.toLocaleString("en"),
     "Bits a pixel": ((8 * bytes) / (width * height)).toFixed(3),
-    Painted: `in ${(ms / 1000).toFixed(2)} s`,
+    Time: `${(ms / 1000).toFixed(2)} s`,
   });
   find("save").disabled = false;
   checkOriginal();
@@ -71,7 +71,7 @@ function checkOriginal() {
   if (!file || !picture.complete) return;
   const fits = original.width === picture.naturalWidth && original.height === picture.naturalHeight;
   find("flip").disabled = !fits;
-  if (fits) note.textContent = `Space, or the button, flips to ${file} and back.`;
+  if (fits) note.textContent = `The space bar or the button flips to ${file} and back.`;
   else note.textContent = `${file} is ${original.width} × ${original.height}, not the size of the .sdl picture.`;
 }
 

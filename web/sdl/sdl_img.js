@@ -113,7 +113,8 @@ export class SdlImage extends HTMLElement {
       if (loading.signal.aborted) return;
       const text = part("span", "error");
       text.setAttribute("role", "alert");
-      text.textContent = `${this.getAttribute("alt") ?? ""} ${error.name}: ${error.message}`.trim();
+      const alt = this.getAttribute("alt");
+      text.textContent = `${alt ? `${alt}: ` : ""}${error.name}: ${error.message}`;
       this.style.aspectRatio = this.style.width = "";
       this.#show(text);
       this.dispatchEvent(new CustomEvent("error", { detail: error }));
