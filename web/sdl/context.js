@@ -99,13 +99,16 @@ export class Canvas {
     const out = new Int32Array(2 * size);
     const biases = new Map();
 
-    // Adds `count` inputs, of the rows from `row` on; most of them are 0.
-    const add = (values, at, count, row) => {
+    // Most inputs are 0: those that are not are listed, with where their weights begin, and multiplied together.
+    const inputs = new Int32Array(Math.max(weights.length / columns, hidden));
+    const rows = new Int32Array(inputs.length);
+    let listed = 0;
+    const list = (values, at, count, row) => {
       for (let k = 0; k < count; k++) {
         const value = values[at + k];
         if (value === 0) continue;
-        const from = (row + k) * columns;
-        for (let j = 0; j < columns; j++) sums[j] += Math.imul(value, weights[from + j]);
+        inputs[listed] = value;
+        rows[listed++] = (row + k) * columns;
       }
       return row + count;
     };
@@ -117,20 +120,24 @@ export class Canvas {
       if (!bias) biases.set(index, (bias = this.bias(scan, index)));
       sums.set(bias);
       let row = 0;
-      for (const tap of taps) row = add(symbols, (place + tap) * channels, seen, row);
-      if (!wide) for (const tap of ownTaps) row = add(symbols, (place + tap) * channels + start, size, row);
-      row = add(energy, place * near, shown, row);
-      row = add(bands, place * bandCount, scan.bandsHere, row);
-      add(around, place * bandCount, scan.bandsAround, row);
+      listed = 0;
+      for (const tap of taps) row = list(symbols, (place + tap) * channels, seen, row);
+      if (!wide) for (const tap of ownTaps) row = list(symbols, (place + tap) * channels + start, size, row);
+      row = list(energy, place * near, shown, row);
+      row = list(bands, place * bandCount, scan.bandsHere, row);
+      list(around, place * bandCount, scan.bandsAround, row);
+      multiply(sums, columns, weights, inputs, rows, listed);
       if (wide) addOwn(sums, symbols, scan, ownTaps, place * channels + start, channels);
 
       for (let m = 0; m < 2 * size; m++) out[m] = sums[hidden + m] << 4;
+      listed = 0;
       for (let h = 0; h < hidden; h++) {
         const active = Math.min(Math.max(sums[h] >> shift[h], 0), HIDDEN_LIMIT);
         if (active === 0) continue;
-        const from = h * 2 * size;
-        for (let m = 0; m < 2 * size; m++) out[m] += Math.imul(active, outWeights[from + m]);
+        inputs[listed] = active;
+        rows[listed++] = h * 2 * size;
       }
+      multiply(out, 2 * size, outWeights, inputs, rows, listed);
       const to = p * size;
       for (let m = 0; m < size; m++) {
         means[to + m] = Math.min(Math.max(out[m] >> outShift[m], -MEAN_LIMIT), MEAN_LIMIT);
@@ -165,6 +172,23 @@ export class Canvas {
       }
     }
     if (!wide) for (let k = start; k < start + size; k++) this.counts[k] += places.length;
+  }
+}
+
+/** Adds to `sums` the products of inputs with their rows of weights, four at a time: sums are loaded and stored less. */
+function multiply(sums, columns, weights, inputs, rows, count) {
+  let i = 0;
+  for (; i + 3 < count; i += 4) {
+    const [a, b, c, d] = [inputs[i], inputs[i + 1], inputs[i + 2], inputs[i + 3]];
+    const [atA, atB, atC, atD] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+    for (let j = 0; j < columns; j++)
+      sums[j] +=
+        Math.imul(a, weights[atA + j]) + Math.imul(b, weights[atB + j]) + Math.imul(c, weights[atC + j]) + Math.imul(d, weights[atD + j]);
+  }
+  for (; i < count; i++) {
+    const a = inputs[i];
+    const at = rows[i];
+    for (let j = 0; j < columns; j++) sums[j] += Math.imul(a, weights[at + j]);
   }
 }
 

@@ -2,10 +2,11 @@
  * Runs the decoder in a headless Chromium: `node browser.mjs CHROMIUM < job.json`, JSON on standard output.
  *
  * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx}` to decode; and
- * `pages`, each `{html, script}`: a page to open and the body of an async function whose value is wanted.
+ * `pages`, each `{html, script}`: a page to open and the body of an async function whose value is wanted. An answer to a
+ * case has `cpu_s`, seconds of processor time of all of the browser's processes (Linux only).
  */
 
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -36,7 +37,11 @@ try {
   };
   const page = await open();
   const cases = [];
-  for (const one of job.cases) cases.push(await page.evaluate(decodeInPage, one));
+  for (const one of job.cases) {
+    const before = cpuSeconds(browser.process().pid);
+    const answer = await page.evaluate(decodeInPage, one);
+    cases.push({ ...answer, cpu_s: cpuSeconds(browser.process().pid) - before });
+  }
   const workers = page.workers().length;
   const pages = [];
   for (const { html, script } of job.pages) {
@@ -50,12 +55,29 @@ try {
   rmSync(site, { recursive: true });
 }
 
+/** Processor time of a process and its descendants, as /proc tells it, in hundredths of a second. */
+function cpuSeconds(root) {
+  const processes = new Map();
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      const fields = readFileSync(`/proc/${pid}/stat`, "latin1").replace(/^.*\) /s, "").split(" ");
+      processes.set(Number(pid), { parent: Number(fields[1]), ticks: Number(fields[11]) + Number(fields[12]) });
+    } catch {
+      // It has ended since.
+    }
+  }
+  const below = (pid) => pid === root || (processes.has(pid) && below(processes.get(pid).parent));
+  let ticks = 0;
+  for (const [pid, found] of processes) if (below(pid)) ticks += found.ticks;
+  return ticks / 100;
+}
+
 /** Runs in the page: the pixels of a file as base64 of RGBA, or the name of the error. */
 async function decodeInPage({ pack, url, tilePx }) {
   const { decode } = await import("/sdl/client.js");
   let size;
-  const parts = [];
   let strips = 0;
+  const parts = [];
   try {
     const { ms } = await decode(url, {
       pack,
