@@ -1,7 +1,7 @@
 /**
  * Runs the decoder in a headless Chromium: `node browser.mjs CHROMIUM < job.json`, JSON on standard output.
  *
- * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx}` to decode; and
+ * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx, quiet}` to decode; and
  * `pages`, each `{html, script}`: a page to open and the body of an async function whose value is wanted. An answer to a
  * case has `cpu_s`, seconds of processor time of all of the browser's processes (Linux only).
  */
@@ -72,8 +72,8 @@ function cpuSeconds(root) {
   return ticks / 100;
 }
 
-/** Runs in the page: the pixels of a file as base64 of RGBA, or the name of the error. */
-async function decodeInPage({ pack, url, tilePx }) {
+/** Runs in the page: the pixels of a file as base64 of RGBA, or the name of the error. `quiet`: none of the pixels. */
+async function decodeInPage({ pack, url, tilePx, quiet }) {
   const { decode } = await import("/sdl/client.js");
   let size;
   let strips = 0;
@@ -85,6 +85,7 @@ async function decodeInPage({ pack, url, tilePx }) {
       onHeader: ({ widthPx, heightPx }) => (size = [heightPx, widthPx]),
       onStrip: ({ image }) => {
         strips++;
+        if (quiet) return;
         for (let i = 0; i < image.data.length; i += 8192) parts.push(String.fromCharCode(...image.data.subarray(i, i + 8192)));
       },
     });
