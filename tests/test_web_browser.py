@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.make_conformance import CASES, FOLDER
 from tests.make_container_golden import bad_files
 from tests.test_diseases import DISEASES
 from tests.test_web import GOLDEN, ILL_SDL, TESTS, TINY
-from tests.web import Answer, in_browser
+from tests.web import WEB, Answer, in_browser
 
 from sdrt.codec import Codec
 
@@ -179,6 +180,12 @@ def test_images_are_upgraded(browser: Answer) -> None:
     """An <img> whose source is an .sdl shows it; one that is refused says why."""
     assert browser["pages"][1]["size"] == [161, 97]
     assert "CorruptError" in browser["pages"][1]["alt"]
+
+
+def test_it_is_small(browser: Answer) -> None:
+    """All modules of the decoder together are at most 60 kB when minified."""
+    done = subprocess.run(["npm", "run", "--silent", "size"], cwd=WEB, capture_output=True, text=True, check=True)
+    assert 20_000 < int(done.stdout) <= 60_000
 
 
 def test_nothing_leaves_the_site(browser: Answer) -> None:
