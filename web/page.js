@@ -32,6 +32,7 @@ function show(file) {
   find("save").disabled = find("flip").disabled = true;
   facts({ File: file.name, Bytes: file.size.toLocaleString("en") });
   flipTo(false);
+  picture.classList.remove("painted");
   picture.show(file);
 }
 
@@ -46,6 +47,7 @@ picture.addEventListener("load", ({ detail: { ms, bytes } }) => {
     Time: `${(ms / 1000).toFixed(2)} s`,
   });
   find("save").disabled = false;
+  picture.classList.add("painted"); // only now is what shows through transparent
   checkOriginal();
 });
 
@@ -68,7 +70,11 @@ async function showOriginal(file) {
 /** Pictures of different sizes cannot be flipped. */
 function checkOriginal() {
   const { name: file } = original.dataset;
-  if (!file || !picture.complete) return;
+  if (!picture.complete) return;
+  if (!file) {
+    note.textContent = "Open the photograph it was made from as well to flip between the two.";
+    return;
+  }
   const fits = original.width === picture.naturalWidth && original.height === picture.naturalHeight;
   find("flip").disabled = !fits;
   if (fits) note.textContent = `The space bar or the button flips to ${file} and back.`;

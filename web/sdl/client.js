@@ -53,18 +53,27 @@ export async function decode(source, options = {}) {
     return await new Promise((resolve, reject) => {
       let widthPx = 0;
       signal?.addEventListener("abort", () => {
-        worker?.postMessage({ id: job.id, cancel: true });
+        if (jobs.has(job.id)) worker?.postMessage({ id: job.id, cancel: true });
         reject(signal.reason);
       });
-      jobs.set(job.id, (answer) => {
+      const take = (answer) => {
         if (answer.kind === "header") {
           widthPx = answer.widthPx;
           onHeader?.(answer);
         } else if (answer.kind === "progress") onProgress?.(answer.done, answer.total);
-        else if (answer.kind === "strip")
-          onStrip?.({ top: answer.top, rows: answer.rows, image: new ImageData(new Uint8ClampedArray(answer.pixels), widthPx, answer.rows) });
-        else if (answer.kind === "done") resolve({ ms: answer.ms, bytes: answer.bytes });
+        else if (answer.kind === "strip") {
+          const image = new ImageData(new Uint8ClampedArray(answer.pixels), widthPx, answer.rows);
+          onStrip?.({ top: answer.top, rows: answer.rows, image });
+        } else if (answer.kind === "done") resolve({ ms: answer.ms, bytes: answer.bytes });
         else reject(new DecodeError(answer.name, answer.message));
+      };
+      jobs.set(job.id, (answer) => {
+        try {
+          take(answer);
+        } catch (error) {
+          worker?.postMessage({ id: job.id, cancel: true }); // the caller cannot take what comes
+          reject(error);
+        }
       });
       worker.postMessage(job, job.bytes ? [job.bytes] : []);
     });
