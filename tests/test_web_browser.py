@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.test_web import GOLDEN, ILL_SDL, TESTS, TINY
 from tests.web import WEB, Answer, in_browser
 
 from sdrt.codec import Codec
+from sdrt.container import sdl
+from sdrt.container.alpha import encode_alpha
 
 TILE_PX = 64
 """So small that a picture of 1 x 999 pixels takes three tiles of a pack that has no halo."""
@@ -76,11 +79,16 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with Image.open(TESTS.parent / "bench" / "photos" / "astronaut.webp") as image:
         photo = image.convert("RGB").crop((90, 40, 90 + 203, 40 + 155))
     (folder / "photo.sdl").write_bytes(Codec(TINY, device="cpu", threads=1).encode(photo, quality=70))
+    plain = sdl.unpack((GOLDEN / "161x97-high.sdl").read_bytes())
+    noise = np.random.default_rng(0).integers(0, 256, (97, 161)).astype(np.uint8)
+    chunk = sdl.Chunk(sdl.ALPHA, encode_alpha(noise, max_error=0))
+    (folder / "noise.sdl").write_bytes(sdl.pack(replace(plain, chunks=(chunk,))))
     ill = [{"pack": "/packs/testpack/", "url": f"/golden/errors/{name}.sdl"} for name in bad_files()]
     ill += [{"pack": "/packs/testpack/", "url": f"/diseases/{name}"} for name in ILL_SDL]
     tiled = [
         {"pack": "/conformance/wide/", "url": "/conformance/wide/wide-map.sdl", "tilePx": 32},
         {"pack": "/own/everywhere/", "url": "/golden/codec/1x999.sdl", "tilePx": TILE_PX},
+        {"pack": "/packs/testpack/", "url": "/own/noise.sdl"},
         {"url": "/own/photo.sdl"},
         {"pack": "/golden/", "url": "/own/photo.sdl"},
         {"pack": "/packs/testpack/", "url": "/own/absent.sdl"},
@@ -135,6 +143,13 @@ def test_every_golden_picture(by_url: ByUrl) -> None:
         folder = GOLDEN if "golden" in case["url"] else FOLDER / "wide"
         with Image.open((folder / Path(case["url"]).name).with_suffix(".png")) as wanted:
             near(by_url[case["url"], None], wanted)
+
+
+def test_alpha_of_many_bytes(by_url: ByUrl, job: dict[str, Any]) -> None:
+    """A header of 16 kB: the size is known from its first bytes, the alpha plane comes back exactly."""
+    file = Path(job["folders"]["own"]) / "noise.sdl"
+    assert file.stat().st_size > 15_000
+    near(by_url["/own/noise.sdl", None], Codec(testpack.FOLDER, device="cpu").decode(file))
 
 
 def test_ill_files_get_the_same_names(by_url: ByUrl) -> None:

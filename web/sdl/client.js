@@ -35,7 +35,7 @@ export class DecodeError extends Error {
  * @param {number} [options.maxPixels]
  * @param {number} [options.tilePx]          side of the tiles of large pictures
  * @param {AbortSignal} [options.signal]
- * @param {(header: {widthPx: number, heightPx: number, stepIndex: number, chunks: string[]}) => void} [options.onHeader]
+ * @param {(header: {widthPx: number, heightPx: number}) => void} [options.onHeader]
  * @param {(done: number, total: number) => void} [options.onProgress]  tiles
  * @param {(strip: {top: number, rows: number, image: ImageData}) => void} [options.onStrip]  from top to bottom
  * @returns {Promise<{ms: number, bytes: number}>}  time in the worker, without fetching the file; its size

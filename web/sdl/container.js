@@ -7,8 +7,8 @@ import { CorruptError, LimitError, NotSdlError, UnsupportedError } from "./error
 export const MAX_FILE_BYTES = 2 ** 30;
 /** Pictures of more pixels are refused unless the caller says otherwise. */
 export const DEFAULT_MAX_PIXELS = 178956970;
-/** More than any header without chunks needs; `readHeader` of a prefix asks for more where chunks are large. */
-export const HEADER_BYTES = 4096;
+/** So many bytes always hold the picture's size. */
+export const SIZE_BYTES = 12;
 
 const MAGIC_BYTES = 3;
 const VERSION = 1;
@@ -44,7 +44,7 @@ export function crc32(bytes) {
  * @property {string} space          identity of the latent space, 8 hexadecimal digits
  * @property {string} prior          identity of the prior, the same
  * @property {Map<string, Uint8Array>} chunks
- * @property {Uint8Array} payload    empty where only the header was read
+ * @property {Uint8Array} payload
  */
 
 /**
@@ -69,14 +69,15 @@ export function unpack(data, maxPixels = DEFAULT_MAX_PIXELS) {
 }
 
 /**
- * Reads the size and the rest of the header from the first bytes of a file; nothing is known of its checksum.
+ * Reads the picture's size from the first SIZE_BYTES of a file; nothing is known of its checksum.
  * @param {Uint8Array} start
- * @returns {SdlFile} without payload
+ * @returns {{widthPx: number, heightPx: number}}
  */
-export function readHeader(start, maxPixels = DEFAULT_MAX_PIXELS) {
+export function readSize(start, maxPixels = DEFAULT_MAX_PIXELS) {
   checkMagic(start);
   checkVersion(start);
-  return { ...readFields(start, maxPixels), payload: new Uint8Array(0) };
+  const { widthPx, heightPx } = readStart(new FieldReader(start, MAGIC_BYTES + 1), maxPixels);
+  return { widthPx, heightPx };
 }
 
 function checkMagic(data) {
@@ -121,8 +122,8 @@ class FieldReader {
 
 const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 
-function readFields(data, maxPixels) {
-  const reader = new FieldReader(data, MAGIC_BYTES + 1);
+/** Flags and size. */
+function readStart(reader, maxPixels) {
   const [low, high] = reader.take(2, "flags");
   const word = low | (high << 8);
   if (word & RESERVED) throw new CorruptError(`reserved bits are set: ${(word & RESERVED).toString(16)}`);
@@ -130,6 +131,12 @@ function readFields(data, maxPixels) {
   const heightPx = reader.varint(3, "height") + 1;
   if (widthPx * heightPx > maxPixels)
     throw new LimitError(`the picture has ${widthPx} x ${heightPx} pixels, the limit is ${maxPixels}`);
+  return { word, widthPx, heightPx };
+}
+
+function readFields(data, maxPixels) {
+  const reader = new FieldReader(data, MAGIC_BYTES + 1);
+  const { word, widthPx, heightPx } = readStart(reader, maxPixels);
   const space = hex(reader.take(4, "identity of the latent space"));
   const prior = hex(reader.take(4, "identity of the prior"));
   const chunks = word & CHUNKS_PRESENT ? readChunks(reader) : new Map();

@@ -6,9 +6,9 @@
  * at the end "done", or "error" with its name and one line.
  */
 
-import { DEFAULT_MAX_PIXELS, HEADER_BYTES, MAX_FILE_BYTES, readHeader } from "./container.js";
+import { DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, SIZE_BYTES, readSize } from "./container.js";
 import { Decoder } from "./decoder.js";
-import { CorruptError, ImageError, LimitError, SdrtError } from "./errors.js";
+import { ImageError, LimitError, SdrtError } from "./errors.js";
 
 const decoders = new Map();
 const cancelled = new Set();
@@ -32,9 +32,9 @@ self.onmessage = async ({ data: job }) => {
   const tell = (kind, rest, transfer = []) => self.postMessage({ id, kind, ...rest }, transfer);
   try {
     const maxPixels = job.maxPixels ?? DEFAULT_MAX_PIXELS;
-    const known = headerTeller(maxPixels, tell);
+    const known = sizeTeller(maxPixels, tell);
     const bytes = job.bytes ? new Uint8Array(job.bytes) : await fetchFile(job.url, known);
-    known(bytes, true);
+    known(bytes);
     const turn = painting.then(() => cancelled.has(id) || paint(job, bytes, maxPixels, tell));
     painting = turn.catch(() => {}); // the next picture does not care
     await turn;
@@ -58,18 +58,16 @@ async function paint({ id, pack, tilePx }, bytes, maxPixels, tell) {
   tell("done", { ms: performance.now() - started, bytes: bytes.length });
 }
 
-/** Tells the header once, as soon as the bytes so far hold it. */
-function headerTeller(maxPixels, tell) {
+/** Tells the size once, as soon as the bytes so far hold it. What is wrong, painting finds in the format's order. */
+function sizeTeller(maxPixels, tell) {
   let told = false;
-  return (start, whole) => {
+  return (start) => {
     if (told) return;
     try {
-      const { widthPx, heightPx, stepIndex, chunks } = readHeader(start.subarray(0, HEADER_BYTES), maxPixels);
-      tell("header", { widthPx, heightPx, stepIndex, chunks: [...chunks.keys()] });
+      tell("header", readSize(start, maxPixels));
       told = true;
     } catch (error) {
-      // A header that is cut may go on; what is wrong with the whole file, painting will say.
-      if (!(error instanceof CorruptError) && !whole) throw error;
+      if (!(error instanceof SdrtError)) throw error;
     }
   };
 }
@@ -94,7 +92,7 @@ async function fetchFile(url, known) {
       await reader.cancel();
       throw new LimitError(`${url} has more than ${MAX_FILE_BYTES} bytes`);
     }
-    if (size <= 2 * HEADER_BYTES) known(joined(parts, size), false);
+    if (size - value.length < SIZE_BYTES) known(joined(parts, size));
   }
   return joined(parts, size);
 }
