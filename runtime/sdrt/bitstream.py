@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sdrt.coding import payload, quantize, rate
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.symbols import to_channels
-from sdrt.container import sdl, step_map
+from sdrt.container import patches, sdl, step_map
 from sdrt.container.step_map import Offsets
 from sdrt.errors import ModelError
 from sdrt.options import EncodeOptions
@@ -35,6 +35,8 @@ IndicesOf = Callable[[int, int], StepIndices]
 LatentsOf = Callable[[int, IndicesOf, bool], Latents]
 """Resampling, step indices, and whether this is the last call -> the latents of a picture at that fraction."""
 
+_SEEN_AROUND = 1
+"""Latents around a pixel, each way, that it cannot do without where a patch hides what else they paint."""
 _LEVEL_REACH = 16
 """Step indices, a quarter of an octave: latents made for a level serve others that near as well as their own."""
 
@@ -87,6 +89,8 @@ class FileWriter:
         chunks: Alpha and metadata.
         options: What the caller asked for.
         offsets: Of the step in each cell of the picture as it is coded, see ``sdrt.container.step_map``; None: flat.
+        mask: Of the patches that ``chunks`` hold, see ``sdrt.container.patches``: latents that none of the pixels around
+            them needs are not coded. None: no patches.
     """
 
     coder: LatentCoder
@@ -95,6 +99,14 @@ class FileWriter:
     chunks: tuple[sdl.Chunk, ...]
     options: EncodeOptions
     offsets: Offsets | None = None
+    mask: patches.Mask | None = None
+
+    def write_bare(self) -> tuple[bytes, sdl.SdlFile]:
+        """The smallest file, for patches that hide all that is painted: every integer is 0, and the step is any."""
+        cell = self.coder.pack.space.downscale
+        shape = self.coder.pack.space.channels, ceil(self.height_px / cell), ceil(self.width_px / cell)
+        file = self._file(np.zeros(shape, np.float32), 1, sdl.MAX_STEP_INDEX, 1.0)
+        return sdl.pack(file), file
 
     @cached_property
     def resamplings(self) -> tuple[int, ...]:
@@ -190,6 +202,9 @@ class FileWriter:
         weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
         cell = pack.space.downscale
         indices = self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
+        if self.mask is not None:
+            side_px = cell * resampling
+            latents = np.where(patches.hidden(self.mask, latents.shape[1:], side_px, _SEEN_AROUND), 0, latents)
         # Additive, so that it saves bits also where the prior asks for plain rounding.
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
             coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)

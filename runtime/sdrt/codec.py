@@ -31,6 +31,7 @@ from sdrt.network.transform import Progress, pixel_strips, to_latents
 from sdrt.options import EncodeOptions, Note, updated
 from sdrt.packs.manifest import ModelPack
 from sdrt.parallel import InOrder
+from sdrt.patching import overlay_of
 from sdrt.pixels.load import Source, load
 from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
 from sdrt.pixels.save import save, to_pil
@@ -265,8 +266,10 @@ class Codec:
         """
         file = self._read(data)
         crop = left, top, width_px, height_px = checked_crop(crop, file.width_px, file.height_px)
-        pack = self._models.decoding_pack(file)
-        decoder = self._engine(pack, "decoder")
+        overlay = overlay_of(file)
+        bare = overlay is not None and overlay.hides_all  # then no network is needed
+        pack = self._models.decoding_pack(file, to_paint=not bare)
+        decoder = None if bare else self._engine(pack, "decoder")
         latents, indices = self._models.coder_of(file).latents(file)
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
@@ -274,11 +277,17 @@ class Codec:
         if (width_px, height_px) != (file.width_px, file.height_px):
             metadata = metadata.of_part(width_px, height_px)
         window = window_of(crop, file.resampling, *file.coded_px)
-        rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px, indices=indices)
+        if decoder is not None:
+            rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px, indices=indices)
+            rows = enlarge(rows, window, file.resampling, crop)
+        else:
+            rows = iter(())
+        if overlay is not None:
+            rows = overlay.over(rows, crop)
         return Strips(
             width_px=width_px,
             height_px=height_px,
-            rows=enlarge(rows, window, file.resampling, crop),
+            rows=rows,
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
             metadata=metadata,
         )
