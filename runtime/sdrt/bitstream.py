@@ -113,7 +113,7 @@ class FileWriter:
         """The fractions of the picture's sides at which ``write`` may want latents, in its order."""
         if self.options.resampling is not None:
             return (self.options.resampling,)
-        if self._budget_bytes is None:
+        if self.budget_bytes is None:
             return (1,)
         longest_px, cell = max(self.width_px, self.height_px), self.coder.pack.space.downscale
         return (1, *(factor for factor in sdl.RESAMPLINGS[1:] if longest_px > cell * factor // 2))
@@ -131,7 +131,7 @@ class FileWriter:
         Raises:
             UnsupportedError: The smallest file of the last latents is larger than the target; its size is named.
         """
-        pack, budget_bytes = self.coder.pack, self._budget_bytes
+        pack, budget_bytes = self.coder.pack, self.budget_bytes
         coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
@@ -173,15 +173,15 @@ class FileWriter:
             written[data] = file
             return data
 
-        if self._budget_bytes is None:
+        if self.budget_bytes is None:
             data = code(guess)
         else:
             finest = self.coder.pack.quality_range[1]
-            data = rate.finest_within(code, self._budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
+            data = rate.finest_within(code, self.budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
         return data, written[data]
 
     @cached_property
-    def _budget_bytes(self) -> int | None:
+    def budget_bytes(self) -> int | None:
         """The most bytes that the file may have; None where quality decides."""
         target_bytes, target_bpp = self.options.target_bytes, self.options.target_bpp
         if target_bpp is not None:

@@ -36,6 +36,7 @@ from sdrt.pixels.load import Source, load
 from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
 from sdrt.pixels.save import save, to_pil
 from sdrt.pixels.scaling import enlarge, reduce, window_of
+from sdrt.protection import cells_to_protect, write_protected
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -170,8 +171,12 @@ class Codec:
         height_px, width_px = picture.rgb.shape[:2]
         writer = FileWriter(coder, width_px, height_px, _chunks_of(picture, options), options)
         analysis = _Analysis(picture.rgb, pack, encoder, progress, self._tile_px)
-        del picture  # the analysis alone holds the pixels now, and lets them go when they have served
-        data, file = writer.write(analysis.latents)
+        marked = cells_to_protect(picture.rgb) if options.protect != "none" else None
+        if marked is None:
+            del picture  # the analysis alone holds the pixels now, and lets them go when they have served
+            data, file = writer.write(analysis.latents)
+        else:
+            data, file = write_protected(picture.rgb, marked, writer, analysis.kept_latents, self._painted)
         return data, describe(file, len(data), pack)
 
     def encode_file(
@@ -345,6 +350,10 @@ class Codec:
         """As ``sdrt.info``, with this codec's ``max_pixels``."""
         return info(data, max_pixels=self._max_pixels)
 
+    def _painted(self, data: bytes) -> NDArray[np.uint8]:
+        """The pixels of a file that is being made."""
+        return self.decode_picture(data).rgb
+
     def _read(self, data: SdlSource) -> sdl.SdlFile:
         return sdl.unpack(read_source(data), max_pixels=self._max_pixels)
 
@@ -361,6 +370,7 @@ class _Analysis:
         self, rgb: NDArray[np.uint8], pack: ModelPack, encoder: Engine, progress: Progress | None, tile_px: int | None
     ) -> None:
         self._rgb: NDArray[np.uint8] | None = rgb
+        self._kept: dict[tuple[int, bytes], Latents] = {}
         self._run = partial(to_latents, pack=pack, encoder=encoder, progress=progress, tile_px=tile_px)
 
     def latents(self, resampling: int, indices: IndicesOf, final: bool) -> Latents:
@@ -370,6 +380,13 @@ class _Analysis:
         if final:
             self._rgb = None
         return self._run(reduced, indices=indices(*reduced.shape[:2]))
+
+    def kept_latents(self, resampling: int, indices: IndicesOf, _final: bool) -> Latents:
+        """As ``latents``, for a search that comes back to the same ones: pixels and latents are kept."""
+        told = indices(1, 1).tobytes()  # all that a graph may be told of a file without a step map
+        if (resampling, told) not in self._kept:
+            self._kept[resampling, told] = self.latents(resampling, indices, False)
+        return self._kept[resampling, told]
 
 
 def _chunks_of(picture: Picture, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:
