@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,23 +189,24 @@ def _speed(atlas: Pixels) -> int:
 
 
 def _finest_av1(rgb: Pixels, budget_bytes: int, speed: int) -> bytes | None:
-    """The finest stream of at most so many bytes. Quick codings find about where; the slow ones are few."""
-    low, high = 0, _FINEST
-    while low < high:
-        middle = (low + high + 1) // 2
-        if len(encode_av1(rgb, middle, speed=_QUICK, subsampling=_SUBSAMPLING)) <= budget_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    best: bytes | None = None
-    quality = low
-    while 0 <= quality <= _FINEST:
-        stream = encode_av1(rgb, quality, speed=speed, subsampling=_SUBSAMPLING)
-        if len(stream) <= budget_bytes:
-            best = stream
-            quality += 1
-        elif best is None:
-            quality -= 1
-        else:
-            break
-    return best
+    """The finest stream of at most so many bytes; None where there is none. Quick codings say about where it is."""
+
+    @cache
+    def coded(quality: int, speed: int) -> bytes:
+        return encode_av1(rgb, quality, speed=speed, subsampling=_SUBSAMPLING)
+
+    def finest(limit_bytes: float) -> int:
+        low, high = 0, _FINEST
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if len(coded(middle, _QUICK)) <= limit_bytes else (low, middle - 1)
+        return low
+
+    quality = finest(budget_bytes)
+    if speed != _QUICK:  # as much smaller as slow codings are here, so much more a quick one may have
+        quality = finest(budget_bytes * len(coded(quality, _QUICK)) / len(coded(quality, speed)))
+    while quality < _FINEST and len(coded(quality, speed)) <= budget_bytes:
+        quality += 1
+    while quality >= 0 and len(coded(quality, speed)) > budget_bytes:
+        quality -= 1
+    return coded(quality, speed) if quality >= 0 else None
