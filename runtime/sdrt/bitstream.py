@@ -89,8 +89,8 @@ class FileWriter:
         chunks: Alpha and metadata.
         options: What the caller asked for.
         offsets: Of the step in each cell of the picture as it is coded, see ``sdrt.container.step_map``; None: flat.
-        mask: Of the patches that ``chunks`` hold, see ``sdrt.container.patches``: latents that none of the pixels around
-            them needs are not coded. None: no patches.
+        mask: Of the patches that ``chunks`` hold, see ``sdrt.container.patches``: latents that nothing which can be
+            seen needs become 0. None: no patches.
     """
 
     coder: LatentCoder

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from sdrt.bitstream import FileWriter, LatentsOf
 from sdrt.container import sdl
-from sdrt.container.patches import CELL_PX, Mask, Patches, encode_patches, kept_lines
+from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, encode_patches, kept_lines
 from sdrt.errors import UnsupportedError
-from sdrt.patching import decoded
-from sdrt.pixels.atlas import can_code, encode_av1, encode_vp8l
+from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
 from sdrt.pixels.picture import Pixels
 from sdrt.pixels.type_cells import cell_sums, type_cells, widened
 
@@ -40,6 +39,12 @@ _SPLITS = (0.2, 0.4, 0.6, 0.8)
 """Shares of a file's bytes that patches get, tried one after another."""
 _FEATHER_PX = 4
 _FINEST = 100
+_LENGTH_GROWS = 3
+"""Bytes by which the length of a chunk grows at most when its data do."""
+_MOST_PIXELS = 2**24
+"""AV1 takes minutes and gigabytes to code more."""
+_LONGEST_SIDE_PX = 16383
+"""Of a WebP file."""
 _SUBSAMPLING = "4:2:0"
 _SPEEDS = ((2**20, 4), (2**22, 6))
 """Pixels of an atlas -> how slowly AV1 may be coded: 1 to 2 seconds of one core at most; larger ones at _QUICK."""
@@ -55,8 +60,13 @@ class Candidate:
 
 
 def cells_to_protect(rgb: Pixels) -> Mask | None:
-    """The cells of uint8 (H, W, 3) that hold drawn things, bool; None where there are none or no codec to keep them."""
-    if not can_code("av1"):
+    """The cells of uint8 (H, W, 3) that hold drawn things, bool; None where nothing can be kept.
+
+    That is so where there are none, in pictures beyond _MOST_PIXELS, and where Pillow lacks a codec.
+    """
+    height_px, width_px = rgb.shape[:2]
+    too_large = height_px * width_px > _MOST_PIXELS or max(height_px, width_px) > _LONGEST_SIDE_PX
+    if too_large or not (can_code("av1") and can_code("vp8l")):
         return None
     marked = type_cells(rgb, CELL_PX)
     return marked if marked.any() else None
@@ -93,7 +103,7 @@ def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: Late
     if wrong.sum() < _WRONG_SHARE * wrong.size:
         return plain
     best = Candidate(plain, search.error(painted, None))
-    for candidate in search.candidates(widened(wrong) & (marked | widened(wrong)), budget_bytes):
+    for candidate in search.candidates(widened(wrong), budget_bytes):
         if candidate.error < best.error:
             best = candidate
     return best.written
@@ -139,30 +149,29 @@ class _Search:
         """The best file whose patch is the whole picture."""
         mask = np.ones_like(self._marked)
 
-        def writer(stream: bytes, coding: str = "av1") -> FileWriter:
-            return self._with(Patches(mask, 0, "av1" if coding == "av1" else "vp8l", stream))
+        def write(coding: Coding, stream: bytes) -> Written:
+            return self._with(Patches(mask, 0, coding, stream)).write_bare()
 
-        room_bytes = budget_bytes - len(writer(bytes(budget_bytes)).write_bare()[0]) + budget_bytes
+        room_bytes = budget_bytes - len(write("av1", b"")[0]) - _LENGTH_GROWS
         exact = encode_vp8l(self._rgb, quality=50, method=4)
         if len(exact) > room_bytes:  # slower settings save a fifth at most
             exact = encode_vp8l(self._rgb) if len(exact) <= 1.25 * room_bytes else b""
         if exact and len(exact) <= room_bytes:
-            return Candidate(writer(exact, "vp8l").write_bare(), 0.0)
+            return Candidate(write("vp8l", exact), 0.0)
         stream = _finest_av1(self._rgb, room_bytes, _speed(self._rgb))
         if stream is None:
             return None
-        patches = Patches(mask, 0, "av1", stream)
-        picture = decoded(patches, *self._rgb.shape[:2]).atlas
-        return Candidate(self._with(patches).write_bare(), self.error(picture, mask))
+        picture = decode_atlas("av1", stream, *self._rgb.shape[:2])
+        return Candidate(write("av1", stream), self.error(picture, mask))
 
-    def _split(
-        self, mask: Mask, atlas: Pixels, patch_bytes: int, budget_bytes: int, speed: int
-    ) -> Candidate | None:
+    def _split(self, mask: Mask, atlas: Pixels, patch_bytes: int, budget_bytes: int, speed: int) -> Candidate | None:
         stream = _finest_av1(atlas, patch_bytes, speed)
         if stream is None:
             return None
         writer = self._with(Patches(mask, _FEATHER_PX, "av1", stream))
-        writer = replace(writer, options=replace(writer.options, quality=None, target_bpp=None, target_bytes=budget_bytes))
+        writer = replace(
+            writer, options=replace(writer.options, quality=None, target_bpp=None, target_bytes=budget_bytes)
+        )
         with suppress(UnsupportedError):  # too little is left for the latents
             written = writer.write(self._latents)
             return Candidate(written, self.error(self._paint(written[0]), mask))
@@ -175,12 +184,12 @@ class _Search:
     def _atlas(self, mask: Mask) -> Pixels:
         """The picture's kept lines; what no patch shows is the mean color of its cell, which costs next to nothing."""
         rows, columns = kept_lines(mask, *self._rgb.shape[:2])
+        here = np.ix_(rows // CELL_PX, columns // CELL_PX)
         channels = []
         for channel in range(3):
             values = self._rgb[:, :, channel]
             means = np.rint(cell_sums(values.astype(np.float32), CELL_PX) / self.cell_pixels).astype(np.uint8)
-            channels.append(np.where(mask[np.ix_(rows // CELL_PX, columns // CELL_PX)], values[np.ix_(rows, columns)],
-                            means[np.ix_(rows // CELL_PX, columns // CELL_PX)]))
+            channels.append(np.where(mask[here], values[np.ix_(rows, columns)], means[here]))
         return np.stack(channels, axis=2)
 
 

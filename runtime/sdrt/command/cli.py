@@ -126,7 +126,7 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--protect",
         choices=("auto", "text", "none"),
         default="auto",
-        help="text: keep type and screens that would be painted wrong as patches; auto (default): all there is to protect",
+        help="text: keep type and screens that would be painted wrong as patches; auto (default): all that can be kept",
     )
     _add_engine(encode, "name or folder of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)

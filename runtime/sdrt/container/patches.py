@@ -1,8 +1,8 @@
 """Patches: the parts of a picture that a classical codec keeps, in the critical chunk ``PTCH``.
 
 The picture is divided into square cells of CELL_PX pixels. Those that the mask marks are taken from the *atlas*, a
-picture of its own: the rows of cells that have a marked one, of these the columns that have one. Where marked cells meet
-others, the patch fades over FEATHERS_PX pixels of its own. docs/FORMAT.md has the layout in words.
+picture of its own: the rows of cells that have a marked one, and of these the columns that have one. Where marked cells
+meet others, the patch fades over a few of its own pixels. docs/FORMAT.md has the layout in words.
 """
 
 from __future__ import annotations
@@ -69,14 +69,17 @@ def hidden(mask: Mask, shape: tuple[int, int], side_px: int, margin: int) -> Mas
     A position is a square of ``side_px`` pixels of the picture; what lies outside of the picture counts as marked.
     """
     bare = np.pad(~mask, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-    spans = []
-    for count, limit in zip(shape, mask.shape, strict=True):
-        positions = np.arange(count)
-        first = np.clip((positions - margin) * side_px // CELL_PX, 0, limit)
-        last = np.clip(-((positions + 1 + margin) * -side_px // CELL_PX), 0, limit)
-        spans.append((first[:, None] if not spans else first, last[:, None] if not spans else last))
-    (top, bottom), (left, right) = spans
+    top, bottom = (ends[:, None] for ends in _spans(shape[0], mask.shape[0], side_px, margin))
+    left, right = _spans(shape[1], mask.shape[1], side_px, margin)
     return np.asarray(bare[bottom, right] - bare[top, right] - bare[bottom, left] + bare[top, left] == 0)
+
+
+def _spans(count: int, limit: int, side_px: int, margin: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First cell, and last + 1, under each of ``count`` positions and ``margin`` on either side; 0..limit."""
+    positions = np.arange(count)
+    first = (positions - margin) * side_px // CELL_PX
+    last = -((positions + 1 + margin) * -side_px // CELL_PX)
+    return np.clip(first, 0, limit), np.clip(last, 0, limit)
 
 
 def encode_patches(patches: Patches) -> bytes:
@@ -95,7 +98,7 @@ def decode_patches(data: bytes, height_px: int, width_px: int) -> Patches:
     """The patches of a picture of this size, without a look at their stream.
 
     Raises:
-        CorruptError: The data are cut short, or the mask is not that of this picture, or marks none or all of its cells.
+        CorruptError: The data are cut short; the mask is not that of this picture, or marks none or all of its cells.
         UnsupportedError: A coding of a newer version.
     """
     reader = FieldReader(BytesIO(data))

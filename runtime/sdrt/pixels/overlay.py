@@ -66,17 +66,18 @@ class Overlay:
     def shares(self, part: Crop) -> NDArray[np.int16]:
         """How much of each pixel of ``part`` is patch: int16 (height, width), 0 to max(feather_px, 1).
 
-        In a marked cell it is the distance, in rows or columns, whichever is more, to the nearest pixel of a cell that is
-        not marked, capped at ``feather_px``. The border of the picture does not count.
+        In a marked cell it is the distance, in rows or columns, whichever is more, to the nearest pixel of a cell that
+        is not marked, capped at ``feather_px``. The border of the picture does not count.
         """
         x, y, wide, high = part
         reach = max(self.feather_px - 1, 0)
         rows = np.clip(np.arange(y - reach, y + high + reach), 0, self.height_px - 1) // self.cell_px
         columns = np.clip(np.arange(x - reach, x + wide + reach), 0, self.width_px - 1) // self.cell_px
-        inside = self.mask[np.ix_(rows, columns)]
-        share = inside[reach : reach + high, reach : reach + wide].astype(np.int16)
+        inside: NDArray[np.bool_] = self.mask[np.ix_(rows, columns)]
+        share: NDArray[np.int16] = inside[reach : reach + high, reach : reach + wide].astype(np.int16)
         if not share.any() or inside.all():
-            return share * np.int16(max(self.feather_px, 1))
+            share *= np.int16(max(self.feather_px, 1))
+            return share
         for distance in range(1, self.feather_px):
             inside = inside[1:-1] & inside[:-2] & inside[2:]
             inside = inside[:, 1:-1] & inside[:, :-2] & inside[:, 2:]

@@ -123,7 +123,7 @@ def webp_file(stream: bytes) -> bytes:
 
 
 def vp8l_size(stream: bytes) -> tuple[int, int]:
-    """Width and height in pixels that a VP8L image-stream begins with. Raises CorruptError where it begins otherwise."""
+    """Width and height in pixels that a VP8L image-stream begins with. Raises CorruptError for any other stream."""
     if len(stream) < 5 or stream[0] != _VP8L_SIGNATURE or stream[4] >> 5:
         raise CorruptError("the patches' stream does not begin as VP8L does")
     word = int.from_bytes(stream[1:5], "little")

@@ -29,7 +29,7 @@ class _Look(NamedTuple):
 
 
 _SURE = _Look(1, 0.5, 64, 0.06, 5)
-"""What photographs do not have: no cell of Kodak's 24, more than 1 % of the cells in one of 210 of ../shared/data/train."""
+"""What photographs do not have: of Kodak's 24 none, of 210 training pictures one in more than 1 % of its cells."""
 _LIKELY = _Look(2, 0.4, 40, 0.04, 4)
 """What drawn things have, and branches before a sky; it counts only in pictures that have enough that is sure."""
 _SURE_SHARE = 0.005
