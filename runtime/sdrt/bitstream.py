@@ -102,11 +102,14 @@ class FileWriter:
     mask: patches.Mask | None = None
 
     def write_bare(self) -> tuple[bytes, sdl.SdlFile]:
-        """The smallest file, for patches that hide all that is painted: every integer is 0, and the step is any."""
-        cell = self.coder.pack.space.downscale
-        shape = self.coder.pack.space.channels, ceil(self.height_px / cell), ceil(self.width_px / cell)
-        file = self._file(np.zeros(shape, np.float32), 1, sdl.MAX_STEP_INDEX, 1.0)
-        return sdl.pack(file), file
+        """The smallest file, for patches that hide all that is painted: every integer is 0, at any step and fraction."""
+        cell, channels = self.coder.pack.space.downscale, self.coder.pack.space.channels
+        files = []
+        for resampling in sdl.RESAMPLINGS:
+            side_px = cell * resampling
+            shape = channels, ceil(self.height_px / side_px), ceil(self.width_px / side_px)
+            files.append(self._file(np.zeros(shape, np.float32), resampling, sdl.MAX_STEP_INDEX, 1.0))
+        return min(((sdl.pack(file), file) for file in files), key=lambda written: len(written[0]))
 
     @cached_property
     def resamplings(self) -> tuple[int, ...]:
