@@ -12,6 +12,7 @@ class Fields(NamedTuple):
     feather_px: int
     mask: list[list[int]]
     stream: bytes
+    halved: bool
 
 
 def decode(data: bytes, height_px: int, width_px: int) -> Fields:
@@ -36,4 +37,4 @@ def decode(data: bytes, height_px: int, width_px: int) -> Fields:
 
                 context = known(0, -1) + 2 * known(-1, 0) + 4 * known(-1, -1) + 8 * known(-1, 1)
                 mask[y][x] = bits.bit(context)
-    return Fields(data[0] & 3, (0, 2, 4, 8)[data[0] >> 2 & 3], mask, data[at:])
+    return Fields(data[0] & 3, (0, 2, 4, 8)[data[0] >> 2 & 3], mask, data[at:], data[0] & 32 > 0)

@@ -49,6 +49,7 @@ EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
     "patches-mask-missing.sdl": (errors.CorruptError, "length of the patches' mask"),
     "patches-mask-of-nothing.sdl": (errors.CorruptError, "marks no cell"),
     "patches-newer-coding.sdl": (errors.UnsupportedError, "update sdrt"),
+    "patches-not-halved.sdl": (errors.CorruptError, "24 x 16 pixels, the mask says 12 x 8"),
     "patches-reserved-bit.sdl": (errors.CorruptError, "reserved"),
     "patches-vp8l-bomb.sdl": (errors.CorruptError, "16384 x 16384"),
     "patches-vp8l-cut.sdl": (errors.CorruptError, "WebP stream cannot be decoded"),

@@ -35,6 +35,7 @@ from sdrt.options import EncodeOptions
 from sdrt.packs.manifest import ModelPack
 from sdrt.patching import decoded
 from sdrt.pixels.atlas import encode_av1, encode_vp8l
+from sdrt.pixels.scaling import reduce
 from sdrt.pixels.still_streams import av1_stream, avif_file
 from sdrt.pixels.type_cells import type_cells
 
@@ -75,13 +76,14 @@ def test_chunks_return() -> None:
             mask = random_mask(rows, columns, 6 * rows + columns)
             height_px, width_px = CELL_PX * rows - 3, CELL_PX * columns - 7
             feather_px = 0 if mask.all() else FEATHERS_PX[columns % 4]
-            data = encode_patches(Patches(mask, feather_px, "vp8l", b"stream"))
+            halved = rows % 2 == 0
+            data = encode_patches(Patches(mask, feather_px, "vp8l", b"stream", halved))
             found = decode_patches(data, height_px, width_px)
             np.testing.assert_array_equal(found.mask, mask)
             assert (found.feather_px, found.coding, found.stream) == (feather_px, "vp8l", b"stream")
+            assert found.halved == halved
             fields = reference_patches.decode(data, height_px, width_px)
-            assert fields.mask == mask.astype(int).tolist()
-            assert (fields.coding, fields.feather_px, fields.stream) == (1, feather_px, b"stream")
+            assert fields == (1, feather_px, mask.astype(int).tolist(), b"stream", halved)
 
 
 @pytest.mark.parametrize("feather_px", FEATHERS_PX)
@@ -153,6 +155,18 @@ def test_boxes_are_made_again(subsampling: str, size_px: tuple[int, int]) -> Non
     assert len(stream) < len(file.getvalue()) - 230
     again = Image.open(BytesIO(avif_file(stream)))
     np.testing.assert_array_equal(np.asarray(again), np.asarray(Image.open(file)))
+
+
+def test_a_halved_atlas_is_enlarged() -> None:
+    """It has the atlas's size, odd sides too, and is near to what was halved; the stream's size must be the half's."""
+    smooth = np.add.outer(np.arange(45) * 2, np.arange(61) * 2).astype(np.uint8)
+    rgb = np.stack([smooth, smooth // 2, 255 - smooth], axis=2)
+    stream = encode_vp8l(reduce(rgb, 2))
+    mask = np.ones(cells(45, 61), np.bool_)
+    found = decoded(Patches(mask, 0, "vp8l", stream, halved=True), 45, 61).atlas
+    assert found.shape == rgb.shape and np.abs(found.astype(int) - rgb).max() <= 4
+    with pytest.raises(CorruptError, match="31 x 23 pixels, the mask says 61 x 45"):
+        decoded(Patches(mask, 0, "vp8l", stream), 45, 61)
 
 
 def test_what_is_hidden() -> None:

@@ -102,7 +102,7 @@ class FileWriter:
     mask: patches.Mask | None = None
 
     def write_bare(self) -> tuple[bytes, sdl.SdlFile]:
-        """The smallest file, for patches that hide all that is painted: every integer is 0, at any step and fraction."""
+        """The smallest file, for patches that hide all that is painted: every integer is 0, at whichever fraction."""
         cell, channels = self.coder.pack.space.downscale, self.coder.pack.space.channels
         files = []
         for resampling in sdl.RESAMPLINGS:

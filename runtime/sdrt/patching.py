@@ -22,5 +22,5 @@ def overlay_of(file: sdl.SdlFile) -> Overlay | None:
 def decoded(patches: Patches, height_px: int, width_px: int) -> Overlay:
     """``patches`` of a picture of this size as they are laid over it. Raises as ``overlay_of``."""
     rows, columns = kept_lines(patches.mask, height_px, width_px)
-    atlas = decode_atlas(patches.coding, patches.stream, len(rows), len(columns))
+    atlas = decode_atlas(patches.coding, patches.stream, len(rows), len(columns), halved=patches.halved)
     return Overlay(patches.mask, CELL_PX, patches.feather_px, atlas, rows, columns, height_px, width_px)

@@ -21,6 +21,7 @@ from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, encode_patche
 from sdrt.errors import UnsupportedError
 from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
 from sdrt.pixels.picture import Pixels
+from sdrt.pixels.scaling import reduce
 from sdrt.pixels.type_cells import cell_sums, type_cells, widened
 
 Written = tuple[bytes, sdl.SdlFile]
@@ -149,8 +150,8 @@ class _Search:
         """The best file whose patch is the whole picture."""
         mask = np.ones_like(self._marked)
 
-        def write(coding: Coding, stream: bytes) -> Written:
-            return self._with(Patches(mask, 0, coding, stream)).write_bare()
+        def write(coding: Coding, stream: bytes, halved: bool = False) -> Written:
+            return self._with(Patches(mask, 0, coding, stream, halved)).write_bare()
 
         room_bytes = budget_bytes - len(write("av1", b"")[0]) - _LENGTH_GROWS
         exact = encode_vp8l(self._rgb, quality=50, method=4)
@@ -158,11 +159,13 @@ class _Search:
             exact = encode_vp8l(self._rgb) if len(exact) <= 1.25 * room_bytes else b""
         if exact and len(exact) <= room_bytes:
             return Candidate(write("vp8l", exact), 0.0)
-        stream = _finest_av1(self._rgb, room_bytes, _speed(self._rgb))
+        stream, halved = _finest_av1(self._rgb, room_bytes, _speed(self._rgb)), False
+        if stream is None:  # AV1 knows no coarser quality
+            stream, halved = _finest_av1(reduce(self._rgb, 2), room_bytes, _speed(self._rgb)), True
         if stream is None:
             return None
-        picture = decode_atlas("av1", stream, *self._rgb.shape[:2])
-        return Candidate(write("av1", stream), self.error(picture, mask))
+        picture = decode_atlas("av1", stream, *self._rgb.shape[:2], halved=halved)
+        return Candidate(write("av1", stream, halved), self.error(picture, mask))
 
     def _split(self, mask: Mask, atlas: Pixels, patch_bytes: int, budget_bytes: int, speed: int) -> Candidate | None:
         stream = _finest_av1(atlas, patch_bytes, speed)

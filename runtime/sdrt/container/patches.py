@@ -28,7 +28,8 @@ Mask = NDArray[np.bool_]
 """bool (rows, columns): which cells of a picture are patched; at least one is."""
 
 _MASKED = 1 << 4
-_RESERVED = 0b111 << 5
+_HALVED = 1 << 5
+_RESERVED = 0b11 << 6
 _MASK_VARINT_BYTES = 4
 _CONTEXTS = 16
 
@@ -42,12 +43,14 @@ class Patches:
         feather_px: One of FEATHERS_PX.
         coding: Of the atlas.
         stream: The atlas as a bare bitstream.
+        halved: The stream holds the atlas at a half of its sides, rounded up.
     """
 
     mask: Mask
     feather_px: int
     coding: Coding
     stream: bytes
+    halved: bool = False
 
 
 def cells(height_px: int, width_px: int) -> tuple[int, int]:
@@ -86,6 +89,7 @@ def encode_patches(patches: Patches) -> bytes:
     """The data of the chunk. ``patches.mask`` marks at least one cell."""
     assert patches.mask.any()
     head = CODINGS.index(patches.coding) | FEATHERS_PX.index(patches.feather_px) << 2
+    head |= _HALVED if patches.halved else 0
     if patches.mask.all():
         return bytes([head]) + patches.stream
     coder = BinaryEncoder(_CONTEXTS)
@@ -117,7 +121,7 @@ def decode_patches(data: bytes, height_px: int, width_px: int) -> Patches:
     feather_px = FEATHERS_PX[head >> 2 & 3]
     if feather_px and mask.all():
         raise CorruptError("patches over the whole picture have nothing to fade into")
-    return Patches(mask, feather_px, CODINGS[head & 3], data[at:])
+    return Patches(mask, feather_px, CODINGS[head & 3], data[at:], bool(head & _HALVED))
 
 
 def _decode_mask(coded: bytes, shape: tuple[int, int]) -> Mask:

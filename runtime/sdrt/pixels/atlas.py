@@ -11,6 +11,7 @@ from sdrt.errors import CorruptError, UnsupportedError, first_line
 from sdrt.pixels import still_streams
 from sdrt.pixels.picture import Pixels
 from sdrt.pixels.pillow_state import reading
+from sdrt.pixels.scaling import enlarge
 
 _CODECS = {"av1": ("AVIF", "avif"), "vp8l": ("WebP", "webp")}
 """Coding -> the format that Pillow reads it as, and what Pillow calls that feature."""
@@ -35,8 +36,10 @@ def encode_vp8l(rgb: Pixels, *, quality: int = 100, method: int = 6) -> bytes:
     return still_streams.vp8l_stream(file.getvalue())
 
 
-def decode_atlas(coding: str, stream: bytes, height_px: int, width_px: int) -> Pixels:
+def decode_atlas(coding: str, stream: bytes, height_px: int, width_px: int, *, halved: bool = False) -> Pixels:
     """The pixels of an atlas of this size, uint8 (height_px, width_px, 3).
+
+    ``halved``: the stream holds it at a half of its sides, rounded up, and is enlarged as a smaller coded picture is.
 
     The size that the stream itself states is compared before anything is decoded.
 
@@ -44,6 +47,10 @@ def decode_atlas(coding: str, stream: bytes, height_px: int, width_px: int) -> P
         CorruptError: The stream is of another size, truncated, or not what ``coding`` says.
         UnsupportedError: This Pillow lacks the codec.
     """
+    if halved:
+        small = decode_atlas(coding, stream, -(-height_px // 2), -(-width_px // 2))
+        window = 0, 0, small.shape[1], small.shape[0]
+        return np.concatenate(list(enlarge(iter([small]), window, 2, (0, 0, width_px, height_px))))
     if coding == "av1":
         header = still_streams.read_sequence_header(stream)
         stated = header.width_px, header.height_px
