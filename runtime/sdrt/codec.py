@@ -72,7 +72,7 @@ class Codec:
     """
 
     used_device: str | None = None
-    """The device that the last graph ran on; None before the first run."""
+    """The device that the last graph ran on; None before the first run. Patches that hide all need none."""
     used_precision: str | None = None
     """The precision of the last graph; "bf16" where OpenVINO computed in it."""
 
