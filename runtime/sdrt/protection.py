@@ -63,7 +63,7 @@ class Candidate:
 def cells_to_protect(rgb: Pixels) -> Mask | None:
     """The cells of uint8 (H, W, 3) that hold drawn things, bool; None where nothing can be kept.
 
-    That is so where there are none, in pictures beyond _MOST_PIXELS, and where Pillow lacks a codec.
+    That is so where there are none, in pictures of more than 16 megapixels, and where Pillow lacks a codec.
     """
     height_px, width_px = rgb.shape[:2]
     too_large = height_px * width_px > _MOST_PIXELS or max(height_px, width_px) > _LONGEST_SIDE_PX

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, features
 
-from sdrt.errors import CorruptError, UnsupportedError, first_line
+from sdrt.errors import CorruptError, LimitError, UnsupportedError, first_line
 from sdrt.pixels import still_streams
 from sdrt.pixels.picture import Pixels
 from sdrt.pixels.pillow_state import reading
@@ -46,6 +46,7 @@ def decode_atlas(coding: str, stream: bytes, height_px: int, width_px: int, *, h
     Raises:
         CorruptError: The stream is of another size, truncated, or not what ``coding`` says.
         UnsupportedError: This Pillow lacks the codec.
+        LimitError: There is no memory for it.
     """
     if halved:
         small = decode_atlas(coding, stream, -(-height_px // 2), -(-width_px // 2))
@@ -71,7 +72,7 @@ def decode_atlas(coding: str, stream: bytes, height_px: int, width_px: int, *, h
             with Image.open(BytesIO(file), formats=[name.upper()]) as image:
                 rgb = np.asarray(image.convert("RGB"))
         except MemoryError:
-            raise
+            raise LimitError(f"not enough memory to decode {width_px} x {height_px} pixels of patches") from None
         except Exception as error:  # Pillow's plugins raise nearly every kind on hostile files
             raise CorruptError(f"the patches' {name} stream cannot be decoded: {first_line(error)}") from None
     if rgb.shape != (height_px, width_px, 3):
