@@ -28,7 +28,7 @@ from sdrt.container.patches import (
     kept_lines,
 )
 from sdrt.errors import ArgumentError, CorruptError, UnsupportedError
-from sdrt.network import transform
+from sdrt.network import preview, transform
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_latents
 from sdrt.options import EncodeOptions
@@ -144,6 +144,18 @@ def test_a_patch_over_all_needs_no_decoder(testpack: ModelPack, photo: Pixels, m
         Codec(device="cpu").decode(broken)
 
 
+def test_a_thumbnail_shows_patches(testpack: ModelPack, photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the picture: latents alone would show what the network paints there, which may be nothing."""
+    mask = np.zeros(cells(*photo.shape[:2]), np.bool_)
+    mask[1:5, 1:7] = True
+    codec = Codec(device="cpu")
+    data = write(testpack, photo, mask, 4)
+    whole = codec.thumbnail(data, 40).rgb
+    monkeypatch.setattr(preview, "EXACT_PX", 1)
+    np.testing.assert_array_equal(codec.thumbnail(data, 10).rgb.shape, (6, 10, 3))
+    np.testing.assert_array_equal(codec.thumbnail(data, 40).rgb, whole)
+
+
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4", "4:0:0"])
 @pytest.mark.parametrize("size_px", [(1, 1), (97, 161), (300, 17)])
 def test_boxes_are_made_again(subsampling: str, size_px: tuple[int, int]) -> None:
@@ -190,6 +202,8 @@ def test_a_page_is_kept_and_a_photograph_left_alone(testpack: ModelPack, photo: 
     assert "PTCH" in codec.info(kept).chunks
     errors = [np.square(np.asarray(codec.decode(data), np.float32) - rgb).mean() for data in (plain, kept)]
     assert errors[1] < errors[0] / 2
+    trained = codec.encode(rgb, latent_error=0.1)
+    assert sdl.unpack(trained).chunks == (), "latents for training are kept whole"
     assert codec.encode(photo, protect="auto") == codec.encode(photo, protect="none")
     with pytest.raises(ArgumentError, match="protect"):
         codec.encode(photo, protect="everything")  # type: ignore[arg-type]

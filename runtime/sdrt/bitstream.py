@@ -42,14 +42,16 @@ _LEVEL_REACH = 16
 
 
 class LatentCoder:
-    """Codes latents of one pack's space with that pack's prior.
+    """Codes latents of one pack's space with one of that pack's priors: that of ``identity``, or None, the one that
+    writes.
 
-    Raises ModelError where the pack has no prior, or one that is altered, broken or of another number of channels.
+    Raises ModelError where the pack has no such prior, or one that is altered, broken or of another number of channels.
     """
 
-    def __init__(self, pack: ModelPack) -> None:
+    def __init__(self, pack: ModelPack, identity: bytes | None = None) -> None:
         self.pack = pack
-        self.prior = load_prior(search.read_prior(pack), str(pack.prior_path))
+        name = search.prior_name(pack, identity)
+        self.prior = load_prior(search.read_verified(pack, name), str(pack.folder / name))
         if self.prior.channels != pack.space.channels:
             raise ModelError(
                 f"model pack {pack.name}: its prior has {self.prior.channels} channels, its space {pack.space.channels}"
@@ -138,7 +140,7 @@ class FileWriter:
         coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
-        again = pack.quality_input and budget_bytes is not None
+        again = pack.quality_input and (budget_bytes is not None or self.options.latent_error is not None)
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
             coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
@@ -176,12 +178,28 @@ class FileWriter:
             written[data] = file
             return data
 
-        if self.budget_bytes is None:
+        if self.options.latent_error is not None:
+            data = code(self._step_within(self.options.latent_error, latents))
+        elif self.budget_bytes is None:
             data = code(guess)
         else:
             finest = self.coder.pack.quality_range[1]
             data = rate.finest_within(code, self.budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
         return data, written[data]
+
+    def _step_within(self, max_error: float, latents: Latents) -> int:
+        """The coarsest step index that leaves so small an error. Raises UnsupportedError where none does."""
+        pack = self.coder.pack
+        # Graphs that are told the level know none finer than their finest.
+        finest = pack.quality_range[1] if pack.quality_input else 0
+        return quantize.coarsest_within(
+            latents, self.coder.prior, max_error, finest=finest, steps=lambda index: self._steps(latents, index)
+        )
+
+    def _steps(self, latents: Latents, step_index: int) -> StepIndices:
+        """The step index of each position of ``latents``."""
+        cell = self.coder.pack.space.downscale
+        return self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
 
     @cached_property
     def budget_bytes(self) -> int | None:
@@ -203,10 +221,11 @@ class FileWriter:
         # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
         optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]
         weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
-        cell = pack.space.downscale
-        indices = self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
+        if self.options.latent_error is not None:
+            weight = 0.0
+        indices = self._steps(latents, step_index)
         if self.mask is not None:
-            side_px = cell * resampling
+            side_px = pack.space.downscale * resampling
             latents = np.where(patches.hidden(self.mask, latents.shape[1:], side_px, _SEEN_AROUND), 0, latents)
         # Additive, so that it saves bits also where the prior asks for plain rounding.
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
