@@ -2,6 +2,7 @@
 
     python -m bench.hard                                  # 11 screens and 13 faces at 0.152 and 0.30 bpp
     python -m bench.hard --codecs sdrt --no-page          # ours alone
+    python -m bench.hard --no-faces                       # screens only
     python -m bench.hard --model models/tiny --model models/other
 
 Screens are judged as a whole and by the character error rate of what Tesseract reads in them. Faces are judged inside
@@ -133,11 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.hard", description=(__doc__ or "").split("\n")[0])
     commandline.add(parser, bpp=BUDGETS_BPP, codecs="sdrt,avif", out=OUT / "hard", metrics=DEFAULT_METRICS)
     parser.add_argument("--limit", type=int, help="only the first so many screens and faces of each group")
+    parser.add_argument("--no-faces", action="store_true", help="screens only")
     parser.add_argument("--no-page", action="store_true", help="tables only")
     options = parser.parse_args(arguments)
     names, budgets_bpp = commandline.metric_names(options), commandline.budgets_bpp(options)
     screens = sorted((DATA / "hard").glob("screen-*.png"))[: options.limit]
-    faces = [face for face in FACES if face.picture.exists()]
+    faces = [face for face in FACES if face.picture.exists() and not options.no_faces]
     groups = [[face for face in faces if face.group == group][: options.limit] for group in ("portraits", "others")]
     faces = [face for group in groups for face in group]
     if not screens:

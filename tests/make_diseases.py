@@ -16,6 +16,7 @@ from PIL import Image
 
 from sdrt.container import sdl
 from sdrt.container.binary_coder import BinaryEncoder
+from sdrt.pixels.atlas import encode_av1, encode_vp8l
 
 FOLDER = Path(__file__).parent / "diseases"
 
@@ -32,6 +33,12 @@ def sdl_files(healthy: bytes, with_alpha: bytes, with_map: bytes) -> dict[str, b
     beyond = BinaryEncoder(20)
     for context, bit in ((0, 1), (3, 0), *((6 + i, 1) for i in range(7)), (13, 0)):
         beyond.bit(context, bit)
+    def with_patches(data: bytes) -> bytes:
+        return sdl.pack(replace(parsed, chunks=(sdl.Chunk(sdl.PATCHES, data),)))
+
+    whole = np.full((16, 24, 3), 200, np.uint8)
+    av1, vp8l = encode_av1(whole, 50, speed=8, subsampling="4:2:0"), encode_vp8l(whole)
+    wide = av1_stream_of_another_size(av1)
     return {
         "alpha-cut-short.sdl": sdl.pack(replace(alpha, chunks=(sdl.Chunk(sdl.ALPHA, coded_alpha[:-3]),))),
         "alpha-of-another-size.sdl": sdl.pack(replace(alpha, height_px=17)),
@@ -41,8 +48,36 @@ def sdl_files(healthy: bytes, with_alpha: bytes, with_map: bytes) -> dict[str, b
         "steps-flat.sdl": with_steps(b""),
         "steps-go-on.sdl": with_steps(coded_map + b"\x00"),
         "steps-beyond-seven.sdl": with_steps(beyond.finish()),
+        "patches-empty.sdl": with_patches(b""),
+        "patches-reserved-bit.sdl": with_patches(b"\x41" + vp8l),
+        "patches-newer-coding.sdl": with_patches(b"\x03" + vp8l),
+        "patches-mask-missing.sdl": with_patches(b"\x11"),
+        "patches-mask-longer-than-chunk.sdl": with_patches(b"\x11\x7f" + vp8l),
+        "patches-mask-of-nothing.sdl": with_patches(b"\x11\x00" + vp8l),
+        "patches-mask-goes-on.sdl": with_patches(b"\x11\x02\x90\x00" + vp8l),
+        "patches-fade-into-nothing.sdl": with_patches(b"\x05" + vp8l),
+        "patches-larger-than-picture.sdl": with_patches(b"\x01" + encode_vp8l(np.full((17, 24, 3), 200, np.uint8))),
+        "patches-not-halved.sdl": with_patches(b"\x21" + vp8l),
+        "patches-vp8l-bomb.sdl": with_patches(b"\x01\x2f\xff\xff\xff\x0f" + vp8l[5:]),
+        "patches-vp8l-cut.sdl": with_patches(b"\x01" + vp8l[:8]),
+        "patches-vp8l-none.sdl": with_patches(b"\x01"),
+        "patches-av1-bomb.sdl": with_patches(b"\x00" + wide),
+        "patches-av1-cut.sdl": with_patches(b"\x00" + av1[:-3]),
+        "patches-av1-without-frame.sdl": with_patches(b"\x00" + av1[: 2 + av1[1]]),
+        "patches-av1-two-frames.sdl": with_patches(b"\x00" + av1 + av1[2 + av1[1] :]),
+        "patches-av1-broken-frame.sdl": with_patches(b"\x00" + av1[:-6] + bytes(6)),
+        "patches-av1-as-vp8l.sdl": with_patches(b"\x01" + av1),
         "other-prior.sdl": sdl.pack(replace(parsed, prior_identity=b"\xde\xad\xbe\xef")),
     }
+
+
+def av1_stream_of_another_size(stream: bytes) -> bytes:
+    """The stream of 24 x 16 pixels whose sequence header says 32 x 32: all bits of its width and its height are set."""
+    header = int.from_bytes(stream[2:12], "big")
+    bits = 8 * 10 - (3 + 1 + 1 + 5 + 4 + 4)
+    wide, high = (header >> bits + 4 & 15) + 1, (header >> bits & 15) + 1
+    header |= ((1 << wide + high) - 1) << bits - wide - high
+    return stream[:2] + header.to_bytes(10, "big") + stream[12:]
 
 
 def pictures() -> dict[str, bytes]:

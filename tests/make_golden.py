@@ -20,11 +20,15 @@ from tests.make_container_golden import write_container_files
 
 from sdrt.bitstream import FileWriter, LatentCoder
 from sdrt.codec import Codec
+from sdrt.container.patches import Patches, encode_patches, kept_lines
+from sdrt.container.patches import cells as patch_cells
+from sdrt.container.sdl import PATCHES, Chunk
 from sdrt.container.step_map import cells
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_latents
 from sdrt.options import EncodeOptions
 from sdrt.packs.search import load_pack
+from sdrt.pixels.atlas import encode_av1
 
 TESTS = Path(__file__).parent
 PICTURES: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
@@ -36,6 +40,7 @@ PICTURES: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
     "512x16-coarsest": ((16, 512), {"target_bytes": 90}),
     "161x97-half": ((97, 161), {"resampling": 2}),
     "161x97-map": ((97, 161), {}),
+    "161x97-patches": ((97, 161), {}),
 }
 
 
@@ -53,7 +58,12 @@ def write_codec_files(folder: Path) -> None:
             alpha = np.full(size_px, 255, np.uint8)
             alpha[10:50, 20:100] = 40
             rgb = np.dstack([rgb, alpha])
-        data = write_with_map(rgb) if name.endswith("map") else codec.encode(rgb, **wishes)
+        if name.endswith("map"):
+            data = write_with_map(rgb)
+        elif name.endswith("patches"):
+            data = write_with_patches(rgb)
+        else:
+            data = codec.encode(rgb, **wishes)
         symbols = codec.symbols(data)
         path.write_bytes(data)
         codec.decode(data).save(path.with_suffix(".png"), optimize=True)
@@ -71,6 +81,20 @@ def write_with_map(rgb: NDArray[np.uint8]) -> bytes:
     shape = cells(latents.shape[1], latents.shape[2], pack.space.downscale)[:2]
     offsets = (np.arange(shape[0] * shape[1]) * 5 % 15 - 7).astype(np.int8).reshape(shape)
     writer = FileWriter(LatentCoder(pack), rgb.shape[1], rgb.shape[0], (), EncodeOptions(quality=60), offsets)
+    return writer.write(lambda _resampling, _indices, _final: latents)[0]
+
+
+def write_with_patches(rgb: NDArray[np.uint8]) -> bytes:
+    """A file with AV1 patches in two places, one of them at the corner, that fade over 4 pixels."""
+    pack = load_pack(testpack.FOLDER)
+    mask = np.zeros(patch_cells(*rgb.shape[:2]), np.bool_)
+    mask[1:4, 2:5] = mask[-2:, -2:] = True
+    rows, columns = kept_lines(mask, *rgb.shape[:2])
+    stream = encode_av1(rgb[np.ix_(rows, columns)], 50, speed=6, subsampling="4:2:0")
+    chunk = Chunk(PATCHES, encode_patches(Patches(mask, 4, "av1", stream)))
+    latents = to_latents(rgb, pack, Engine(pack.encoder_path(), device="cpu"))
+    options = EncodeOptions(quality=60)
+    writer = FileWriter(LatentCoder(pack), rgb.shape[1], rgb.shape[0], (chunk,), options, mask=mask)
     return writer.write(lambda _resampling, _indices, _final: latents)[0]
 
 

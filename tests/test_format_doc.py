@@ -8,11 +8,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from tests import reference_step_map
-from tests.make_container_golden import GOOD, PRIOR, SPACE, STEPS, bad_files
+from tests import reference_patches, reference_step_map
+from tests.make_container_golden import GOOD, PATCH, PRIOR, SPACE, STEPS, bad_files
 
 from sdrt.container import sdl
-from sdrt.container.sdl import ALPHA, KNOWN_CRITICAL, SCALE, STEP_MAP, XMP, Chunk, SdlFile, pack, unpack
+from sdrt.container.sdl import ALPHA, KNOWN_CRITICAL, PATCHES, SCALE, STEP_MAP, XMP, Chunk, SdlFile, pack, unpack
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.metadata_chunks import KINDS
 
@@ -36,7 +36,9 @@ def dumps(text: str) -> list[list[tuple[int | None, bytes]]]:
 
 
 @pytest.mark.parametrize(
-    ("index", "file"), [(0, PLAIN), (1, CHUNKY), (2, GOOD["step-map"])], ids=["plain", "chunks", "steps"]
+    ("index", "file"),
+    [(0, PLAIN), (1, CHUNKY), (2, GOOD["step-map"]), (3, GOOD["patches"])],
+    ids=["plain", "chunks", "steps", "patches"],
 )
 def test_worked_examples_are_what_pack_writes(index: int, file: SdlFile) -> None:
     """Each hex dump of the page is the file that its heading describes, with right offsets, and unpack reads it."""
@@ -51,9 +53,9 @@ def test_worked_examples_are_what_pack_writes(index: int, file: SdlFile) -> None
     assert f"{len(data)} bytes:" in DOC
 
 
-def test_page_has_three_dumps() -> None:
+def test_page_has_four_dumps() -> None:
     """No dump escapes the test above."""
-    assert len(dumps(DOC)) == 3
+    assert len(dumps(DOC)) == 4
 
 
 def test_the_decisions_of_the_step_map_are_as_listed() -> None:
@@ -67,6 +69,17 @@ def test_the_decisions_of_the_step_map_are_as_listed() -> None:
     assert len(found) == 10
     for context, bit in found:
         assert bits.bit(context) == bit
+
+
+def test_the_decisions_of_the_patches_are_as_listed() -> None:
+    """The page walks through the fourth dump's mask, cell by cell."""
+    fields = reference_patches.decode(PATCH, 24, 40)
+    assert fields.mask == [[0, 1, 0], [0, 0, 0]] and fields.feather_px == 2
+    bits = reference_step_map.Bits(PATCH[2 : 2 + PATCH[1]])
+    listed = re.findall(r"(\d+):(\d)", DOC.split("a cell each.")[0].rsplit("Its decisions", 1)[1])
+    assert len(listed) == 6
+    for context, bit in listed:
+        assert bits.bit(int(context)) == int(bit)
 
 
 def test_docstring_dump_is_what_pack_writes() -> None:
@@ -126,7 +139,7 @@ def test_known_chunks_are_listed() -> None:
     table = DOC.split("## Chunks")[1].split("### The alpha plane")[0]
     known = {kind.decode() for kind in (*KNOWN_CRITICAL, *KINDS.values())}
     assert set(re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)) == known
-    assert frozenset({ALPHA, SCALE, STEP_MAP}) == KNOWN_CRITICAL
+    assert frozenset({ALPHA, PATCHES, SCALE, STEP_MAP}) == KNOWN_CRITICAL
 
 
 def test_check_value_of_the_checksum() -> None:

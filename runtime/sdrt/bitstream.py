@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sdrt.coding import payload, quantize, rate
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.symbols import to_channels
-from sdrt.container import sdl, step_map
+from sdrt.container import patches, sdl, step_map
 from sdrt.container.step_map import Offsets
 from sdrt.errors import ModelError
 from sdrt.options import EncodeOptions
@@ -35,6 +35,8 @@ IndicesOf = Callable[[int, int], StepIndices]
 LatentsOf = Callable[[int, IndicesOf, bool], Latents]
 """Resampling, step indices, and whether this is the last call -> the latents of a picture at that fraction."""
 
+_SEEN_AROUND = 1
+"""Latents around a pixel, each way, that it cannot do without where a patch hides what else they paint."""
 _LEVEL_REACH = 16
 """Step indices, a quarter of an octave: latents made for a level serve others that near as well as their own."""
 
@@ -89,6 +91,8 @@ class FileWriter:
         chunks: Alpha and metadata.
         options: What the caller asked for.
         offsets: Of the step in each cell of the picture as it is coded, see ``sdrt.container.step_map``; None: flat.
+        mask: Of the patches that ``chunks`` hold, see ``sdrt.container.patches``: latents that nothing which can be
+            seen needs become 0. None: no patches.
     """
 
     coder: LatentCoder
@@ -97,13 +101,24 @@ class FileWriter:
     chunks: tuple[sdl.Chunk, ...]
     options: EncodeOptions
     offsets: Offsets | None = None
+    mask: patches.Mask | None = None
+
+    def write_bare(self) -> tuple[bytes, sdl.SdlFile]:
+        """The smallest file, for patches that hide all that is painted: every integer is 0, at whichever fraction."""
+        cell, channels = self.coder.pack.space.downscale, self.coder.pack.space.channels
+        files = []
+        for resampling in sdl.RESAMPLINGS:
+            side_px = cell * resampling
+            shape = channels, ceil(self.height_px / side_px), ceil(self.width_px / side_px)
+            files.append(self._file(np.zeros(shape, np.float32), resampling, sdl.MAX_STEP_INDEX, 1.0))
+        return min(((sdl.pack(file), file) for file in files), key=lambda written: len(written[0]))
 
     @cached_property
     def resamplings(self) -> tuple[int, ...]:
         """The fractions of the picture's sides at which ``write`` may want latents, in its order."""
         if self.options.resampling is not None:
             return (self.options.resampling,)
-        if self._budget_bytes is None:
+        if self.budget_bytes is None:
             return (1,)
         longest_px, cell = max(self.width_px, self.height_px), self.coder.pack.space.downscale
         return (1, *(factor for factor in sdl.RESAMPLINGS[1:] if longest_px > cell * factor // 2))
@@ -121,7 +136,7 @@ class FileWriter:
         Raises:
             UnsupportedError: The smallest file of the last latents is larger than the target; its size is named.
         """
-        pack, budget_bytes = self.coder.pack, self._budget_bytes
+        pack, budget_bytes = self.coder.pack, self.budget_bytes
         coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
@@ -165,11 +180,11 @@ class FileWriter:
 
         if self.options.latent_error is not None:
             data = code(self._step_within(self.options.latent_error, latents))
-        elif self._budget_bytes is None:
+        elif self.budget_bytes is None:
             data = code(guess)
         else:
             finest = self.coder.pack.quality_range[1]
-            data = rate.finest_within(code, self._budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
+            data = rate.finest_within(code, self.budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
         return data, written[data]
 
     def _step_within(self, max_error: float, latents: Latents) -> int:
@@ -187,7 +202,7 @@ class FileWriter:
         return self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
 
     @cached_property
-    def _budget_bytes(self) -> int | None:
+    def budget_bytes(self) -> int | None:
         """The most bytes that the file may have; None where quality decides."""
         target_bytes, target_bpp = self.options.target_bytes, self.options.target_bpp
         if target_bpp is not None:
@@ -209,6 +224,9 @@ class FileWriter:
         if self.options.latent_error is not None:
             weight = 0.0
         indices = self._steps(latents, step_index)
+        if self.mask is not None:
+            side_px = pack.space.downscale * resampling
+            latents = np.where(patches.hidden(self.mask, latents.shape[1:], side_px, _SEEN_AROUND), 0, latents)
         # Additive, so that it saves bits also where the prior asks for plain rounding.
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
             coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)

@@ -33,12 +33,14 @@ from sdrt.network.transform import Progress, pixel_strips, to_latents
 from sdrt.options import EncodeOptions, Note, updated
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.parallel import InOrder
+from sdrt.patching import overlay_of
 from sdrt.pixels.load import Source, load
 from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
 from sdrt.pixels.save import save, to_pil
 from sdrt.pixels.scaling import enlarge, reduce, window_of
 from sdrt.pixels.thumbnail import reduce_preview, reduce_strips, thumbnail_sides
+from sdrt.protection import cells_to_protect, write_protected
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,7 +76,7 @@ class Codec:
     """
 
     used_device: str | None = None
-    """The device that the last graph ran on; None before the first run."""
+    """The device that the last graph ran on; None before the first run. Patches that hide all need none."""
     used_precision: str | None = None
     """The precision of the last graph; "bf16" where OpenVINO computed in it."""
 
@@ -173,8 +175,13 @@ class Codec:
         height_px, width_px = picture.rgb.shape[:2]
         writer = FileWriter(coder, width_px, height_px, _chunks_of(picture.alpha, picture.metadata, options), options)
         analysis = _Analysis(picture.rgb, pack, encoder, progress, self._tile_px)
-        del picture  # the analysis alone holds the pixels now, and lets them go when they have served
-        data, file = writer.write(analysis.latents)
+        protect = options.protect != "none" and options.latent_error is None  # latents for training are kept whole
+        marked = cells_to_protect(picture.rgb) if protect else None
+        if marked is None:
+            del picture  # the analysis alone holds the pixels now, and lets them go when they have served
+            data, file = writer.write(analysis.latents)
+        else:
+            data, file = write_protected(picture.rgb, marked, writer, analysis.kept_latents, self._painted)
         return data, describe(file, len(data), pack)
 
     def encode_file(
@@ -269,8 +276,10 @@ class Codec:
         """
         file = self._read(data)
         crop = left, top, width_px, height_px = checked_crop(crop, file.width_px, file.height_px)
-        pack = self._models.decoding_pack(file)
-        decoder = self._engine(pack, "decoder")
+        overlay = overlay_of(file)
+        bare = overlay is not None and overlay.hides_all  # then no network is needed
+        pack = self._models.decoding_pack(file, to_paint=not bare)
+        decoder = None if bare else self._engine(pack, "decoder")
         latents, indices = self._models.coder_of(file).latents(file)
         coded_alpha = file.chunk(sdl.ALPHA)
         alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
@@ -278,11 +287,17 @@ class Codec:
         if (width_px, height_px) != (file.width_px, file.height_px):
             metadata = metadata.of_part(width_px, height_px)
         window = window_of(crop, file.resampling, *file.coded_px)
-        rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px, indices=indices)
+        if decoder is not None:
+            rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px, indices=indices)
+            rows = enlarge(rows, window, file.resampling, crop)
+        else:
+            rows = iter(())
+        if overlay is not None:
+            rows = overlay.over(rows, crop)
         return Strips(
             width_px=width_px,
             height_px=height_px,
-            rows=enlarge(rows, window, file.resampling, crop),
+            rows=rows,
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
             metadata=metadata,
         )
@@ -336,6 +351,8 @@ class Codec:
         """
         check_count("side_px", side_px)
         file = self._read(data)
+        if file.chunk(sdl.PATCHES) is not None:  # of which latents say nothing
+            return reduce_strips(self.decode_strips(data), side_px)
         pack = self._models.decoding_pack(file)
         parts = subdivision(pack, *file.coded_px, side_px)
         if parts is None:
@@ -478,6 +495,10 @@ class Codec:
         """As ``sdrt.info``, with this codec's ``max_pixels``."""
         return info(data, max_pixels=self._max_pixels)
 
+    def _painted(self, data: bytes) -> NDArray[np.uint8]:
+        """The pixels of a file that is being made."""
+        return self.decode_picture(data).rgb
+
     def _read(self, data: SdlSource) -> sdl.SdlFile:
         return sdl.unpack(read_source(data), max_pixels=self._max_pixels)
 
@@ -494,6 +515,7 @@ class _Analysis:
         self, rgb: NDArray[np.uint8], pack: ModelPack, encoder: Engine, progress: Progress | None, tile_px: int | None
     ) -> None:
         self._rgb: NDArray[np.uint8] | None = rgb
+        self._kept: dict[tuple[int, bytes], Latents] = {}
         self._run = partial(to_latents, pack=pack, encoder=encoder, progress=progress, tile_px=tile_px)
 
     def latents(self, resampling: int, indices: IndicesOf, final: bool) -> Latents:
@@ -503,6 +525,13 @@ class _Analysis:
         if final:
             self._rgb = None
         return self._run(reduced, indices=indices(*reduced.shape[:2]))
+
+    def kept_latents(self, resampling: int, indices: IndicesOf, _final: bool) -> Latents:
+        """As ``latents``, for a search that comes back to the same ones: pixels and latents are kept."""
+        told = indices(1, 1).tobytes()  # all that a graph may be told of a file without a step map
+        if (resampling, told) not in self._kept:
+            self._kept[resampling, told] = self.latents(resampling, indices, False)
+        return self._kept[resampling, told]
 
 
 def _chunks_of(alpha: NDArray[np.uint8] | None, metadata: Metadata, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 Tune = Literal["eyes", "psnr"]
 Resampling = Literal[1, 2, 4, 8]
+Protect = Literal["auto", "text", "none"]
 
 LatentForm = Literal["sdl", "npz", "npz-grid", "latent", "latent-fp16"]
 
 TUNES: tuple[Tune, ...] = get_args(Tune)
+PROTECTS: tuple[Protect, ...] = get_args(Protect)
 LATENT_FORMS: tuple[LatentForm, ...] = get_args(LatentForm)
 """What latents are written as, see ``sdrt.latent_cache``: our own files, kohya's caches, ComfyUI's."""
 MAX_BPP = 1000
@@ -43,6 +45,7 @@ class EncodeKeywords(TypedDict, total=False):
     exact_alpha: bool
     tune: Tune
     resampling: Resampling | None
+    protect: Protect
 
 
 class CodecKeywords(TypedDict, total=False):
@@ -77,6 +80,9 @@ class EncodeOptions:
         tune: "eyes", tuned for perceptual quality, or "psnr": fewer bits at equal squared error, less sharp.
         resampling: Encode the picture at a half, a quarter or an eighth of its sides (2, 4, 8); decoding enlarges it
             again. 1: never. None: only where a target needs less than quality 0.
+        protect: "text": type, line art and screens that would be painted wrong are kept by a classical codec, as
+            patches of the picture, where that is worth their bytes. "auto": all that can be protected, which today is
+            the same. "none": everything is painted.
 
     Raises:
         ArgumentError: A value of the wrong type or out of range, or more than one of the three rates.
@@ -90,6 +96,7 @@ class EncodeOptions:
     exact_alpha: bool = False
     tune: Tune = "eyes"
     resampling: Resampling | None = None
+    protect: Protect = "auto"
 
     def __post_init__(self) -> None:
         rates = (self.quality, self.target_bytes, self.target_bpp, self.latent_error)
@@ -104,6 +111,8 @@ class EncodeOptions:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}, it must be True or False")
         if self.tune not in TUNES:
             raise ArgumentError(f"tune is {self.tune!r}, it must be one of {', '.join(TUNES)}")
+        if self.protect not in PROTECTS:
+            raise ArgumentError(f"protect is {self.protect!r}, it must be one of {', '.join(PROTECTS)}")
         if self.resampling not in (None, *RESAMPLINGS):
             raise ArgumentError(f"resampling is {self.resampling!r}, it must be one of {RESAMPLINGS}")
 

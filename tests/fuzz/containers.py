@@ -25,6 +25,7 @@ CHUNKS: dict[bytes, Mutation] = {
     sdl.ALPHA: alphas.mutate_coded,
     sdl.SCALE: mutated,
     sdl.STEP_MAP: mutated,
+    sdl.PATCHES: mutated,
     sdl.EXIF: mutated,
     sdl.XMP: mutated,
     b"NEWS": mutated,

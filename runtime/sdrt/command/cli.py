@@ -134,6 +134,12 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         choices=RESAMPLINGS,
         help="code the picture at this fraction of its sides (default: 1, or what a small target needs)",
     )
+    encode.add_argument(
+        "--protect",
+        choices=("auto", "text", "none"),
+        default="auto",
+        help="text: keep type and screens that would be painted wrong as patches; auto (default): all that can be kept",
+    )
     _add_engine(encode, "name, folder or zip of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)
 

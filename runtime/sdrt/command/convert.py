@@ -113,6 +113,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
         exact_alpha=arguments.alpha == "exact",
         tune=arguments.tune,
         resampling=arguments.resampling,
+        protect=arguments.protect,
     )
 
     def encode(codec: Codec, job: Job) -> str:
@@ -197,7 +198,8 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
             written[file] = job.source
         if arguments.verbose:
             seconds = time.perf_counter() - start
-            how = f"{codec.used_device} {codec.used_precision}, {seconds:.2f} s"
+            ran = "no network" if codec.used_device is None else f"{codec.used_device} {codec.used_precision}"
+            how = f"{ran}, {seconds:.2f} s"
             say(f"{job.source} -> {job.destination}: {summary}, {how}")
     return code
 

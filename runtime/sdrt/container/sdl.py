@@ -66,11 +66,12 @@ RESAMPLINGS = (1, 2, 4, 8)
 """Factors by which the sides of the coded picture may be smaller than the picture's."""
 
 ALPHA = b"ALPH"
+PATCHES = b"PTCH"
 SCALE = b"SCAL"
 STEP_MAP = b"STEP"
 EXIF = b"exif"
 XMP = b"xmpp"
-KNOWN_CRITICAL = frozenset({ALPHA, SCALE, STEP_MAP})
+KNOWN_CRITICAL = frozenset({ALPHA, PATCHES, SCALE, STEP_MAP})
 
 _CHUNKS_PRESENT = 1 << 10
 _RESERVED = 0b11111 << 11

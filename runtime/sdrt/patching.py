@@ -1,0 +1,26 @@
+"""Patches of a file -> what is laid over its painted picture, and back: between ``container`` and ``pixels``."""
+
+from __future__ import annotations
+
+from sdrt.container import sdl
+from sdrt.container.patches import CELL_PX, Patches, decode_patches, kept_lines
+from sdrt.pixels.atlas import decode_atlas
+from sdrt.pixels.overlay import Overlay
+
+
+def overlay_of(file: sdl.SdlFile) -> Overlay | None:
+    """The patches of ``file``, decoded; None where it has none.
+
+    Raises CorruptError for patches that are none of this picture, UnsupportedError where this Pillow lacks their codec.
+    """
+    chunk = file.chunk(sdl.PATCHES)
+    if chunk is None:
+        return None
+    return decoded(decode_patches(chunk, file.height_px, file.width_px), file.height_px, file.width_px)
+
+
+def decoded(patches: Patches, height_px: int, width_px: int) -> Overlay:
+    """``patches`` of a picture of this size as they are laid over it. Raises as ``overlay_of``."""
+    rows, columns = kept_lines(patches.mask, height_px, width_px)
+    atlas = decode_atlas(patches.coding, patches.stream, len(rows), len(columns), halved=patches.halved)
+    return Overlay(patches.mask, CELL_PX, patches.feather_px, atlas, rows, columns, height_px, width_px)

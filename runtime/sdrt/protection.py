@@ -1,0 +1,224 @@
+"""Where the network cannot paint: type, line art and screens are kept by a classical codec, as patches of the picture.
+
+An encoder looks for cells that hold drawn things. Only where there are some it paints what it would write, finds those
+that come out wrong, and tries files of the same size in which these are patches: some that give the patches more bytes
+and the latents fewer, and one whose patch is the whole picture. The one with the least error is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.bitstream import FileWriter, LatentsOf
+from sdrt.container import sdl
+from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, encode_patches, kept_lines
+from sdrt.errors import UnsupportedError
+from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
+from sdrt.pixels.picture import Pixels
+from sdrt.pixels.scaling import reduce
+from sdrt.pixels.type_cells import cell_sums, type_cells, widened
+
+Written = tuple[bytes, sdl.SdlFile]
+Paint = Callable[[bytes], Pixels]
+"""An .sdl file -> its picture, uint8 (H, W, 3)."""
+
+_WRONG = 100.0
+"""Mean squared error from which a drawn cell counts as wrong: 28 dB, where strokes begin to lose their shape."""
+_WRONG_SHARE = 0.002
+"""Of all cells: fewer wrong ones are not worth a chunk."""
+_PAINTED_FACTOR = 4.0
+"""Squared error that paint may have for each that a patch has: 6 dB is what eyes forgive texture, not strokes."""
+_WHOLE_FROM = 0.9
+"""Share of the picture from which patches become one over all of it."""
+_SPLITS = (0.2, 0.4, 0.6, 0.8)
+"""Shares of a file's bytes that patches get, tried one after another."""
+_FEATHER_PX = 4
+_FINEST = 100
+_LENGTH_GROWS = 3
+"""Bytes by which the length of a chunk grows at most when its data do."""
+_MOST_PIXELS = 2**24
+"""AV1 takes minutes and gigabytes to code more."""
+_LONGEST_SIDE_PX = 16383
+"""Of a WebP file."""
+_SUBSAMPLING = "4:2:0"
+_SPEEDS = ((2**20, 4), (2**22, 6))
+"""Pixels of an atlas -> how slowly AV1 may be coded: 1 to 2 seconds of one core at most; larger ones at _QUICK."""
+_QUICK = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A file, and the error of its picture: squared, what is painted discounted."""
+
+    written: Written
+    error: float
+
+
+def cells_to_protect(rgb: Pixels) -> Mask | None:
+    """The cells of uint8 (H, W, 3) that hold drawn things, bool; None where nothing can be kept.
+
+    That is so where there are none, in pictures of more than 16 megapixels, and where Pillow lacks a codec.
+    """
+    height_px, width_px = rgb.shape[:2]
+    too_large = height_px * width_px > _MOST_PIXELS or max(height_px, width_px) > _LONGEST_SIDE_PX
+    if too_large or not (can_code("av1") and can_code("vp8l")):
+        return None
+    marked = type_cells(rgb, CELL_PX)
+    return marked if marked.any() else None
+
+
+def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: LatentsOf, paint: Paint) -> Written:
+    """The best file of ``rgb`` that is no larger than the one ``writer`` writes, with or without patches.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        marked: Cells that hold drawn things, as ``cells_to_protect`` gives them.
+        writer: Of files of this picture; its options say how large they may be.
+        latents: As ``FileWriter.write``; it is called several times.
+        paint: Decodes a file.
+
+    Raises UnsupportedError where neither fits the size that was asked for.
+    """
+    plain: Written | None = None
+    refusal: UnsupportedError | None = None
+    try:
+        plain = writer.write(latents)
+    except UnsupportedError as error:
+        refusal = error
+    search = _Search(rgb, marked, writer, latents, paint)
+    if plain is None:
+        whole = search.whole(writer.budget_bytes or 0)
+        if whole is None:
+            assert refusal is not None
+            raise refusal
+        return whole.written
+    budget_bytes = len(plain[0]) if writer.budget_bytes is None else writer.budget_bytes
+    painted = paint(plain[0])
+    wrong = marked & (search.squared(painted) > _WRONG * search.cell_pixels)
+    if wrong.sum() < _WRONG_SHARE * wrong.size:
+        return plain
+    best = Candidate(plain, search.error(painted, None))
+    for candidate in search.candidates(widened(wrong), budget_bytes):
+        if candidate.error < best.error:
+            best = candidate
+    return best.written
+
+
+class _Search:
+    """Files of one picture with patches, and how wrong they are."""
+
+    def __init__(self, rgb: Pixels, marked: Mask, writer: FileWriter, latents: LatentsOf, paint: Paint) -> None:
+        self._rgb, self._marked, self._writer, self._latents, self._paint = rgb, marked, writer, latents, paint
+        self.cell_pixels = cell_sums(np.ones(rgb.shape[:2], np.float32), CELL_PX)
+
+    def squared(self, picture: Pixels) -> NDArray[np.float32]:
+        """Mean over the channels of the squared error, summed over each cell."""
+        difference = self._rgb.astype(np.float32) - picture
+        return cell_sums(np.square(difference).mean(axis=2), CELL_PX)
+
+    def error(self, picture: Pixels, mask: Mask | None) -> float:
+        """Of a picture that is patched where ``mask`` says and painted elsewhere."""
+        exact = self._marked if mask is None else self._marked | mask
+        squared = self.squared(picture)
+        return float(squared[exact].sum() + squared[~exact].sum() / _PAINTED_FACTOR)
+
+    def candidates(self, mask: Mask, budget_bytes: int) -> Iterator[Candidate]:
+        """Files of at most so many bytes: one patch over all, and ``mask`` with several splits of the bytes."""
+        whole = self.whole(budget_bytes)
+        if whole is not None:
+            yield whole
+        if mask.mean() >= _WHOLE_FROM:
+            return
+        atlas = self._atlas(mask)
+        best: tuple[float, float] | None = None
+        for share in _SPLITS:
+            candidate = self._split(mask, atlas, int(share * budget_bytes), budget_bytes, _QUICK)
+            if candidate is not None and (best is None or candidate.error < best[0]):
+                best = candidate.error, share
+        if best is not None:
+            candidate = self._split(mask, atlas, int(best[1] * budget_bytes), budget_bytes, _speed(atlas))
+            if candidate is not None:
+                yield candidate
+
+    def whole(self, budget_bytes: int) -> Candidate | None:
+        """The best file whose patch is the whole picture."""
+        mask = np.ones_like(self._marked)
+
+        def write(coding: Coding, stream: bytes, halved: bool = False) -> Written:
+            return self._with(Patches(mask, 0, coding, stream, halved)).write_bare()
+
+        room_bytes = budget_bytes - len(write("av1", b"")[0]) - _LENGTH_GROWS
+        exact = encode_vp8l(self._rgb, quality=50, method=4)
+        if len(exact) > room_bytes:  # slower settings save a fifth at most
+            exact = encode_vp8l(self._rgb) if len(exact) <= 1.25 * room_bytes else b""
+        if exact and len(exact) <= room_bytes:
+            return Candidate(write("vp8l", exact), 0.0)
+        stream, halved = _finest_av1(self._rgb, room_bytes, _speed(self._rgb)), False
+        if stream is None:  # AV1 knows no coarser quality
+            stream, halved = _finest_av1(reduce(self._rgb, 2), room_bytes, _speed(self._rgb)), True
+        if stream is None:
+            return None
+        picture = decode_atlas("av1", stream, *self._rgb.shape[:2], halved=halved)
+        return Candidate(write("av1", stream, halved), self.error(picture, mask))
+
+    def _split(self, mask: Mask, atlas: Pixels, patch_bytes: int, budget_bytes: int, speed: int) -> Candidate | None:
+        stream = _finest_av1(atlas, patch_bytes, speed)
+        if stream is None:
+            return None
+        writer = self._with(Patches(mask, _FEATHER_PX, "av1", stream))
+        writer = replace(
+            writer, options=replace(writer.options, quality=None, target_bpp=None, target_bytes=budget_bytes)
+        )
+        with suppress(UnsupportedError):  # too little is left for the latents
+            written = writer.write(self._latents)
+            return Candidate(written, self.error(self._paint(written[0]), mask))
+        return None
+
+    def _with(self, patches: Patches) -> FileWriter:
+        chunk = sdl.Chunk(sdl.PATCHES, encode_patches(patches))
+        return replace(self._writer, chunks=(*self._writer.chunks, chunk), mask=patches.mask)
+
+    def _atlas(self, mask: Mask) -> Pixels:
+        """The picture's kept lines; what no patch shows is the mean color of its cell, which costs next to nothing."""
+        rows, columns = kept_lines(mask, *self._rgb.shape[:2])
+        here = np.ix_(rows // CELL_PX, columns // CELL_PX)
+        channels = []
+        for channel in range(3):
+            values = self._rgb[:, :, channel]
+            means = np.rint(cell_sums(values.astype(np.float32), CELL_PX) / self.cell_pixels).astype(np.uint8)
+            channels.append(np.where(mask[here], values[np.ix_(rows, columns)], means[here]))
+        return np.stack(channels, axis=2)
+
+
+def _speed(atlas: Pixels) -> int:
+    return next((speed for pixels, speed in _SPEEDS if atlas.shape[0] * atlas.shape[1] <= pixels), _QUICK)
+
+
+def _finest_av1(rgb: Pixels, budget_bytes: int, speed: int) -> bytes | None:
+    """The finest stream of at most so many bytes; None where there is none. Quick codings say about where it is."""
+
+    @cache
+    def coded(quality: int, speed: int) -> bytes:
+        return encode_av1(rgb, quality, speed=speed, subsampling=_SUBSAMPLING)
+
+    def finest(limit_bytes: float) -> int:
+        low, high = 0, _FINEST
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if len(coded(middle, _QUICK)) <= limit_bytes else (low, middle - 1)
+        return low
+
+    quality = finest(budget_bytes)
+    if speed != _QUICK:  # as much smaller as slow codings are here, so much more a quick one may have
+        quality = finest(budget_bytes * len(coded(quality, _QUICK)) / len(coded(quality, speed)))
+    while quality < _FINEST and len(coded(quality, speed)) <= budget_bytes:
+        quality += 1
+    while quality >= 0 and len(coded(quality, speed)) > budget_bytes:
+        quality -= 1
+    return coded(quality, speed) if quality >= 0 else None
