@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sdrt.errors import ModelError, SdrtError
 from sdrt.packs.search import load_pack
-from sdrt_export import build_tensorrt, from_onnx, optimum_layout
+from sdrt_export import build_tensorrt, from_onnx, optimum_layout, pack_gradient
 from sdrt_export.exported_pack import kept_fields, tell_exported, tell_parities, write_exported
 from sdrt_export.spaces import SPACES
 
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     output.set_defaults(run=_output)
 
     from_onnx.add_command(commands)
+    pack_gradient.add_command(commands)
     optimum_layout.add_command(commands)
     build_tensorrt.add_command(commands)
     return parser

@@ -34,6 +34,8 @@ IndicesOf = Callable[[int, int], StepIndices]
 """Height and width of a picture in pixels -> the step indices of its latents."""
 LatentsOf = Callable[[int, IndicesOf, bool], Latents]
 """Resampling, step indices, and whether this is the last call -> the latents of a picture at that fraction."""
+Refine = Callable[[Latents, StepIndices, NDArray[np.float32]], Latents]
+"""Latents as ``LatentsOf`` gave them last, their step indices (h, w) and their steps (C, h, w) -> better latents."""
 
 _LEVEL_REACH = 16
 """Step indices, a quarter of an octave: latents made for a level serve others that near as well as their own."""
@@ -106,7 +108,7 @@ class FileWriter:
         longest_px, cell = max(self.width_px, self.height_px), self.coder.pack.space.downscale
         return (1, *(factor for factor in sdl.RESAMPLINGS[1:] if longest_px > cell * factor // 2))
 
-    def write(self, latents: LatentsOf) -> tuple[bytes, sdl.SdlFile]:
+    def write(self, latents: LatentsOf, refine: Refine | None = None) -> tuple[bytes, sdl.SdlFile]:
         """The finest file that the options allow: its bytes, and what they say.
 
         A pack whose encoder is told the quality level runs it again where the search ends far from the level that the
@@ -115,6 +117,7 @@ class FileWriter:
         Args:
             latents: Gives the latents of the picture at a resampling, for step indices, and whether it is asked for the
                 last time.
+            refine: Improves latents for the steps that the search found, or for quality's; then it is sought again.
 
         Raises:
             UnsupportedError: The smallest file of the last latents is larger than the target; its size is named.
@@ -135,6 +138,11 @@ class FileWriter:
                     values = latents(resampling, self._indices_at(guess), is_last)
                     with suppress(rate.TargetError):  # then what the first search found stands
                         data, file = self._search(values, resampling, guess, coarsest)
+                if refine is not None:
+                    indices = self._indices_of(values, file.step_index)
+                    values = refine(values, indices, quantize.step_sizes(self.coder.prior, indices))
+                    with suppress(rate.TargetError):
+                        data, file = self._search(values, resampling, file.step_index, coarsest)
             except rate.TargetError as error:
                 if is_last:
                     raise rate.TargetError(f"{error}{self._of_them_metadata}") from None
@@ -150,6 +158,10 @@ class FileWriter:
             return step_map.spread(self.offsets, step_index, ceil(height_px / cell), ceil(width_px / cell), cell)
 
         return indices
+
+    def _indices_of(self, latents: Latents, step_index: int) -> StepIndices:
+        cell = self.coder.pack.space.downscale
+        return self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
 
     def _search(self, latents: Latents, resampling: int, guess: int, coarsest: int) -> tuple[bytes, sdl.SdlFile]:
         """The finest file of ``latents`` in the budget, or that of ``guess`` where there is none."""
@@ -188,8 +200,7 @@ class FileWriter:
         # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
         optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]
         weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
-        cell = pack.space.downscale
-        indices = self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
+        indices = self._indices_of(latents, step_index)
         # Additive, so that it saves bits also where the prior asks for plain rounding.
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
             coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)

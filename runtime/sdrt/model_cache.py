@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Hashable
 from os import PathLike
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from weakref import WeakSet
 
 from sdrt.bitstream import LatentCoder
@@ -15,7 +15,9 @@ from sdrt.container.sdl import SdlFile
 from sdrt.errors import ModelError
 from sdrt.network.devices import Device, Precision, graph_precision
 from sdrt.network.engine import Engine
+from sdrt.network import refine
 from sdrt.network.graph import Graph
+from sdrt.network.onnxruntime_session import NamedRunner, open_named
 from sdrt.network.transform import gpu_sides
 from sdrt.packs import search
 from sdrt.packs.manifest import PRIOR, ModelPack
@@ -50,7 +52,7 @@ class ModelCache:
         self._lock = threading.RLock()  # re-entrant: loading one thing may ask for another
         self._packs: dict[Hashable, ModelPack] = {}
         self._coders: dict[Hashable, LatentCoder] = {}
-        self._engines: dict[Hashable, Engine] = {}
+        self._engines: dict[Hashable, Any] = {}
 
     def clear(self) -> None:
         """Drop everything; what is asked for next is loaded again. Strips that are under way keep their session."""
@@ -108,6 +110,22 @@ class ModelCache:
             )
 
         return self._once(self._engines, (pack.folder, half), load)
+
+    def gradient(self, pack: ModelPack) -> NamedRunner:
+        """The session of the decoder and its gradient: in ONNX Runtime, on the hardware that the encoder has.
+
+        Raises EngineError where that cannot be had.
+        """
+
+        def load() -> NamedRunner:
+            device = self.engine(pack, "encoder").device
+            # OpenVINO's hardware is the CPU; a TensorRT engine is of one graph.
+            device = {"openvino": "cpu", "tensorrt": "cuda"}.get(device, device)
+            graph = Graph(*search.read_gradient(pack))
+            graph.check_alone()
+            return open_named(graph, device, self._threads, inputs=refine.INPUTS, outputs=refine.OUTPUTS)
+
+        return self._once(self._engines, (pack.folder, "gradient"), load)
 
     def _named_pack(self, file: SdlFile, *, to_paint: bool = False) -> ModelPack:
         """The first pack with both identities of ``file`` whose prior can be used, and, ``to_paint``, its decoder."""

@@ -19,6 +19,7 @@ Tune = Literal["eyes", "psnr"]
 Resampling = Literal[1, 2, 4, 8]
 
 TUNES: tuple[Tune, ...] = get_args(Tune)
+MAX_EFFORT = 9
 MAX_BPP = 1000
 
 Note = Callable[[str], None]
@@ -35,6 +36,7 @@ class EncodeKeywords(TypedDict, total=False):
     exact_alpha: bool
     tune: Tune
     resampling: Resampling | None
+    effort: int
 
 
 class CodecKeywords(TypedDict, total=False):
@@ -66,6 +68,8 @@ class EncodeOptions:
         tune: "eyes", tuned for perceptual quality, or "psnr": fewer bits at equal squared error, less sharp.
         resampling: Encode the picture at a half, a quarter or an eighth of its sides (2, 4, 8); decoding enlarges it
             again. 1: never. None: only where a target needs less than quality 0.
+        effort: 0 to 9. Above 0 the latents are refined for this one picture by gradient descent through the decoder:
+            better pictures at the same size, for seconds to minutes more; decoding takes what it took.
 
     Raises:
         ArgumentError: A value of the wrong type or out of range, or more than one of the three rates.
@@ -78,6 +82,7 @@ class EncodeOptions:
     exact_alpha: bool = False
     tune: Tune = "eyes"
     resampling: Resampling | None = None
+    effort: int = 0
 
     def __post_init__(self) -> None:
         if sum(rate is not None for rate in (self.quality, self.target_bytes, self.target_bpp)) > 1:
@@ -92,6 +97,8 @@ class EncodeOptions:
             raise ArgumentError(f"tune is {self.tune!r}, it must be one of {', '.join(TUNES)}")
         if self.resampling not in (None, *RESAMPLINGS):
             raise ArgumentError(f"resampling is {self.resampling!r}, it must be one of {RESAMPLINGS}")
+        if not isinstance(self.effort, int) or isinstance(self.effort, bool) or not 0 <= self.effort <= MAX_EFFORT:
+            raise ArgumentError(f"effort is {self.effort!r}, it must be an integer from 0 to {MAX_EFFORT}")
 
 
 def updated(options: EncodeOptions | None, **keywords: Unpack[EncodeKeywords]) -> EncodeOptions:

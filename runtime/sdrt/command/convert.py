@@ -112,6 +112,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
         exact_alpha=arguments.alpha == "exact",
         tune=arguments.tune,
         resampling=arguments.resampling,
+        effort=arguments.effort,
     )
 
     def encode(codec: Codec, job: Job) -> str:

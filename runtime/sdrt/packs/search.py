@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdrt.errors import EngineError, ModelError, SdrtError
-from sdrt.packs.manifest import MANIFEST, PRIOR, ModelPack, read_pack
+from sdrt.packs.manifest import GRADIENT, MANIFEST, PRIOR, ModelPack, read_pack
 from sdrt.packs.regular_file import read_regular_file
 
 
@@ -110,6 +110,24 @@ def list_packs() -> list[ModelPack]:
 def read_prior(pack: ModelPack) -> bytes:
     """The file of the pack's prior. Raises ModelError if there is none, or it is missing or altered."""
     return read_verified(pack, pack.prior_path.name)
+
+
+def read_gradient(pack: ModelPack) -> tuple[Path, bytes]:
+    """The graph of the decoder and its gradient, and the path that messages name.
+
+    The pack stores the nodes that the gradient adds, as a part of an ONNX model. Messages of protobuf are joined by
+    putting one after the other: the decoder's bytes and these are the whole graph, and weights are stored once.
+
+    Raises ModelError if the pack has none, or one of another decoder, or a file is missing or altered.
+    """
+    command = f"python -m sdrt_export gradient {pack.folder}"
+    decoder = pack.decoder_path().name
+    if GRADIENT not in pack.files:
+        raise ModelError(f"model pack {pack.name!r} has no {GRADIENT}, which --effort needs: {command}")
+    note = pack.manifest.get("gradient")
+    if not isinstance(note, dict) or note.get("decoder") != pack.files[decoder]:
+        raise ModelError(f"model pack {pack.name!r}: {GRADIENT} is of another decoder: {command}")
+    return pack.folder / GRADIENT, read_verified(pack, decoder) + read_verified(pack, GRADIENT)
 
 
 def find_pack(
