@@ -39,10 +39,14 @@ def gradient_part(decoder: onnx.ModelProto) -> bytes:
     extended = add_gradient(base, output=SAMPLE, inputs=[LATENTS])
     part = onnx.ModelProto()
     graph = part.graph
-    outer = {"photo": ["batch", 3], "error_weight": ["batch", 1], "pull": ["pull_batch", "pull_channels"]}
+    outer: dict[str, list[str | int]] = {
+        "photo": ["batch", 3],
+        "error_weight": ["batch", 1],
+        "pull": ["pull_batch", "pull_channels"],
+    }
     for name, sides in outer.items():
-        places = [f"{name}_height", f"{name}_width"]
-        graph.input.append(helper.make_tensor_value_info(name, _FLOAT, [*sides, *places]))
+        sides += [f"{name}_height", f"{name}_width"]
+        graph.input.append(helper.make_tensor_value_info(name, _FLOAT, sides))
     graph.node.extend(
         [
             helper.make_node("Sub", [SAMPLE, "photo"], ["effort/error"]),

@@ -164,7 +164,7 @@ class Codec:
         encoder = self._engine(pack, "encoder")
         refinement = None
         if options.effort:
-            refinement = Refinement(self._models.gradient(pack), recipe_of(options.effort, options.tune))
+            refinement = self._models.refinement(pack, recipe_of(options.effort, options.tune))
         if not isinstance(picture, Picture):
             picture = load(picture, max_pixels=self._max_pixels)
         if note is not None:
@@ -172,7 +172,9 @@ class Codec:
                 note(text)
         height_px, width_px = picture.rgb.shape[:2]
         writer = FileWriter(coder, width_px, height_px, _chunks_of(picture, options), options)
-        analysis = _Analysis(picture.rgb, pack, encoder, refinement, progress, self._tile_px)
+        analysis = _Analysis(
+            picture.rgb, pack, encoder, refinement=refinement, progress=progress, tile_px=self._tile_px
+        )
         del picture  # the analysis alone holds the pixels now, and lets them go when they have served
         data, file = writer.write(analysis.latents, analysis.refined if options.effort else None)
         return data, describe(file, len(data), pack)
@@ -357,6 +359,7 @@ class _Analysis:
         rgb: NDArray[np.uint8],
         pack: ModelPack,
         encoder: Engine,
+        *,
         refinement: Refinement | None,
         progress: Progress | None,
         tile_px: int | None,

@@ -2,8 +2,9 @@
 
 The encoder gives in one pass what is good for photographs in general; ``refine`` looks for what is best for this one.
 Nothing of the format changes and decoding costs nothing more. The descent is Adam (Kingma and Ba, ICLR 2015) on latents
-counted in quantizer steps. There is no rate in the loss: an anchor holds the latents near the encoder's, whose bits
-are known to be well spent, and the codec codes the result as it codes any latents.
+counted in quantizer steps. The decoder is shown rounded latents, and its gradient is taken for that of the latents
+before rounding (the straight-through estimator; Bengio, Leonard and Courville, 2013). There is no rate in the loss: an
+anchor holds the latents near the encoder's, whose bits are well spent, and the codec codes the result as any latents.
 
 A large picture is refined tile by tile: each tile's latents descend with their neighbors' held still, as these were
 left by the tiles before.
@@ -23,6 +24,7 @@ from sdrt.errors import EngineError
 from sdrt.network import tile
 from sdrt.network.onnxruntime_session import NamedRunner
 from sdrt.network.transform import GLOBAL_FADE_PX, GLOBAL_TRIM_PX, Progress, StepIndices, quality_level
+from sdrt.network.viewer import Viewer
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels import tensors
 
@@ -32,7 +34,7 @@ STEPS = (0, 3, 5, 8, 12, 16, 24, 32, 48, 80)
 """Gradient steps at each effort, 0 to 9."""
 
 FRAME_PX = 640 * 640
-"""Pixels of a frame, for which the gradient keeps all that the decoder computed: some 500 bytes each with models/tiny."""
+"""Pixels of a frame. The gradient keeps all that the decoder computed: some 500 bytes for each with models/tiny."""
 GLOBAL_FRAME_PX = 448 * 448
 """The same for graphs that look everywhere at once (attention, group norms)."""
 
@@ -44,27 +46,26 @@ _MEAN_DECAY, _SQUARE_DECAY = 0.9, 0.95
 _SMALLEST_SLOPE = 1e-8
 _LAST_RATE = 0.1
 
-Pull = Callable[[Floats], Floats]
-"""A painted frame, (1, 3, H, W) in [-1, 1] -> the gradient in it of what is minimized besides the squared error."""
-
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is minimized, for each latent position: ``error_weight`` times the mean squared error of its pixels, of
-    samples from 0 to 1; ``anchor`` times the mean squared way of its channels from the encoder's, in quantizer steps;
-    and what ``pull_of`` measures.
+    """What is minimized, as a sum over latent positions, and how.
 
     Args:
         steps: of gradient descent, 1 or more.
-        error_weight: of the squared error.
-        anchor: of the way from the encoder's latents.
-        rate: the first steps' length, in quantizer steps; it falls to a tenth along half a cosine.
+        rate: length of the first steps, in quantizer steps; it falls to a tenth along half a cosine.
+        error_weight: of the mean squared error of a position's pixels, as samples from 0 to 1.
+        anchor: of the mean squared way of a position's channels from the encoder's, in quantizer steps.
+        eyes_weight: of the perceptual networks' distance.
+        share: of the picture that the networks see at each step, above 0.
     """
 
     steps: int
-    error_weight: float = 60.0
+    rate: float
+    error_weight: float
     anchor: float = 0.05
-    rate: float = 0.05
+    eyes_weight: float = 0.0
+    share: float = 1.0
 
     def rate_at(self, step: int) -> float:
         """The length of a step, the first of which is 1."""
@@ -73,17 +74,26 @@ class Recipe:
 
 
 def recipe_of(effort: int, tune: str) -> Recipe:
-    """What an effort from 1 to 9 means for a tuning."""
+    """What an effort from 1 to 9 means for a tuning, "psnr" or "eyes". docs/EFFORT.md has what was measured."""
     steps = STEPS[effort]
-    return Recipe(steps, rate=0.05 * math.sqrt(30 / steps))
+    if tune == "psnr":
+        return Recipe(steps, rate=0.05 * math.sqrt(30 / steps), error_weight=60)
+    return Recipe(steps, rate=0.02 * math.sqrt(30 / steps), error_weight=90, eyes_weight=1, share=0.25)
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """``gradient``: of the pack's decoder, with INPUTS and OUTPUTS. ``recipe``: what is minimized, and for how long."""
+    """What is minimized, and by what.
 
-    gradient: NamedRunner
+    Args:
+        recipe: what is minimized, and how.
+        gradient: of the pack's decoder, with INPUTS and OUTPUTS.
+        networks: for a recipe with ``eyes_weight``; see ``viewer``.
+    """
+
     recipe: Recipe
+    gradient: NamedRunner
+    networks: NamedRunner | None
 
 
 def refine(
@@ -115,39 +125,42 @@ def refine(
     Raises:
         EngineError: the engine fails, or the gradient is not finite.
     """
+    cell = pack.space.downscale
     rows, columns = latents.shape[1:]
     plan = _plan(pack, rows, columns, tile_px)
     level = quality_level(pack, rows, columns, indices)
-    refined = latents.copy()
-    recipe = how.recipe
-    total = plan.count * recipe.steps
+    recipe, networks = how.recipe, how.networks
+    refined: Floats = latents.copy()
     done = 0
 
     def step_done() -> None:
         nonlocal done
         done += 1
         if progress is not None:
-            progress(done, total)
+            progress(done, plan.count * recipe.steps)
 
     for row in plan.rows:
         for column in plan.columns:
             frame = np.s_[:, row.frame_start : row.frame_stop, column.frame_start : column.frame_stop]
-            kept = np.s_[
-                :,
-                row.start - row.frame_start : row.stop - row.frame_start,
-                column.start - column.frame_start : column.stop - column.frame_start,
-            ]
-            here = _Frame(
-                pack,
-                how.gradient,
-                photo=_photo(rgb, row, column, pack.space.downscale),
-                error_weight=_weights(rgb, row, column, rows, columns, pack.space.downscale, recipe),
+            high, wide = row.frame_stop - row.frame_start, column.frame_stop - column.frame_start
+            corner_px = row.frame_start * cell, column.frame_start * cell
+            photo = tensors.sample_region(rgb, *corner_px, high * cell, wide * cell)
+            area = _area(row, rows, rgb.shape[0], cell), _area(column, columns, rgb.shape[1], cell)
+            viewer = None
+            if networks is not None:
+                weight, seed = recipe.eyes_weight / cell**2, corner_px[0] * rgb.shape[1] + corner_px[1]
+                viewer = Viewer(networks, photo, area, weight=weight, share=recipe.share, seed=seed)
+            refined[:, row.start : row.stop, column.start : column.stop] = _Frame(
+                pack=pack,
+                gradient=how.gradient,
+                recipe=recipe,
+                photo=photo,
+                error_weight=_weights(photo, area, recipe.error_weight, cell),
                 level=None if level is None else level[frame],
                 step_sizes=step_sizes[frame],
-            )
-            refined[:, row.start : row.stop, column.start : column.stop] = here.descend(
-                refined[frame], kept, recipe, None, step_done
-            )
+                kept=(slice(None), _kept(row), _kept(column)),
+                viewer=viewer,
+            ).descend(refined[frame], step_done)
     return refined
 
 
@@ -161,76 +174,73 @@ def _plan(pack: ModelPack, rows: int, columns: int, tile_px: int | None) -> tile
     return tile.plan(rows, columns, frame_px // cell**2, halo=halo)
 
 
-def _photo(rgb: NDArray[np.uint8], row: tile.Span, column: tile.Span, cell: int) -> Floats:
-    high, wide = row.frame_stop - row.frame_start, column.frame_stop - column.frame_start
-    return tensors.sample_region(rgb, row.frame_start * cell, column.frame_start * cell, high * cell, wide * cell)
+def _kept(span: tile.Span) -> slice:
+    return slice(span.start - span.frame_start, span.stop - span.frame_start)
 
 
-def _weights(
-    rgb: NDArray[np.uint8], row: tile.Span, column: tile.Span, rows: int, columns: int, cell: int, recipe: Recipe
-) -> Floats:
-    """The weight of each pixel's error in the gradient, float32 (1, 1, H, W).
+def _area(span: tile.Span, cells: int, length_px: int, cell: int) -> slice:
+    """The pixels of a frame, along one axis, that count.
 
-    0 beyond the picture, and in the outer half of a halo: those pixels depend on latents outside the frame.
+    None beyond the picture, and none in the outer half of a halo: those depend on latents outside the frame.
     """
-    sides = []
-    for span, cells, length in ((row, rows, rgb.shape[0]), (column, columns, rgb.shape[1])):
-        place = np.arange(span.frame_start * cell, span.frame_stop * cell)
-        low = (span.frame_start + span.start) // 2 * cell if span.frame_start > 0 else 0
-        high = ceil((span.frame_stop + span.stop) / 2) * cell if span.frame_stop < cells else length
-        sides.append((place >= low) & (place < min(high, length)))
-    # Samples span 2 where the recipe's error spans 1; each position's mean is over 3 * cell**2 of them.
-    factor = recipe.error_weight * 2 / 4 / (3 * cell**2)
-    return np.asarray((sides[0][:, None] & sides[1]) * np.float32(factor), np.float32)[None, None]
+    low = (span.start - span.frame_start) // 2 if span.frame_start > 0 else 0
+    high = span.frame_stop - ((span.frame_stop - span.stop) // 2 if span.frame_stop < cells else 0)
+    return slice(low * cell, min(high * cell, length_px) - span.frame_start * cell)
 
 
-@dataclass(frozen=True)
+def _weights(photo: Floats, area: tuple[slice, slice], error_weight: float, cell: int) -> Floats:
+    """What the difference of each pixel counts in the gradient, float32 (1, 1, H, W)."""
+    weights = np.zeros((1, 1, *photo.shape[2:]), np.float32)
+    # Samples span 2 where the recipe's error spans 1; a position's mean is over 3 * cell**2 of them.
+    weights[:, :, area[0], area[1]] = error_weight * 2 / 4 / (3 * cell**2)
+    return weights
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Frame:
     """What the descent of one frame stands on; arrays are of the frame."""
 
     pack: ModelPack
     gradient: NamedRunner
+    recipe: Recipe
     photo: Floats
     error_weight: Floats
     level: Floats | None
     step_sizes: Floats
+    kept: tuple[slice, slice, slice]
+    viewer: Viewer | None
 
-    def descend(
-        self,
-        latents: Floats,
-        kept: tuple[slice, ...],
-        recipe: Recipe,
-        pull_of: Pull | None,
-        step_done: Callable[[], None],
-    ) -> Floats:
-        """The ``kept`` part of latents (C, h, w), refined; the rest of the frame stands still."""
-        start = latents[kept] / self.step_sizes[kept]
-        here, mean, square = start.copy(), np.zeros_like(start), np.zeros_like(start)
-        moved = latents.copy()
+    def descend(self, latents: Floats, step_done: Callable[[], None]) -> Floats:
+        """The kept part of latents (C, h, w), refined; the rest of the frame stands still."""
+        recipe, kept = self.recipe, self.kept
+        here = latents / self.step_sizes
+        start = here[kept].copy()
+        mean, square = np.zeros_like(start), np.zeros_like(start)
         pull = np.zeros((1, 1, 1, 1), np.float32)
-        if pull_of is not None:
-            pull = pull_of(self._run(moved, pull)[0])
+        if self.viewer is not None:
+            pull = self.viewer(self._run(here, pull)[0])
         for step in range(1, recipe.steps + 1):
-            painted, slope = self._run(moved, pull)
-            if pull_of is not None and step < recipe.steps:
-                pull = pull_of(painted)
-            slope = slope[kept] * self.step_sizes[kept] + (2 * recipe.anchor / len(start)) * (here - start)
+            painted, slope = self._run(here, pull)
+            if self.viewer is not None and step < recipe.steps:
+                # Of the picture one step ago: a decoder's pass is saved, and the way of one step is short.
+                pull = self.viewer(painted)
+            slope = slope[kept] + (2 * recipe.anchor / len(start)) * (here[kept] - start)
             mean += (1 - _MEAN_DECAY) * (slope - mean)
             square += (1 - _SQUARE_DECAY) * (slope * slope - square)
             unbiased = mean / (1 - _MEAN_DECAY**step), np.sqrt(square / (1 - _SQUARE_DECAY**step))
-            here -= recipe.rate_at(step) * unbiased[0] / (unbiased[1] + _SMALLEST_SLOPE)
-            moved[kept] = here * self.step_sizes[kept]
+            here[kept] -= recipe.rate_at(step) * unbiased[0] / (unbiased[1] + _SMALLEST_SLOPE)
             step_done()
-        return moved[kept]
+        refined: Floats = here[kept] * self.step_sizes[kept]
+        return refined
 
-    def _run(self, latents: Floats, pull: Floats) -> tuple[Floats, Floats]:
-        """The painted frame (1, 3, H, W), and the gradient in the latents (C, h, w)."""
-        scale, shift = np.float32(self.pack.space.scale), np.float32(self.pack.space.shift)
-        raw = latents / scale + shift
+    def _run(self, counted: Floats, pull: Floats) -> tuple[Floats, Floats]:
+        """The painted frame (1, 3, H, W) of latents counted in steps, and the gradient in these (C, h, w)."""
+        raw_steps = self.step_sizes / np.float32(self.pack.space.scale)
+        raw = np.rint(counted) * raw_steps + np.float32(self.pack.space.shift)
         if self.level is not None:
             raw = np.concatenate([raw, self.level])
         ends = self.gradient(dict(zip(INPUTS, (raw[None], self.photo, self.error_weight, pull), strict=True)))
         painted, slope = (ends[name] for name in OUTPUTS)
         if not np.isfinite(slope).all():
             raise EngineError(f"model pack {self.pack.name}: the gradient of its decoder is not finite")
-        return painted, slope[0, : len(latents)] / scale
+        return painted, slope[0, : len(counted)] * raw_steps
