@@ -30,7 +30,7 @@ from sdrt.pixels import tensors
 
 Floats = NDArray[np.float32]
 
-STEPS = (0, 3, 5, 8, 12, 16, 24, 32, 48, 80)
+STEPS = (0, 2, 4, 7, 11, 16, 27, 40, 60, 90)
 """Gradient steps at each effort, 0 to 9."""
 
 FRAME_PX = 640 * 640
@@ -55,7 +55,8 @@ class Recipe:
         steps: of gradient descent, 1 or more.
         rate: length of the first steps, in quantizer steps; it falls to a tenth along half a cosine.
         error_weight: of the mean squared error of a position's pixels, as samples from 0 to 1.
-        anchor: of the mean squared way of a position's channels from the encoder's, in quantizer steps.
+        anchor: of the squared way from the encoder's latents, as a multiple of what the same way costs in squared error
+            where rounding goes it. It stands in for the rate, and so needs no other figure for another pack or step.
         eyes_weight: of the perceptual networks' distance.
         share: of the picture that the networks see at each step, above 0.
     """
@@ -63,7 +64,7 @@ class Recipe:
     steps: int
     rate: float
     error_weight: float
-    anchor: float = 0.05
+    anchor: float
     eyes_weight: float = 0.0
     share: float = 1.0
 
@@ -77,8 +78,8 @@ def recipe_of(effort: int, tune: str) -> Recipe:
     """What an effort from 1 to 9 means for a tuning, "psnr" or "eyes". docs/EFFORT.md has what was measured."""
     steps = STEPS[effort]
     if tune == "psnr":
-        return Recipe(steps, rate=0.05 * math.sqrt(30 / steps), error_weight=60)
-    return Recipe(steps, rate=0.02 * math.sqrt(30 / steps), error_weight=90, eyes_weight=1, share=0.25)
+        return Recipe(steps, rate=min(0.1, 0.05 * math.sqrt(30 / steps)), error_weight=60, anchor=2)
+    return Recipe(steps, rate=0.02 * math.sqrt(30 / steps), error_weight=90, anchor=3, eyes_weight=1, share=0.25)
 
 
 @dataclass(frozen=True)
@@ -217,14 +218,19 @@ class _Frame:
         start = here[kept].copy()
         mean, square = np.zeros_like(start), np.zeros_like(start)
         pull = np.zeros((1, 1, 1, 1), np.float32)
+        exact, _ = self._run(here, pull)
         if self.viewer is not None:
-            pull = self.viewer(self._run(here, pull)[0])
+            pull = self.viewer(exact)
+        anchor = 0.0
         for step in range(1, recipe.steps + 1):
-            painted, slope = self._run(here, pull)
+            rounded = np.rint(here)
+            painted, slope = self._run(rounded, pull)
+            if step == 1:
+                anchor = recipe.anchor * self._price_of_rounding(here, rounded, exact, painted) / len(here)
             if self.viewer is not None and step < recipe.steps:
                 # Of the picture one step ago: a decoder's pass is saved, and the way of one step is short.
                 pull = self.viewer(painted)
-            slope = slope[kept] + (2 * recipe.anchor / len(start)) * (here[kept] - start)
+            slope = slope[kept] + 2 * anchor * (here[kept] - start)
             mean += (1 - _MEAN_DECAY) * (slope - mean)
             square += (1 - _SQUARE_DECAY) * (slope * slope - square)
             unbiased = mean / (1 - _MEAN_DECAY**step), np.sqrt(square / (1 - _SQUARE_DECAY**step))
@@ -233,10 +239,17 @@ class _Frame:
         refined: Floats = here[kept] * self.step_sizes[kept]
         return refined
 
+    def _price_of_rounding(self, here: Floats, rounded: Floats, exact: Floats, painted: Floats) -> float:
+        """What a mean squared way of 1 costs in the recipe's squared error, a latent position."""
+        way = float(np.square(rounded - here).mean())
+        pixels = np.count_nonzero(self.error_weight)
+        cost = float((self.error_weight * np.square(painted - exact)).sum()) / 2
+        return cost * self.pack.space.downscale**2 / (pixels * way) if way else 0.0
+
     def _run(self, counted: Floats, pull: Floats) -> tuple[Floats, Floats]:
         """The painted frame (1, 3, H, W) of latents counted in steps, and the gradient in these (C, h, w)."""
         raw_steps = self.step_sizes / np.float32(self.pack.space.scale)
-        raw = np.rint(counted) * raw_steps + np.float32(self.pack.space.shift)
+        raw = counted * raw_steps + np.float32(self.pack.space.shift)
         if self.level is not None:
             raw = np.concatenate([raw, self.level])
         ends = self.gradient(dict(zip(INPUTS, (raw[None], self.photo, self.error_weight, pull), strict=True)))
