@@ -1,7 +1,7 @@
 """What ``sdrt encode --effort`` buys: real files of Kodak at each effort, against effort 0 at the same bytes.
 
     python -m bench.effort                                       # 24 pictures, hours on one core
-    python -m bench.effort --limit 6 --efforts 0,3,6             # first pictures only
+    python -m bench.effort --pictures 04,08,15 --efforts 0,3,6   # some of them
 
 The tuning "eyes" needs the effort pack: python -m sdrt_export effort.
 """
@@ -87,7 +87,7 @@ def _worst(rows: Sequence[Row], base: Sequence[Row]) -> str:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.effort", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=DATA / "kodak", help="photographs (default: Kodak)")
-    parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    parser.add_argument("--pictures", metavar="NAMES", help="only these, without suffix, with commas")
     parser.add_argument("--efforts", default=",".join(map(str, EFFORTS)), help="with commas; 0 is always measured")
     parser.add_argument("--tunes", default=",".join(TUNES))
     commandline.add(parser, bpp=BUDGETS_BPP, metrics=METRIC_NAMES, codecs="sdrt", out=OUT / "effort")
@@ -105,9 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (model,) = options.model or [None]
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    text = "no pictures"
     with Codec(model, threads=options.threads) as codec:
         codec.encode(np.zeros((16, 16, 3), np.uint8))  # loads the model
-        for path in photos(options.folder)[: options.limit]:
+        for path in photos(options.folder):
+            if options.pictures is not None and path.stem not in options.pictures.split(","):
+                continue
             reference = load(path)
             for tune in options.tunes.split(","):
                 for bpp in budgets_bpp:
@@ -121,9 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         Image.fromarray(picture).save(file.with_suffix(".png"))
                         measured = scores.measure([picture], reference, names)[0]
                         rows.append(Row(path.stem, tune, bpp, effort, len(data), cpu_s, measured))
-    text = "\n".join(changes(rows, names))
+            text = "\n".join(changes(rows, names))
+            (options.out / "table.md").write_text(text + "\n", encoding="utf-8")  # hours are not lost to Ctrl-C
     print(text)
-    (options.out / "table.md").write_text(text + "\n", encoding="utf-8")
     flat: list[record.Measurement] = [
         {**{key: value for key, value in vars(row).items() if key != "scores"}, **row.scores} for row in rows
     ]
