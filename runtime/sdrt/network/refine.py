@@ -2,9 +2,9 @@
 
 The encoder gives in one pass what is good for photographs in general; ``refine`` looks for what is best for this one.
 Nothing of the format changes and decoding costs nothing more. The descent is Adam (Kingma and Ba, ICLR 2015) on latents
-counted in quantizer steps. The decoder is shown rounded latents, and its gradient is taken for that of the latents
-before rounding (the straight-through estimator; Bengio, Leonard and Courville, 2013). There is no rate in the loss: an
-anchor holds the latents near the encoder's, whose bits are well spent, and the codec codes the result as any latents.
+counted in quantizer steps. There is no rate in the loss: an anchor holds the latents near the encoder's, whose bits are
+well spent, and the codec codes the result as any latents. The decoder is shown them unrounded: with a straight-through
+estimator they come to lean on each other's rounding, which the codec's decisions then undo (docs/EFFORT.md).
 
 A large picture is refined tile by tile: each tile's latents descend with their neighbors' held still, as these were
 left by the tiles before.
@@ -218,15 +218,15 @@ class _Frame:
         start = here[kept].copy()
         mean, square = np.zeros_like(start), np.zeros_like(start)
         pull = np.zeros((1, 1, 1, 1), np.float32)
-        exact, _ = self._run(here, pull)
+        rounded = np.rint(here)
+        painted, _ = self._run(rounded, pull)
         if self.viewer is not None:
-            pull = self.viewer(exact)
+            pull = self.viewer(painted)
         anchor = 0.0
         for step in range(1, recipe.steps + 1):
-            rounded = np.rint(here)
-            painted, slope = self._run(rounded, pull)
+            before, (painted, slope) = painted, self._run(here, pull)
             if step == 1:
-                anchor = recipe.anchor * self._price_of_rounding(here, rounded, exact, painted) / len(here)
+                anchor = recipe.anchor * self._price_of_rounding(here, rounded, painted, before) / len(here)
             if self.viewer is not None and step < recipe.steps:
                 # Of the picture one step ago: a decoder's pass is saved, and the way of one step is short.
                 pull = self.viewer(painted)
