@@ -197,7 +197,7 @@ def _weights(photo: Floats, area: tuple[slice, slice], error_weight: float, cell
     return weights
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Frame:
     """What the descent of one frame stands on; arrays are of the frame."""
 
