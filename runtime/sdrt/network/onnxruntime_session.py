@@ -167,9 +167,7 @@ def open_named(
     return run
 
 
-def _open(
-    graph: Graph | Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]
-) -> Any:
+def _open(graph: Graph | Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]) -> Any:
     """The session itself. Raises EngineError as ``open_session``."""
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
     ort = load() if device in PLUGINS else require(device)
