@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
+import pluggy
 import pytest
 from numpy.typing import NDArray
 
@@ -18,6 +21,42 @@ from sdrt.packs.search import load_pack
 Pixels = NDArray[np.uint8]
 Unprivileged = Callable[[Path], contextlib.AbstractContextManager[None]]
 TESTS = Path(__file__).parent
+
+if importlib.util.find_spec("torch") is None:  # the runtime alone, as users install it: see tests/matrix.py
+    collect_ignore_glob = ["test_export*.py", "test_bench*.py", "test_gradient.py", "test_seams.py"]
+
+ALLOWED_SKIPS = {
+    r"/shared\b": "pictures and weights beside the checkout are not part of it",
+    r"needs to mount files": "a container may forbid it, to root too",
+    r"has no files without a name": "not every file system has O_TMPFILE",
+    r"(cuda|tensorrt|rtx|webgpu) is (not )?here|TensorRT is here|no bf16 on this CPU": "hardware",
+    r"onnxruntime_ep_\w+ is not installed": "plugins have wheels for some platforms only",
+    r"needs the package index": "nothing can be downloaded without a network",
+}
+"""What may be skipped where SDRT_REQUIRE_ALL=1: patterns of the words of a skip, each with its reason."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pluggy.Result[pytest.TestReport], None]:
+    """A test that skips where all must run has failed."""
+    outcome = yield
+    _refuse_skip(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Generator[None, pluggy.Result[pytest.CollectReport], None]:
+    """And so has a file of tests that skips as a whole."""
+    outcome = yield
+    _refuse_skip(outcome.get_result())
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("SDRT_REQUIRE_ALL") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    words = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(re.search(pattern, words) for pattern in ALLOWED_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where SDRT_REQUIRE_ALL=1 allows it to few (tests/conftest.py): {words}"
 
 
 @pytest.fixture(scope="session")

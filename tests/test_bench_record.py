@@ -86,7 +86,7 @@ def test_what_is_no_record_is_named_in_one_line(names: list[str], word: str, tmp
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "", ".hidden", "a/b"])
-def test_a_name_is_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_would_leave_the_results_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What would leave bench/results is refused before anything is measured."""
     parser = argparse.ArgumentParser()
     record.add_argument(parser)

@@ -449,7 +449,7 @@ def test_the_golden_files_are_there() -> None:
 
 
 @pytest.mark.slow
-def test_rates_on_kodak(kodak: list[Path]) -> None:
+def test_kodak_targets_are_met_and_quality_is_monotone(kodak: list[Path]) -> None:
     """The default pack on every Kodak image: quality is monotone in size and likeness, targets land within 2 %."""
     codec = Codec()
     for path in kodak:

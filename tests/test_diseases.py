@@ -112,7 +112,7 @@ def test_truncation_at_any_byte_and_any_flipped_bit(
         assert not (tmp_path / "ill.png").exists()
 
 
-def test_no_such_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], testpack: ModelPack) -> None:
+def test_a_missing_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], testpack: ModelPack) -> None:
     """A missing input, and a folder in its place, are named."""
     for command in (["decode"], ["encode", "--model", "testpack"], ["info"]):
         for source in (tmp_path / "absent", tmp_path):
@@ -161,7 +161,7 @@ def test_an_output_that_cannot_hold_the_picture(
         ("manifest of the future", "update sdrt"),
     ],
 )
-def test_an_ill_pack(
+def test_an_altered_pack_is_refused_by_name(
     ill: str, words: str, testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A pack with a missing, altered or unreadable part is refused by name, and nothing is written."""
@@ -213,7 +213,7 @@ def test_a_device_that_cannot_be_had(testpack: ModelPack, tmp_path: Path, capsys
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(testpack: ModelPack) -> None:
+def test_a_full_disk_is_one_line_with_its_exit_code(testpack: ModelPack) -> None:
     """A device without room, as stdout, as -o and under text: one line, code 10."""
     with Path("/dev/full").open("wb") as full:
         for arguments in (["decode", HEALTHY, "-o", "-"], ["info", HEALTHY], ["models"]):
@@ -251,7 +251,7 @@ def test_a_disk_that_fills_up_midway(testpack: ModelPack, tmp_path: Path) -> Non
         ("info {healthy} >&-", errors.OutputError.exit_code, "stdout is closed"),
     ],
 )
-def test_closed_streams(line: str, code: int, words: str, testpack: ModelPack) -> None:
+def test_closed_streams_end_the_command_in_one_line(line: str, code: int, words: str, testpack: ModelPack) -> None:
     """A closed or empty stdin and a closed stdout end at once, in one line."""
     command = f"{sys.executable} -m sdrt {line.format(healthy=HEALTHY)}"
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "runtime"), "SDRT_MODELS": str(TESTS / "data")}

@@ -30,7 +30,7 @@ pytest.importorskip("diffusers")
 import diffusers
 from tests import small_autoencoders as small
 
-from sdrt_export.autoencoders import ADAPTERS
+from sdrt_export.autoencoders import ADAPTERS, describe_space
 from sdrt_export.graph_files import write_graphs
 from sdrt_export.reference import Reference
 from sdrt_export.verify import verify_pack
@@ -72,6 +72,12 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_every_adapter_is_tried() -> None:
     """No class is listed as supported without a small one here."""
     assert set(SETTINGS) == set(ADAPTERS)
+
+
+def test_a_scaling_factor_of_null_is_none() -> None:
+    """A configuration may name the field and leave it empty: the latents are then taken as they are."""
+    space = describe_space(small.make_tiny(scaling_factor=None), None, None)
+    assert (space.scale, space.shift) == (1, 0)
 
 
 def test_graphs_agree_with_diffusers_in_every_precision(exported: tuple[Any, ...], tmp_path: Path) -> None:

@@ -264,13 +264,18 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("decisions", [None, 0.75])
 def test_the_command_fits_a_pack(pack: Path, photos: Path, testpack: ModelPack, decisions: float | None) -> None:
-    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for."""
+    """``python -m sdrt_export prior`` writes a valid prior, its hash and its settings, also those wished for, and keeps
+    the prior before, unless it is to replace it."""
     arguments = ["prior", str(pack), "--images", str(photos), "--photos", "8", "--iterations", "10", "--hidden", "8"]
     arguments += ["--threads", "1"] if decisions is None else ["--decisions", str(decisions), "--dead-zone", "0.1"]
+    if decisions is not None:
+        arguments.append("--replace")
     assert command(arguments) == 0
     fitted = load_pack(pack)
     prior = load_prior(fitted.prior_path)
     assert fitted.prior_identity != testpack.prior_identity
+    kept = [testpack.prior_identity] if decisions is None else []
+    assert list(fitted.priors) == [fitted.prior_identity, *kept]
     assert prior.channels == fitted.space.channels
     assert fitted.manifest["prior"]["iterations"] == 10
     assert fitted.manifest["prior"]["decisions"] == prior.decisions

@@ -96,7 +96,7 @@ def test_pngsuite_gammas_are_all_alike(odd: Path) -> None:
             assert difference(Picture(np.asarray(one.convert("RGB"))), Picture(np.asarray(other.convert("RGB")))) > 40
 
 
-def test_pngsuite_color_keys(odd: Path) -> None:
+def test_color_keys_in_eight_formats_give_one_outline(odd: Path) -> None:
     """The same logo in eight pixel formats has the same transparent background, but for colors that met it on the way
     to 4 bits or a palette."""
     outline = load(odd / "pngsuite" / "tbrn2c08.png").alpha

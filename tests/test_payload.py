@@ -31,7 +31,7 @@ def mapped(height: int, width: int) -> StepIndices:
 @pytest.mark.parametrize("channels", [1, 3, 4, 32])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (2, 3), (16, 16), (33, 17)])
 @pytest.mark.parametrize("spread", [0, 0.2, 3, 1e5])
-def test_symbols_return(channels: int, size: tuple[int, int], spread: float) -> None:
+def test_decoding_gives_the_encoded_symbols(channels: int, size: tuple[int, int], spread: float) -> None:
     """decode(encode(s)) == s for every shape and spread, escapes included, and the estimate is near."""
     prior = generic_prior(channels)
     symbols = laplace(size, prior, spread)
@@ -88,7 +88,7 @@ def test_both_decoders_refuse_the_same() -> None:
     assert outcomes == {False, True}
 
 
-def test_extremes_return() -> None:
+def test_the_largest_symbols_come_back_and_larger_are_refused() -> None:
     """+-2**20 is the largest symbol, and returns; beyond it encode refuses."""
     prior = generic_prior(2)
     symbols = np.array([[[MAX_SYMBOL, 1], [-MAX_SYMBOL, 0]]], np.int32)
@@ -123,7 +123,7 @@ def test_the_tail_is_tight() -> None:
     assert max(excess) < 2
 
 
-def test_golden_words() -> None:
+def test_the_coded_bytes_are_pinned() -> None:
     """The stream is pinned: another version of the coder, numpy or this module must give these very bytes."""
     random = np.random.default_rng(2024)
     symbols = random.integers(-6, 7, (4, 5, 2)).astype(np.int32)

@@ -263,7 +263,7 @@ def test_threads_open_and_save_at_once() -> None:
         assert list(pool.map(work, paths)) == alone
 
 
-def test_torchvision_s_loader() -> None:
+def test_torchvisions_loader_closes_the_file() -> None:
     """``torchvision.datasets.folder.pil_loader``, word for word: the file is closed after the conversion."""
 
     def pil_loader(path: Path) -> Image.Image:
@@ -276,7 +276,7 @@ def test_torchvision_s_loader() -> None:
     )
 
 
-def test_imageio(photo: Pixels, tmp_path: Path) -> None:
+def test_imageio_reads_and_writes_through_pillow_alone(photo: Pixels, tmp_path: Path) -> None:
     """imageio reads and writes .sdl files and knows their shape beforehand, through Pillow alone."""
     imageio = pytest.importorskip("imageio.v3")
     path = tmp_path / "photo.sdl"
@@ -285,7 +285,7 @@ def test_imageio(photo: Pixels, tmp_path: Path) -> None:
     np.testing.assert_array_equal(imageio.imread(path), np.asarray(sdrt.decode(path, device="cpu")))
 
 
-def test_a_parser_that_is_fed(photo: Pixels) -> None:
+def test_pillows_parser_takes_a_file_in_pieces(photo: Pixels) -> None:
     """``ImageFile.Parser`` takes a file in pieces, as web frameworks hand it over."""
     parser = ImageFile.Parser()
     data = saved(Image.fromarray(photo))

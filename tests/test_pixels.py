@@ -82,7 +82,7 @@ def test_modes_look_like_pillows_own_rgb(mode: str, photo: Pixels) -> None:
 
 
 @pytest.mark.parametrize("transparency", [3, bytes(range(0, 250, 2))])
-def test_transparent_palettes(transparency: int | bytes, photo: Pixels) -> None:
+def test_a_palettes_transparency_becomes_alpha(transparency: int | bytes, photo: Pixels) -> None:
     """A palette's transparent entry, or its table of opacities, becomes the alpha plane."""
     image = Image.open(io.BytesIO(coded(Image.fromarray(photo).quantize(64), transparency=transparency)))
     expected = np.asarray(image.convert("RGBA"))
@@ -92,7 +92,7 @@ def test_transparent_palettes(transparency: int | bytes, photo: Pixels) -> None:
     assert (picture.alpha == expected[:, :, 3]).all()
 
 
-def test_colour_keys(photo: Pixels) -> None:
+def test_a_color_key_makes_exactly_its_pixels_transparent(photo: Pixels) -> None:
     """PNG's transparent colour makes exactly the pixels of that colour transparent, in RGB and in grey."""
     rgb = photo.copy()
     rgb[5:20, 7:30] = (10, 200, 30)
@@ -172,7 +172,7 @@ def test_integers_beyond_16_bits_are_stretched() -> None:
 
 @pytest.mark.parametrize("channels", [None, 1, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
-def test_arrays_of_all_kinds(channels: int | None, dtype: type[np.generic]) -> None:
+def test_arrays_of_every_type_give_the_same_levels(channels: int | None, dtype: type[np.generic]) -> None:
     """Grey, RGB and RGBA arrays of every type give the same levels."""
     shape = (16, 16) if channels is None else (16, 16, channels)
     levels = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
@@ -186,7 +186,7 @@ def test_arrays_of_all_kinds(channels: int | None, dtype: type[np.generic]) -> N
         assert (picture.alpha == cube[:, :, 3]).all()
 
 
-def test_views_of_arrays(photo: Pixels) -> None:
+def test_strides_of_an_array_do_not_matter(photo: Pixels) -> None:
     """Strides do not matter: mirrored, transposed and cropped views are read as they look."""
     for view in (photo[::-1], photo.swapaxes(0, 1), photo[3:9, ::2], photo[:, :, ::-1]):
         picture = load(view)
@@ -379,7 +379,7 @@ def test_truncated_files_raise_only_ours(kind: str, photo: Pixels) -> None:
     assert refused >= 20
 
 
-def test_no_file_is_one_line(tmp_path: Path) -> None:
+def test_what_is_no_picture_is_one_line_that_names_it(tmp_path: Path) -> None:
     """A missing file, a folder, and a file of text are ImageErrors that name the path."""
     (tmp_path / "text.png").write_text("not a picture\n" * 20)
     for path in (tmp_path / "absent.png", tmp_path, tmp_path / "text.png", "no\0name"):

@@ -297,7 +297,7 @@ def test_a_folder_that_is_gone(
         assert "no such file" in one_line(capsys.readouterr().err).lower()
 
 
-def test_folders_are_no_files(
+def test_a_folder_given_as_input_is_refused_by_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The folder itself, its parent and the root, for an input, are refused by name; the others are done."""

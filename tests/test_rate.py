@@ -75,7 +75,7 @@ def test_a_generous_budget_gives_the_finest_step() -> None:
     assert rate.finest_within(lambda index, _thrift: b"%d" % index, 10**9, guess=512, finest=333) == b"333"
 
 
-def test_one_index_only() -> None:
+def test_a_pack_with_one_step_serves_or_refuses_by_it() -> None:
     """A pack with a single step is served or refused by that step."""
     assert rate.finest_within(lambda *_: bytes(50), 50, guess=7, finest=7, coarsest=7) == bytes(50)
     with pytest.raises(UnsupportedError):

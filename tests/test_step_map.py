@@ -37,7 +37,7 @@ def random_map(rows: int, columns: int, most: int, seed: int) -> Offsets:
 
 
 @pytest.mark.parametrize("most", [1, 2, MOST_OFFSET])
-def test_maps_return(most: int) -> None:
+def test_decoding_gives_the_encoded_map(most: int) -> None:
     """Every map of up to 6x6 cells comes back, and a decoder written from docs/FORMAT.md reads the same."""
     for rows in range(1, 7):
         for columns in range(1, 7):

@@ -181,7 +181,7 @@ def test_sizes_outside_the_profile_are_refused_before_the_provider_sees_them(run
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (4, 3, 5), (1, 9, 8), (1, 2, 1 << 17)])
-def test_sides_rise(numbers: tuple[int, int, int]) -> None:
+def test_sides_that_do_not_rise_are_refused(numbers: tuple[int, int, int]) -> None:
     """Least, usual and most come in this order, from 1 on."""
     with pytest.raises(EngineError, match="sides must rise"):
         Sides(*numbers)

@@ -25,11 +25,14 @@ from sdrt_train.model import (  # noqa: E402
     DOWNSCALE,
     LEVELS,
     Autoencoder,
+    Block,
     ModelConfig,
     block_transform,
+    read_checkpoint,
     straight_through,
 )
 from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
+from sdrt_train.plot import plot, read_log  # noqa: E402
 from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E402
 from sdrt_train.recipe import Recipe, StageConfig, read_recipe  # noqa: E402
 from sdrt_train.schedule import WARM_UP, rate_factor  # noqa: E402
@@ -136,7 +139,7 @@ def test_training_starts_at_the_best_block_transform() -> None:
     assert (deviations.diff() <= 1e-3).all()
     model = Autoencoder(replace(SMALL, latent_channels=64))
     model.start_at_transform(basis[:64], deviations[:64])
-    for module in (model.encoder.out, model.decoder.pixels):
+    for module in (model.encoder.out, model.decoder.to_pixels[-1]):
         torch.nn.init.zeros_(module.weight)
         torch.nn.init.zeros_(module.bias)
     sky, level = torch.tensor([-0.5, 0.1, 0.9])[None, :, None, None].expand(1, 3, 32, 32), level_map(1, 2, 2)
@@ -151,7 +154,7 @@ def test_folded_networks_compute_the_same() -> None:
     model = Autoencoder(SMALL).eval()
     basis, deviations = block_transform(torch.rand(8, 3, 64, 64) * 2 - 1, 8)
     model.start_at_transform(basis, deviations)
-    for module in (model.encoder.body[3], model.decoder.body[1]):
+    for module in (model.encoder.body[3], model.decoder.to_eighth[-1], model.decoder.seen_at_eighth):
         torch.nn.init.uniform_(module.scales, 0.2, 1.5)
     encoder, decoder = fold(model)
     picture, level = torch.rand(2, 3, 48, 80) * 2 - 1, 5 + torch.randn(2, 1, 3, 5)
@@ -284,6 +287,41 @@ def test_the_rate_rises_holds_and_falls() -> None:
     factors = [rate_factor(step, 1000, 0.3) for step in range(1001)]
     assert factors[0] < 0.01 and factors[WARM_UP - 1] == 1 and all(f == 1 for f in factors[WARM_UP:700])
     assert factors[700:] == sorted(factors[700:], reverse=True) and abs(factors[-1] - 0.02) < 1e-9
+
+
+def test_the_leak_ends_with_its_stage(tmp_path: Path) -> None:
+    """It holds over the plateau, is 0 when the stage is over, and a checkpoint carries it to whoever reads it."""
+    trainer = Trainer(small_recipe(leak=0.1, decay=0.25), torch.device("cpu"))
+    leaks = []
+    for trainer.step in range(41):
+        leaks.append(trainer.leak)
+    assert leaks[:30] == [0.1] * 30 and leaks[30:] == sorted(leaks[30:], reverse=True) and leaks[-1] == 0
+    trainer.step = 35
+    trainer.save(tmp_path / "checkpoint.pt")
+    model, _ = read_checkpoint(tmp_path / "checkpoint.pt")
+    assert {module.leak for module in model.modules() if isinstance(module, Block)} == {trainer.leak} != {0.0}
+
+
+def test_units_that_never_fire_are_seen() -> None:
+    """The figure that a validation prints is 1 for fresh blocks and falls to 0 with one block's biases far below 0."""
+    trainer = Trainer(small_recipe(), torch.device("cpu"))
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert trainer.least_alive(pictures) > 0.8
+    block = next(module for module in trainer.average.decoder.modules() if isinstance(module, Block))
+    torch.nn.init.constant_(block.first.bias, -1000.0)
+    assert trainer.least_alive(pictures) == 0
+
+
+def test_a_log_is_drawn_as_rate_and_distortion(tmp_path: Path) -> None:
+    """One curve an update; the unquantized row has no rate and is left out; without LPIPS its panel is empty."""
+    pytest.importorskip("matplotlib")
+    rows = ["step,hours,log2_step,bpp,psnr,alex", "9,1,8,.1,24,nan", "9,1,7,.2,26,nan", "9,1,-1,0,37,nan"]
+    (tmp_path / "validation.csv").write_text("\n".join(rows))
+    log = read_log(tmp_path / "validation.csv")
+    assert {update: [row["bpp"] for row in rows] for update, rows in log.items()} == {9: [0.1, 0.2]}
+    plot(log, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.width == 1320
 
 
 def test_recipes_are_read_strictly(tmp_path: Path) -> None:

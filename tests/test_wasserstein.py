@@ -58,7 +58,7 @@ def _costs(judge: WassersteinDistortion, picture: Tensor, reference: Tensor, *si
         return [float(judge.distance(features, target, log2_sigma)) for log2_sigma in sigmas]
 
 
-def test_the_authors_values(judge: WassersteinDistortion) -> None:
+def test_it_gives_the_authors_values(judge: WassersteinDistortion) -> None:
     """At every sigma that they allow and with a map as large as the picture, to float32's precision."""
     picture, reference = map(_tensor, _pair())
     rising = torch.linspace(0, 5, 80)[None, None, :, None].expand(1, 1, 80, 71)

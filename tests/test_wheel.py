@@ -89,9 +89,9 @@ def run(python: Path, *arguments: str, folder: Path) -> subprocess.CompletedProc
 
 
 def test_the_wheel_holds_the_runtime_and_its_pack_only(wheel: Path) -> None:
-    """sdrt with py.typed and the pack tiny; nothing of export, training, tests or bench; at most 20 MB."""
+    """sdrt with py.typed and the pack tiny, and sdrt_batch; no export, training, tests or bench; at most 20 MB."""
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"sdrt"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"sdrt", "sdrt_batch"}
     for wanted in (
         "py.typed",
         "command/cli.py",

@@ -63,13 +63,14 @@ def with_level(
     return np.concatenate([weight, level], axis=1)
 
 
-def _graph(
+def graph(
     name: str,
     input_name: str,
     output_name: str,
     channels: tuple[int, int],
     layers: list[tuple[str, NDArray[np.float32]]],
 ) -> bytes:
+    """A graph of ``layers``: "conv" of 3x3, "stride" of a cell, or "shuffle" of 1x1 and from channels to a cell."""
     nodes, tensors, value = [], [], input_name
     for index, (kind, weight) in enumerate(layers):
         last = output_name if index == len(layers) - 1 else f"x{index}"
@@ -115,14 +116,14 @@ def write(
     pictures = basis()
     shuffle = pictures.reshape(12, 3 * CELL * CELL).T[:, :, None, None].copy()
     outputs = np.concatenate([pictures, np.zeros_like(pictures)]) if distribution else pictures
-    encoder = _graph(
+    encoder = graph(
         "encoder",
         "sample",
         "latent_parameters" if distribution else "latents",
         (3 + quality_input, len(outputs)),
         [("conv", with_level(near_identity(3, 0.01, 1), -1 / 8, quality_input)), ("stride", outputs)],
     )
-    decoder = _graph(
+    decoder = graph(
         "decoder",
         "latent_sample",
         "sample",

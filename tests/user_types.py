@@ -18,6 +18,9 @@ def what_people_write(path: Path, codec: sdrt.Codec) -> None:
     images: Iterator[Image.Image] = codec.decode_many(files, workers=2)
     about: sdrt.Info = codec.encode_file(next(images), path, target_bpp=0.15)
     picture: sdrt.Picture = codec.decode_picture(path.open("rb"))
+    latents = next(codec.latents_many([data, path], scaled=True))
+    caches: Iterator[bytes] = codec.encode_latents_many([(latents, 8, 8)], latent_error=0.03)
+    data = codec.encode_latents(codec.latents(next(caches)), 8, 8, scaled=False)
     sdrt.save(picture, path, suffix=about.model)
     sdrt.register_opener(threads=1)
 

@@ -240,8 +240,9 @@ def describe_space(vae: Any, scale: float | None, shift: float | None) -> Latent
         ModelError: there is no adapter for the class.
     """
     adapter, config = adapter_of(type(vae).__name__, "the autoencoder"), vae.config
-    given_scale = scale if scale is not None else getattr(config, "scaling_factor", 1.0)
-    given_shift = shift if shift is not None else (getattr(config, "shift_factor", None) or 0.0)
+    own_scale, own_shift = getattr(config, "scaling_factor", None), getattr(config, "shift_factor", None)
+    given_scale = next(value for value in (scale, own_scale, 1.0) if value is not None)
+    given_shift = next(value for value in (shift, own_shift, 0.0) if value is not None)
     downscale = 2 ** (len(getattr(config, adapter.widths)) - 1)
     channels = int(getattr(config, adapter.channels))
     identity = f"{adapter.prefix}-{encoder_digest(adapter.identity(vae).state_dict())}"

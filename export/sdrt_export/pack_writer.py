@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sdrt.atomic import write_atomic
 from sdrt.errors import ModelError, OutputError
-from sdrt.packs.manifest import FORMAT, MANIFEST, PRIOR, LatentSpace, ModelPack, parse_manifest
-from sdrt.packs.search import load_pack
+from sdrt.packs.manifest import FORMAT, MANIFEST, PRIOR, LatentSpace, ModelPack, is_prior, older_prior, parse_manifest
+from sdrt.packs.search import load_pack, read_prior
 
 JsonObject = Mapping[str, Any]
 
@@ -115,12 +116,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> ModelPack:
-    listed = sorted(path for path in folder.iterdir() if path.suffix == ".onnx" or path.name == PRIOR)
+    listed = sorted(path for path in folder.iterdir() if path.suffix == ".onnx" or is_prior(path.name))
     manifest["files"] = {path.name: describe_file(path) for path in listed}
     parse_manifest(manifest, folder)
     text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomic(folder / MANIFEST, text.encode("utf-8"))
     return load_pack(folder)
+
+
+def write_prior_file(pack: ModelPack, data: bytes, *, replace: bool = False) -> Path:
+    """Makes ``data`` the prior that writes, in ``prior.npz``; ``update_manifest`` comes next.
+
+    Files written with the one before stay readable: it is kept beside, under a name that holds its identity. With
+    ``replace`` it goes, and so do those that were kept earlier.
+
+    Raises OutputError if the folder cannot be written.
+    """
+    target = pack.folder / PRIOR
+    if PRIOR in pack.files and not replace:
+        with suppress(ModelError):  # an altered one reads no file
+            write_atomic(pack.folder / older_prior(pack.prior_identity), read_prior(pack))
+    write_atomic(target, data)
+    identity = hashlib.sha256(data).digest()[:4]
+    for older, name in pack.priors.items():
+        if name != PRIOR and (replace or older == identity):
+            (pack.folder / name).unlink()
+    if pack.priors.get(identity) == PRIOR:  # the same once more
+        (pack.folder / older_prior(identity)).unlink(missing_ok=True)
+    return target
 
 
 def describe_file(path: Path) -> dict[str, Any]:

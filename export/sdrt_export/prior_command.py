@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.atomic import write_atomic
 from sdrt.coding.prior import FORMAT
 from sdrt.coding.prior_file import build_prior, write_prior
 from sdrt.errors import ModelError
@@ -26,7 +25,7 @@ from sdrt.network.engine import Engine
 from sdrt.packs.manifest import PRIOR, ModelPack
 from sdrt.packs.search import load_pack
 from sdrt_export.encoded_crops import encode_crops
-from sdrt_export.pack_writer import update_manifest
+from sdrt_export.pack_writer import update_manifest, write_prior_file
 from sdrt_export.prior_decisions import choose_decisions
 from sdrt_export.prior_plan import generic_arrays
 from sdrt_export.prior_steps import base_steps, measure_sensitivity, middle
@@ -62,6 +61,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     decisions = "weight of bits in the encoder's decisions, 0 to 100 (what saves most at equal PSNR)"
     parser.add_argument("--decisions", type=float, help=decisions)
     parser.add_argument("--dead-zone", type=float, default=0.0, help="of the rounding that the fit sees, 0 to 0.5 (0)")
+    parser.add_argument("--replace", action="store_true", help="drop the priors before it, and with them their files")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, help="threads of the engine (all) and of torch (1: small products)")
     options = parser.parse_args(argv)
@@ -108,8 +108,7 @@ def _fit(pack: ModelPack, options: argparse.Namespace) -> int:
     arrays["decisions"] = np.array(weight, "<f4")
     _say(started, f"decisions {weight:g}: {1 - ratio:.1%} fewer bits at equal PSNR")
     data = write_prior(arrays)
-    target = pack.folder / PRIOR
-    write_atomic(target, data)
+    target = write_prior_file(pack, data, replace=options.replace)
     note = {
         "photos": len(training),
         "iterations": options.iterations,
@@ -133,12 +132,12 @@ def write_generic(pack: ModelPack) -> int:
         ModelError: the pack has a prior, with which files may have been written.
     """
     if PRIOR in pack.files:
-        raise ModelError(f"{pack.folder} has a prior already: files written with it could not be read any more")
+        raise ModelError(f"{pack.folder} has a prior already: a generic one would write larger files")
     data = write_prior(generic_arrays(pack.space.channels))
-    write_atomic(pack.folder / PRIOR, data)
+    target = write_prior_file(pack, data)
     update_manifest(pack.folder, prior={"generic": True})
     print(
-        f"{pack.folder / PRIOR}: {len(data)} bytes, fitted to nothing; files will be larger than with --images FOLDER"
+        f"{target}: {len(data)} bytes, fitted to nothing; files will be larger than with --images FOLDER"
     )
     return 0
 

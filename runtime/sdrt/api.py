@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def encode(picture: Source | Picture, options: EncodeOptions | None = None, **keywords: Unpack[EncodeCall]) -> bytes:
     """Encode one picture. See ``Codec`` and ``Codec.encode``.
 
-    Example:
+    Examples:
         >>> data = sdrt.encode("photo.jpg", target_bytes=5000)
     """
     codec, options = _parted(options, keywords)
@@ -42,7 +42,7 @@ def encode_file(
 ) -> Info:
     """Encode one picture to a file. See ``Codec`` and ``Codec.encode_file``.
 
-    Example:
+    Examples:
         >>> sdrt.encode_file("photo.jpg", "photo.sdl", quality=60).file_bytes
         9384
     """
@@ -59,7 +59,7 @@ def encode_many(
 ) -> Iterator[bytes]:
     """Encode many pictures on several threads, in order. See ``Codec`` and ``Codec.encode_many``.
 
-    Example:
+    Examples:
         >>> for path, data in zip(paths, sdrt.encode_many(paths, target_bytes=5000)):
         ...     path.with_suffix(".sdl").write_bytes(data)
     """
@@ -70,7 +70,7 @@ def encode_many(
 def decode(data: SdlSource, *, crop: Crop | None = None, **keywords: Unpack[CodecKeywords]) -> Image.Image:
     """Decode one file to a Pillow image. See ``Codec`` and ``Codec.decode``.
 
-    Example:
+    Examples:
         >>> sdrt.decode("photo.sdl").size
         (768, 512)
     """
@@ -87,7 +87,7 @@ def decode_file(
 ) -> None:
     """Decode one file to a picture file. See ``Codec`` and ``Codec.decode_file``.
 
-    Example:
+    Examples:
         >>> sdrt.decode_file("photo.sdl", "photo.png")
     """
     Codec(**keywords).decode_file(source, destination, crop=crop, overwrite=overwrite)
@@ -98,7 +98,7 @@ def decode_many(
 ) -> Iterator[Image.Image]:
     """Decode many files on several threads, in order. See ``Codec`` and ``Codec.decode_many``.
 
-    Example:
+    Examples:
         >>> for path, image in zip(paths, sdrt.decode_many(paths)):
         ...     image.save(path.with_suffix(".png"))
     """

@@ -42,14 +42,16 @@ _LEVEL_REACH = 16
 
 
 class LatentCoder:
-    """Codes latents of one pack's space with that pack's prior.
+    """Codes latents of one pack's space with one of that pack's priors: that of ``identity``, or None, the one that
+    writes.
 
-    Raises ModelError where the pack has no prior, or one that is altered, broken or of another number of channels.
+    Raises ModelError where the pack has no such prior, or one that is altered, broken or of another number of channels.
     """
 
-    def __init__(self, pack: ModelPack) -> None:
+    def __init__(self, pack: ModelPack, identity: bytes | None = None) -> None:
         self.pack = pack
-        self.prior = load_prior(search.read_prior(pack), str(pack.prior_path))
+        name = search.prior_name(pack, identity)
+        self.prior = load_prior(search.read_verified(pack, name), str(pack.folder / name))
         if self.prior.channels != pack.space.channels:
             raise ModelError(
                 f"model pack {pack.name}: its prior has {self.prior.channels} channels, its space {pack.space.channels}"
@@ -126,7 +128,7 @@ class FileWriter:
         coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
-        again = pack.quality_input and budget_bytes is not None
+        again = pack.quality_input and (budget_bytes is not None or self.options.latent_error is not None)
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
             coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
@@ -139,7 +141,7 @@ class FileWriter:
                     with suppress(rate.TargetError):  # then what the first search found stands
                         data, file = self._search(values, resampling, guess, coarsest)
                 if refine is not None:
-                    indices = self._indices_of(values, file.step_index)
+                    indices = self._steps(values, file.step_index)
                     values = refine(values, indices, quantize.step_sizes(self.coder.prior, indices))
                     with suppress(rate.TargetError):
                         data, file = self._search(values, resampling, file.step_index, coarsest)
@@ -159,10 +161,6 @@ class FileWriter:
 
         return indices
 
-    def _indices_of(self, latents: Latents, step_index: int) -> StepIndices:
-        cell = self.coder.pack.space.downscale
-        return self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
-
     def _search(self, latents: Latents, resampling: int, guess: int, coarsest: int) -> tuple[bytes, sdl.SdlFile]:
         """The finest file of ``latents`` in the budget, or that of ``guess`` where there is none."""
         written: dict[bytes, sdl.SdlFile] = {}
@@ -173,12 +171,28 @@ class FileWriter:
             written[data] = file
             return data
 
-        if self._budget_bytes is None:
+        if self.options.latent_error is not None:
+            data = code(self._step_within(self.options.latent_error, latents))
+        elif self._budget_bytes is None:
             data = code(guess)
         else:
             finest = self.coder.pack.quality_range[1]
             data = rate.finest_within(code, self._budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
         return data, written[data]
+
+    def _step_within(self, max_error: float, latents: Latents) -> int:
+        """The coarsest step index that leaves so small an error. Raises UnsupportedError where none does."""
+        pack = self.coder.pack
+        # Graphs that are told the level know none finer than their finest.
+        finest = pack.quality_range[1] if pack.quality_input else 0
+        return quantize.coarsest_within(
+            latents, self.coder.prior, max_error, finest=finest, steps=lambda index: self._steps(latents, index)
+        )
+
+    def _steps(self, latents: Latents, step_index: int) -> StepIndices:
+        """The step index of each position of ``latents``."""
+        cell = self.coder.pack.space.downscale
+        return self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
 
     @cached_property
     def _budget_bytes(self) -> int | None:
@@ -200,7 +214,9 @@ class FileWriter:
         # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
         optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]
         weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
-        indices = self._indices_of(latents, step_index)
+        if self.options.latent_error is not None:
+            weight = 0.0
+        indices = self._steps(latents, step_index)
         # Additive, so that it saves bits also where the prior asks for plain rounding.
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
             coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)

@@ -1,4 +1,4 @@
-"""Where the parts meet: a picture becomes an .sdl file, and an .sdl file becomes a picture.
+"""Picture to .sdl file and back: connects the other rooms.
 
 Encoding: picture -> encoder graph, tile by tile -> latents -> bitstream. The graph runs once; only the coding of its
 latents repeats while a target size is sought. Decoding is the way back.
@@ -12,7 +12,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sdrt.arguments import check_count
 from sdrt.atomic import write_atomic
@@ -22,20 +22,24 @@ from sdrt.container.alpha import DEFAULT_MAX_ERROR, decode_alpha, encode_alpha
 from sdrt.container.source import SdlSource, read_source
 from sdrt.errors import ArgumentError
 from sdrt.file_info import Info, describe, info
-from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.latents.units import to_normalized, to_raw
+from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
 from sdrt.metadata_chunks import from_chunks, to_chunks
 from sdrt.model_cache import ModelCache
 from sdrt.network.devices import Device, Precision, devices_to_try
 from sdrt.network.engine import Engine
+from sdrt.network.preview import preview, preview_box, subdivision
 from sdrt.network.refine import Refinement, recipe_of, refine
 from sdrt.network.transform import Progress, StepIndices, pixel_strips, to_latents
 from sdrt.options import EncodeOptions, Note, updated
-from sdrt.packs.manifest import ModelPack
+from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.parallel import InOrder
 from sdrt.pixels.load import Source, load
+from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
 from sdrt.pixels.save import save, to_pil
 from sdrt.pixels.scaling import enlarge, reduce, window_of
+from sdrt.pixels.thumbnail import reduce_preview, reduce_strips, thumbnail_sides
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,14 +49,14 @@ if TYPE_CHECKING:
 
 
 class Codec:
-    """Encodes and decodes pictures with a model and sessions that are kept for the next picture.
+    """Encodes and decodes pictures; reuses its model and inference sessions from picture to picture.
 
     Safe for calls from several threads: models and sessions are loaded once, under a lock, and pictures are coded side
     by side; from asyncio, call ``asyncio.to_thread(codec.decode, data)``. It can be pickled, and used in a forked
     process; its sessions are opened anew there.
 
     Args:
-        model: Name or folder of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
+        model: Name, folder or zip of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
         device: "auto" takes the best that works; any other is used or refused.
         precision: Of the graphs, as far as the pack has it, or "bf16" (OpenVINO only). None: what suits the device.
         threads: Of the inference engine, 1 or more. None: every core that the process may use.
@@ -63,7 +67,7 @@ class Codec:
     Raises:
         ArgumentError: An argument is unknown, out of range or of the wrong type.
 
-    Example:
+    Examples:
         >>> with sdrt.Codec(device="cpu") as codec:
         ...     codec.encode_file("photo.jpg", "photo.sdl", target_bytes=5000)
         ...     codec.decode_file("photo.sdl", "back.png")
@@ -144,7 +148,7 @@ class Codec:
             MissingFileError, ImageError: The picture cannot be read.
             LimitError: It has more than ``max_pixels`` pixels.
             ModelError: The pack is missing, altered, or has no encoder.
-            EngineError: The engine or the device cannot be had, or fails.
+            EngineError: The engine or the device is unavailable or fails.
         """
         return self.encode_with_info(picture, options, progress=progress, note=note, **keywords)[0]
 
@@ -171,7 +175,7 @@ class Codec:
             for text in picture.notes:
                 note(text)
         height_px, width_px = picture.rgb.shape[:2]
-        writer = FileWriter(coder, width_px, height_px, _chunks_of(picture, options), options)
+        writer = FileWriter(coder, width_px, height_px, _chunks_of(picture.alpha, picture.metadata, options), options)
         analysis = _Analysis(
             picture.rgb, pack, encoder, refinement=refinement, progress=progress, tile_px=self._tile_px
         )
@@ -254,7 +258,7 @@ class Codec:
             LimitError: It has more than ``max_pixels`` pixels.
             MissingFileError, ImageError: The file cannot be read.
             ModelError: The pack that the file names is missing or altered.
-            EngineError: The engine or the device cannot be had, or fails.
+            EngineError: The engine or the device is unavailable or fails.
             ArgumentError: The crop is not four integers, or lies outside of the picture.
         """
         return to_pil(self.decode_picture(data, crop=crop, progress=progress))
@@ -317,6 +321,38 @@ class Codec:
         """
         save(self.decode_strips(source, crop=crop, progress=progress), destination, overwrite=overwrite)
 
+    def thumbnail(self, data: SdlSource, side_px: int) -> Picture:
+        """A small picture of a file, as fast as it can be had.
+
+        Up to a megapixel, and where the thumbnail is nearly as large as the picture, it is the decoded picture,
+        reduced. Of larger ones the decoder paints six pieces, and the thumbnail is estimated from the latents after
+        their example: colors may be a few levels off.
+
+        Args:
+            data: As of ``decode``.
+            side_px: No side is longer, 1 or more. Smaller pictures keep their size.
+
+        Returns:
+            A picture without metadata.
+
+        Raises:
+            ArgumentError: ``side_px`` is no such number.
+
+        And what ``decode`` raises.
+        """
+        check_count("side_px", side_px)
+        file = self._read(data)
+        pack = self._models.decoding_pack(file)
+        parts = subdivision(pack, *file.coded_px, side_px)
+        if parts is None:
+            return reduce_strips(self.decode_strips(data), side_px)
+        latents, indices = self._models.coder_of(file).latents(file)
+        colors = preview(latents, pack, self._engine(pack, "decoder"), parts, indices=indices)
+        coded_alpha = file.chunk(sdl.ALPHA)
+        alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
+        sides = thumbnail_sides(file.width_px, file.height_px, side_px)
+        return reduce_preview(colors, preview_box(pack, *file.coded_px, parts), alpha, sides)
+
     def decode_many(self, files: Iterable[SdlSource], *, workers: int | None = None) -> Iterator[Image.Image]:
         """Decode many files on several threads, in order.
 
@@ -337,6 +373,112 @@ class Codec:
         """The quantized latents of a file, int32 (channels, rows, columns). Needs no engine. Raises as ``decode``."""
         file = self._read(data)
         return self._models.coder_of(file).symbols(file)
+
+    def latents(self, data: SdlSource, *, scaled: bool = False) -> Latents:
+        """The latents of a file, without a network: about as fast as entropy decoding is.
+
+        Args:
+            data: The bytes of an .sdl file, its path, or a binary stream.
+            scaled: False: raw, as the VAE's encoder gave them and its decoder takes them. True:
+                ``(raw - shift) * scale`` with the numbers of the latent space, what a diffusion model is trained on.
+
+        Returns:
+            float32 (C, h, w): of the picture as it is coded, which is smaller where ``info`` says a resampling.
+
+        Raises as ``decode``, but for EngineError: no engine is needed.
+        """
+        file = self._read(data)
+        coder = self._models.coder_of(file)
+        normalized = coder.latents(file)[0]
+        return normalized if scaled else to_raw(normalized, coder.pack.space)
+
+    def latents_many(
+        self, files: Iterable[SdlSource], *, scaled: bool = False, workers: int | None = None
+    ) -> Iterator[Latents]:
+        """The latents of many files on several threads, in order: ``latents`` as ``decode_many`` is to ``decode``."""
+        return InOrder(partial(self.latents, scaled=scaled), files, workers)
+
+    def encode_latents(
+        self,
+        latents: ArrayLike,
+        width_px: int,
+        height_px: int,
+        options: EncodeOptions | None = None,
+        *,
+        scaled: bool = False,
+        alpha: NDArray[np.uint8] | None = None,
+        metadata: Metadata | None = None,
+        **keywords: Unpack[EncodeKeywords],
+    ) -> bytes:
+        """Encode latents that a VAE of the pack's space made, without running a network.
+
+        A pack that is told the quality level (``quality_input``) tells its decoder the step of the file: give the
+        quality that the latents were made for.
+
+        Args:
+            latents: Floats (C, h, w) or (1, C, h, w), h and w those of the picture over the space's downscale factor,
+                rounded up.
+            width_px: Of the picture, at least 1.
+            height_px: The same.
+            options: As of ``encode``. With a ``resampling`` the latents are those of the smaller picture; None is 1.
+                ``latent_error`` makes a cache.
+            scaled: As of ``latents``.
+            alpha: uint8 (height_px, width_px), 255 is opaque.
+            metadata: Kept where ``options.keep_metadata`` says so.
+            **keywords: Fields of ``EncodeOptions``, in place of those of ``options``.
+
+        Returns:
+            The bytes of an .sdl file.
+
+        Raises:
+            ArgumentError: Latents or alpha of another shape, or not finite; or as ``encode``.
+            LimitError: More than ``max_pixels`` pixels.
+            UnsupportedError, ModelError: As ``encode``.
+        """
+        options = updated(options, **keywords)
+        for name, value in (("width_px", width_px), ("height_px", height_px)):
+            check_count(name, value)
+        check_pixels(width_px, height_px, self._max_pixels)
+        if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != (height_px, width_px)):
+            raise ArgumentError(f"alpha must be uint8 {(height_px, width_px)}, it is {alpha.dtype} {alpha.shape}")
+        pack = self._models.encoding_pack()
+        factor = options.resampling or 1
+        coded_px = -(-width_px // factor), -(-height_px // factor)
+        normalized = to_normalized(latents, pack.space, *coded_px, scaled=scaled)
+        chunks = _chunks_of(alpha, metadata or Metadata(), options)
+        options = updated(options, resampling=options.resampling or 1)
+        writer = FileWriter(self._models.coder(pack), width_px, height_px, chunks, options)
+        return writer.write(lambda _resampling, _indices, _final: normalized)[0]
+
+    def encoding_space(self) -> LatentSpace:
+        """What the numbers mean that this codec encodes: channels, downscale factor, scale and shift of its pack.
+
+        Raises ModelError where the pack is missing or altered.
+        """
+        return self._models.encoding_pack().space
+
+    def encode_latents_many(
+        self,
+        pictures: Iterable[tuple[ArrayLike, int, int]],
+        options: EncodeOptions | None = None,
+        *,
+        scaled: bool = False,
+        workers: int | None = None,
+        **keywords: Unpack[EncodeKeywords],
+    ) -> Iterator[bytes]:
+        """Encode the latents of many pictures on several threads, in order.
+
+        Args:
+            pictures: Latents, width and height in pixels of each.
+
+        The other arguments, what is returned and what is raised are those of ``encode_latents`` and ``encode_many``.
+        """
+        options = updated(options, **keywords)
+
+        def encode(picture: tuple[ArrayLike, int, int]) -> bytes:
+            return self.encode_latents(*picture, options, scaled=scaled)
+
+        return InOrder(encode, pictures, workers)
 
     def info(self, data: SdlSource) -> Info:
         """As ``sdrt.info``, with this codec's ``max_pixels``."""
@@ -388,10 +530,10 @@ class _Analysis:
         return self._refine(latents, self._coded, self._refinement, step_sizes=step_sizes, indices=indices)
 
 
-def _chunks_of(picture: Picture, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:
-    """What a file holds of ``picture`` besides its colors."""
-    chunks = to_chunks(picture.metadata) if options.keep_metadata else ()
-    if picture.alpha is None:
+def _chunks_of(alpha: NDArray[np.uint8] | None, metadata: Metadata, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:
+    """What a file holds of a picture besides its colors."""
+    chunks = to_chunks(metadata) if options.keep_metadata else ()
+    if alpha is None:
         return chunks
     max_error = 0 if options.exact_alpha else DEFAULT_MAX_ERROR
-    return (sdl.Chunk(sdl.ALPHA, encode_alpha(picture.alpha, max_error=max_error)), *chunks)
+    return (sdl.Chunk(sdl.ALPHA, encode_alpha(alpha, max_error=max_error)), *chunks)

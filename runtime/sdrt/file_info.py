@@ -29,7 +29,7 @@ class Info:
         step_index: The quantizer's step, 0 to 1023; larger is coarser.
         resampling: The picture is coded at this fraction of its sides: 1, 2, 4 or 8.
         quality: 0 to 100 on the scale of ``model``; below 0 where a small target made the file coarser than quality 0;
-            None where ``model`` is None or has one quality only.
+            None where ``model`` is None or has one quality only, or writes with another prior by now.
         model: Name of the pack with the file's latent space and prior; None where there is none here.
         space_identity: Eight hexadecimal digits.
         prior_identity: Eight hexadecimal digits.
@@ -84,7 +84,7 @@ def describe(file: sdl.SdlFile, file_bytes: int, pack: ModelPack | None) -> Info
         bits_per_pixel=8 * file_bytes / (file.width_px * file.height_px),
         step_index=file.step_index,
         resampling=file.resampling,
-        quality=None if pack is None else _quality_of(file.step_index, pack.quality_range),
+        quality=None if pack is None else _quality_of(file, pack),
         model=None if pack is None else pack.name,
         space_identity=file.space_identity.hex(),
         prior_identity=file.prior_identity.hex(),
@@ -94,7 +94,10 @@ def describe(file: sdl.SdlFile, file_bytes: int, pack: ModelPack | None) -> Info
     )
 
 
-def _quality_of(step_index: int, quality_range: tuple[int, int]) -> float | None:
-    """The quality that asks for ``step_index``; None where a pack knows one quality only."""
-    coarse, fine = quality_range
-    return None if coarse == fine else round(100 * (coarse - step_index) / (coarse - fine), 2)
+def _quality_of(file: sdl.SdlFile, pack: ModelPack) -> float | None:
+    """The quality that asks for the file's step; None where a pack knows one quality only, or where the prior, and so
+    the step, is an older one's."""
+    coarse, fine = pack.quality_range
+    if coarse == fine or next(iter(pack.priors)) != file.prior_identity:
+        return None
+    return round(100 * (coarse - file.step_index) / (coarse - fine), 2)

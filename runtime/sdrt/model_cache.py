@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from sdrt.bitstream import LatentCoder
 from sdrt.container.sdl import SdlFile
-from sdrt.errors import ModelError
+from sdrt.errors import EngineError, ModelError
 from sdrt.network import refine, viewer
 from sdrt.network.devices import Device, Precision, graph_precision
 from sdrt.network.engine import Engine
@@ -22,8 +22,9 @@ from sdrt.network.onnxruntime_session import NamedRunner, open_named
 from sdrt.network.refine import Recipe, Refinement
 from sdrt.network.transform import gpu_sides
 from sdrt.packs import search
+from sdrt.packs.archive import is_archive
 from sdrt.packs.effort import read_effort_graph
-from sdrt.packs.manifest import PRIOR, ModelPack
+from sdrt.packs.manifest import ModelPack
 
 DEFAULT_MODEL = "tiny"
 
@@ -86,22 +87,24 @@ class ModelCache:
             )
         return pack
 
-    def coder(self, pack: ModelPack) -> LatentCoder:
-        """The coder with the prior of ``pack``."""
-        return self._once(self._coders, pack.folder, lambda: LatentCoder(pack))
+    def coder(self, pack: ModelPack, identity: bytes | None = None) -> LatentCoder:
+        """The coder with the prior of ``pack`` that has this identity; None: with the one that writes."""
+        return self._once(self._coders, (pack.folder, identity), lambda: LatentCoder(pack, identity))
 
     def coder_of(self, file: SdlFile) -> LatentCoder:
         """The coder with the prior that ``file`` names: of the decoding pack, or of another one of the same space."""
         pack = self.decoding_pack(file, to_paint=False)
-        if PRIOR not in pack.files or pack.prior_identity != file.prior_identity:
+        if file.prior_identity not in pack.priors:
             pack = self._named_pack(file)
-        return self.coder(pack)
+        return self.coder(pack, file.prior_identity)
 
     def engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:
         """The session of one of the pack's graphs. Raises EngineError where the device cannot be had."""
 
         def graph(device: str) -> Graph:
             precision = graph_precision(device, self._precision, pack.graph_precisions(half))
+            if device == "tensorrt" and is_archive(pack.folder):
+                raise EngineError(f"TensorRT reads graphs from files of their own: sdrt install {pack.folder}")
             path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
             return Graph(path, search.read_verified(pack, path.name))
 
@@ -142,7 +145,7 @@ class ModelCache:
         """The first pack with both identities of ``file`` whose prior can be used, and, ``to_paint``, its decoder."""
 
         def check(pack: ModelPack) -> None:
-            self.coder(pack)
+            self.coder(pack, file.prior_identity)
             if to_paint:
                 self.engine(pack, "decoder")
 

@@ -45,7 +45,7 @@ def register_opener(**keywords: Unpack[CodecKeywords]) -> None:
     Raises:
         ArgumentError: As ``Codec``.
 
-    Example:
+    Examples:
         >>> sdrt.register_opener(device="cpu")
         >>> with Image.open("photo.sdl") as image:
         ...     image.thumbnail((256, 256))

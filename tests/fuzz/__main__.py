@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fuzz import alphas, containers, graphs, manifests, payloads, priors, step_maps
+from tests.fuzz import alphas, containers, graphs, latent_files, manifests, payloads, priors, step_maps
 from tests.fuzz.run import Settings, fuzz
 
 TARGETS = {
@@ -28,6 +28,7 @@ TARGETS = {
         manifests.TARGET,
         graphs.TARGET,
         step_maps.TARGET,
+        latent_files.TARGET,
     )
 }
 

@@ -77,7 +77,7 @@ class FoldedEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        assert encoder.quality is not None and encoder.linear is not None and encoder.out.bias is not None
+        assert encoder.quality is not None and encoder.out.bias is not None
         self.body = nn.Sequential(*(_plain(module) for module in encoder.body))
         self.quality, self.tail = _quality(encoder.quality), encoder.tail
         scales = encoder.log_scales.exp()
@@ -96,20 +96,23 @@ class FoldedDecoder(nn.Module):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        assert decoder.quality is not None and decoder.linear is not None
+        assert decoder.quality is not None
         scales = decoder.log_scales.exp()
         self.channels = len(scales)
         self.entry = _conv(decoder.entry.weight * scales[:, None, None], decoder.entry.bias, padding=1)
         self.quality = _quality(decoder.quality)
-        self.body = nn.Sequential(*(_plain(module) for module in decoder.body))
-        self.pixels = decoder.pixels
-        self.linear = _Shuffled(decoder.linear.weight / LEVELS, None, DOWNSCALE)
+        self.to_eighth = nn.Sequential(*(_plain(module) for module in decoder.to_eighth))
+        self.to_quarter = nn.Sequential(*(_plain(module) for module in decoder.to_quarter))
+        self.to_pixels = decoder.to_pixels
+        self.linear = _Shuffled(decoder.linear_weights() / LEVELS, None, 4)
+        self.seen_at_eighth, self.seen_at_quarter = _plain(decoder.seen_at_eighth), decoder.seen_at_quarter
 
     def forward(self, latents: Tensor) -> Tensor:
         symbols, level = latents[:, : self.channels], latents[:, self.channels :]
-        x = self.body(self.entry(symbols) + self.quality(level))
-        picture: Tensor = F.pixel_shuffle(self.pixels(x), 4) + self.linear(symbols)
-        return picture
+        synthesis = self.linear(symbols)
+        x = self.to_eighth(self.entry(symbols) + self.quality(level)) + self.seen_at_eighth(synthesis)
+        x = self.to_quarter(x) + self.seen_at_quarter(synthesis)
+        return F.pixel_shuffle(self.to_pixels(x) + synthesis, 4)
 
 
 @torch.no_grad()

@@ -31,8 +31,8 @@ from sdrt.errors import ModelError
 DOWNSCALE = 16
 BLOCK_VALUES = 3 * DOWNSCALE**2
 LEVELS = 127.5  # 8-bit levels in one unit of a sample, which lies in [-1, 1]
-LOG2_STEPS = (3.0, 7.75)  # the quality levels that training visits
-QUALITY_CENTER, QUALITY_SPAN = 5.4, 2.4
+LOG2_STEPS = (3.0, 8.25)  # the quality levels that training visits
+QUALITY_CENTER, QUALITY_SPAN = 5.6, 2.6
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class ModelConfig:
         encoder_blocks: residual blocks there.
         decoder_widths: channels at 1/16, 1/8 and 1/4.
         decoder_blocks: residual blocks there.
-        linear: whether the linear block transform runs beside the networks.
         haar: Haar-shaped resampling; otherwise plain 1x1 convolutions and pixel shuffle.
         quality: whether both networks are told the quality level.
     """
@@ -55,22 +54,33 @@ class ModelConfig:
     encoder_blocks: tuple[int, int, int] = (2, 3, 4)
     decoder_widths: tuple[int, int, int] = (256, 128, 64)
     decoder_blocks: tuple[int, int, int] = (4, 3, 1)
-    linear: bool = True
     haar: bool = True
     quality: bool = True
 
 
 class Block(nn.Module):
-    """x + conv(relu(conv(relu(x)))): the branch starts small, so a deep stack starts as the identity."""
+    """x + conv(relu(conv(x))): the branch starts small, so a deep stack starts as the identity.
+
+    Lim et al., "Enhanced Deep Residual Networks" (CVPRW 2017). A ReLU before the first convolution would show it
+    positive numbers only, whose sum drives hidden units below zero for good.
+
+    Attributes:
+        leak: slope of the ReLU below zero. While a network learns fast, a little of it keeps hidden units alive.
+    """
+
+    leak = 0.0
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.second.weight.data *= 0.2
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(self.second.weight, nonlinearity="linear")
+        self.second.weight.data *= 0.1
 
     def forward(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.second(F.relu(self.first(F.relu(x))))
+        hidden = self.first(x)
+        branch: Tensor = self.second(F.leaky_relu(hidden, self.leak) if self.leak else F.relu(hidden))
         return x + branch
 
 
@@ -162,21 +172,25 @@ class Encoder(nn.Module):
         self.tail = nn.Sequential(*_blocks(sixteenth, n_sixteenth), nn.ReLU())
         self.out = nn.Conv2d(sixteenth, config.latent_channels, 3, padding=1)
         self.log_scales = nn.Parameter(torch.zeros(config.latent_channels))
-        self.linear = nn.Conv2d(BLOCK_VALUES, config.latent_channels, 1, bias=False) if config.linear else None
+        self.linear = nn.Conv2d(BLOCK_VALUES, config.latent_channels, 1, bias=False)
 
     def forward(self, sample: Tensor, log2_step: Tensor) -> Tensor:
         x = self.body(sample)
         if self.quality is not None:
             x = x + self.quality(log2_step)
         latents: Tensor = self.out(self.tail(x)) * self.log_scales.exp()[:, None, None]
-        if self.linear is not None:
-            with torch.autocast(sample.device.type, enabled=False):
-                latents = latents.float() + LEVELS * self.linear(F.pixel_unshuffle(sample.float(), DOWNSCALE))
+        with torch.autocast(sample.device.type, enabled=False):
+            latents = latents.float() + LEVELS * self.linear(F.pixel_unshuffle(sample.float(), DOWNSCALE))
         return latents
 
 
 class Decoder(nn.Module):
-    """Latents (N, C, h, w) and the quality level (N, 1, h, w) -> samples (N, 3, 16h, 16w), not clamped."""
+    """Latents (N, C, h, w) and the quality level (N, 1, h, w) -> samples (N, 3, 16h, 16w), not clamped.
+
+    The linear synthesis is not only added to the network's output: the stages at 1/8 and 1/4 see it. A residual
+    network that sees neighboring pixels learns to smooth block edges in minutes; one that sees coefficients alone has
+    to learn the transform first.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -185,30 +199,31 @@ class Decoder(nn.Module):
         self.log_scales = nn.Parameter(torch.zeros(config.latent_channels))
         self.entry = nn.Conv2d(config.latent_channels, sixteenth, 3, padding=1)
         self.quality = Quality(sixteenth) if config.quality else None
-        self.body = nn.Sequential(
-            *_blocks(sixteenth, n_sixteenth),
-            Upsample(sixteenth, eighth, config.haar),
-            *_blocks(eighth, n_eighth),
-            Upsample(eighth, quarter, config.haar),
-            *_blocks(quarter, n_quarter),
-            nn.ReLU(),
-        )
-        self.pixels = nn.Conv2d(quarter, 48, 3, padding=1)
-        if config.linear:
-            self.pixels.weight.data *= 0.1
-        else:
-            self.pixels.weight.data = self.pixels.weight.data[::16].repeat_interleave(16, 0).clone()
-        self.linear = nn.Conv2d(config.latent_channels, BLOCK_VALUES, 1, bias=False) if config.linear else None
+        self.to_eighth = nn.Sequential(*_blocks(sixteenth, n_sixteenth), Upsample(sixteenth, eighth, config.haar))
+        self.to_quarter = nn.Sequential(*_blocks(eighth, n_eighth), Upsample(eighth, quarter, config.haar))
+        last = nn.Conv2d(quarter, 48, 3, padding=1)
+        last.weight.data *= 0.1
+        self.to_pixels = nn.Sequential(*_blocks(quarter, n_quarter), nn.ReLU(), last)
+        self.linear = nn.Conv2d(config.latent_channels, BLOCK_VALUES, 1, bias=False)
+        self.seen_at_eighth = Downsample(48, eighth, config.haar)
+        self.seen_at_quarter = nn.Conv2d(48, quarter, 3, padding=1)
+
+    def linear_weights(self) -> Tensor:
+        """The synthesis as (768, C, 1, 1), rows in the order that a pixel shuffle by 4 turns into the picture
+        unshuffled by 4."""
+        rows = self.linear.weight.reshape(3, 4, 4, 4, 4, -1, 1, 1)  # color, cell row, row, cell column, column
+        return rows.permute(0, 2, 4, 1, 3, 5, 6, 7).flatten(0, 4)
 
     def forward(self, latents: Tensor, log2_step: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            synthesis = F.pixel_shuffle(F.conv2d(latents.float() / LEVELS, self.linear_weights()), 4)
         x = self.entry(latents * self.log_scales.exp()[:, None, None])
         if self.quality is not None:
             x = x + self.quality(log2_step)
-        picture = F.pixel_shuffle(self.pixels(self.body(x)), 4)
-        if self.linear is not None:
-            with torch.autocast(latents.device.type, enabled=False):
-                picture = picture.float() + F.pixel_shuffle(self.linear(latents.float() / LEVELS), DOWNSCALE)
-        return picture
+        x = self.to_eighth(x) + self.seen_at_eighth(synthesis)
+        x = self.to_quarter(x) + self.seen_at_quarter(synthesis)
+        correction: Tensor = self.to_pixels(x)
+        return F.pixel_shuffle(correction.float() + synthesis, 4)
 
 
 class Autoencoder(nn.Module):
@@ -219,6 +234,12 @@ class Autoencoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+
+    def set_leak(self, leak: float) -> None:
+        """Sets the slope of all blocks' ReLUs below zero."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.leak = leak
 
     @torch.no_grad()
     def start_at_transform(self, basis: Tensor, deviations: Tensor) -> None:
@@ -231,10 +252,9 @@ class Autoencoder(nn.Module):
         # Below about a coarse step's deviation a coefficient is mostly noise to the network.
         spread = (deviations.square() + 20.0**2).sqrt()
         self.decoder.log_scales.copy_(-spread.log())
-        self.encoder.log_scales.copy_(spread.log() + math.log(0.1 if self.config.linear else 1.0))
-        if self.encoder.linear is not None and self.decoder.linear is not None:
-            self.encoder.linear.weight.copy_(basis[:, :, None, None])
-            self.decoder.linear.weight.copy_(basis.T[:, :, None, None])
+        self.encoder.log_scales.copy_(spread.log() + math.log(0.1))
+        self.encoder.linear.weight.copy_(basis[:, :, None, None])
+        self.decoder.linear.weight.copy_(basis.T[:, :, None, None])
 
 
 def block_transform(pictures: Tensor, channels: int) -> tuple[Tensor, Tensor]:
@@ -265,6 +285,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Aut
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
         model = Autoencoder(ModelConfig(**state["model_config"]))
         model.load_state_dict(state["average"])
+        model.set_leak(state["leak"])
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the caller

@@ -1,55 +1,62 @@
-"""Validation logs -> one picture: ``python -m sdrt_train.plot training/runs/a training/runs/b --out plot.png``.
-
-Runs stand one after another on the axis of hours, as each went on from the one before.
-"""
+"""A validation log -> curves of rate and distortion: ``python -m sdrt_train.plot RUN --out plot.png``."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 from pathlib import Path
 
-COLUMNS = ("bpp", "psnr", "alex", "dists")
-MIDDLE_STEP = 0.0  # log2
+PANELS = {"psnr": "PSNR (dB)", "alex": "LPIPS (AlexNet)"}
+_MOST_CURVES = 8
+_TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """Rows of the middle step. Raises OSError or ValueError (no such log, a damaged one)."""
+def read_log(path: Path) -> dict[int, list[dict[str, float]]]:
+    """Rows of each validation by its update, without the unquantized one.
+
+    Raises OSError or ValueError (no such log, a damaged one).
+    """
+    validations: dict[int, list[dict[str, float]]] = {}
     with path.open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return [row for row in rows if row["log2_step"] == MIDDLE_STEP]
+        for text in csv.DictReader(file):
+            row = {name: float(value) for name, value in text.items()}
+            if row["bpp"] > 0:
+                validations.setdefault(int(row["step"]), []).append(row)
+    return validations
 
 
-def plot(logs: list[list[dict[str, float]]], names: list[str], out: Path) -> None:
-    """One panel a column; a log that lacks a column is left out of its panel."""
+def plot(validations: dict[int, list[dict[str, float]]], out: Path) -> None:
+    """One panel a metric, one curve an update, from light to dark; at most eight, the last among them."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 2.8), layout="constrained")
-    panels = figure.subplots(1, len(COLUMNS))
-    start = 0.0
-    for rows, name in zip(logs, names, strict=True):
-        for panel, column in zip(panels, COLUMNS, strict=True):
-            points = [(start + row["hours"], row[column]) for row in rows if column in row]
+    updates = sorted(validations)
+    chosen = updates[::-1][:: max(1, math.ceil(len(updates) / _MOST_CURVES))][::-1]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for panel, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        for i, update in enumerate(chosen):
+            points = [(row["bpp"], row[column]) for row in validations[update] if not math.isnan(row[column])]
             if points:
-                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-        start += max((row["hours"] for row in rows), default=0.0)
-    for panel, column in zip(panels, COLUMNS, strict=True):
-        panel.set(title=column, xlabel="hours")
+                shade = 0.75 * (1 - (i + 1) / len(chosen))
+                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, color=str(shade), label=f"{update:,}")
+        panel.set(title=title, xlabel="bits a pixel", xscale="log")
+        panel.set_xticks(_TICKS, [str(tick) for tick in _TICKS])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].legend()
+        if panel.lines:
+            panel.legend(title="update")
     figure.savefig(out, dpi=120)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sdrt_train.plot", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, in the order they went on")
+    parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     try:
-        logs = [read_log(run / "validation.csv") for run in arguments.runs]
-        plot(logs, [run.name for run in arguments.runs], arguments.out)
-    except (OSError, ValueError, KeyError, ModuleNotFoundError) as error:
+        plot(read_log(arguments.run / "validation.csv"), arguments.out)
+    except (OSError, ValueError, TypeError, KeyError, ModuleNotFoundError) as error:
         print(f"sdrt_train: {error}", file=sys.stderr)
         return 2
     return 0

@@ -145,6 +145,7 @@ def run(
                 row = {"step": step, "hours": trainer.seconds / 3600, **measured}
                 _append_log(run_folder / "validation.csv", row)
                 print("  valid " + "  ".join(f"{k} {v:.4f}" for k, v in row.items()), flush=True)
+            print(f"  least alive {trainer.least_alive(validation[:4]):.3f}", flush=True)
         if time.monotonic() - last_save > 300:
             trainer.save(checkpoint)
             last_save = time.monotonic()

@@ -9,6 +9,7 @@ counts is the share of its cost that each picture saves, as in a mean of PSNRs.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +25,9 @@ from sdrt_train.model import (
     DOWNSCALE,
     LEVELS,
     LOG2_STEPS,
+    QUALITY_CENTER,
     Autoencoder,
+    Block,
     block_transform,
     mean_weights,
     read_checkpoint,
@@ -32,12 +35,13 @@ from sdrt_train.model import (
 )
 from sdrt_train.rate_model import LAMBDA, RateModel
 from sdrt_train.recipe import Recipe
-from sdrt_train.schedule import rate_factor
+from sdrt_train.schedule import plateau_factor, rate_factor
 from sdrt_train.workers import Workers
 
 MAP_CELL = 4  # latents: a cell of the step map is 64 pixels wide
 _FLOOR_BITS = 0.05  # a pixel: what is cheaper, as flat pictures are, is not made much of
 _TRANSFORM_LEARNS = 0.02  # of the learning rate: rows of an orthonormal basis are small numbers
+_FULL_RATE_INPUTS = 256  # a kernel over more inputs learns at a rate that falls with their number
 
 
 def fast_type(device: torch.device) -> torch.dtype:
@@ -55,6 +59,16 @@ def fast_type(device: torch.device) -> torch.dtype:
                 conv(x)
             seconds[kind] = time.perf_counter() - started
     return min(seconds, key=lambda kind: seconds[kind])
+
+
+def width_factor(parameter: Tensor) -> float:
+    """What the learning rate of a parameter is multiplied by.
+
+    Adam moves every weight by about the rate, and what a wide kernel adds up by the rate times its inputs: at one rate
+    for all, wide layers jump and their ReLUs die. Yang et al., "Tensor Programs V" (arXiv 2203.03466), table 3.
+    """
+    inputs = parameter[0].numel() if parameter.dim() > 1 else 1
+    return min(1.0, _FULL_RATE_INPUTS / inputs)
 
 
 class Trainer:
@@ -84,12 +98,13 @@ class Trainer:
         for module in learning:
             module.requires_grad_(True)
         self.parameters = [p for module in learning for p in module.parameters()]
-        transform = [p for name, p in self.model.named_parameters() if ".linear." in name and p.requires_grad]
-        known = {id(p) for p in transform}
-        groups = [[p for p in self.parameters if id(p) not in known], transform]
-        self.rates = [self.stage.learning_rate, self.stage.learning_rate * _TRANSFORM_LEARNS]
+        transform = {id(p) for name, p in self.model.named_parameters() if ".linear." in name}
+        self.rates = [
+            self.stage.learning_rate * (_TRANSFORM_LEARNS if id(p) in transform else width_factor(p))
+            for p in self.parameters
+        ]
         self.optimizer = torch.optim.Adam(
-            [{"params": group, "lr": rate} for group, rate in zip(groups, self.rates, strict=True)],
+            [{"params": [p], "lr": rate} for p, rate in zip(self.parameters, self.rates, strict=True)],
             betas=(0.9, 0.99),
             fused=True,
         )
@@ -100,6 +115,11 @@ class Trainer:
     def done(self) -> bool:
         """Whether all stages are over."""
         return self.stage_number == len(self.recipe.stages) - 1 and self.step >= self.stage.steps
+
+    @property
+    def leak(self) -> float:
+        """Slope of the blocks' ReLUs below zero at this step."""
+        return self.stage.leak * plateau_factor(self.step, self.stage.steps, self.stage.decay)
 
     @property
     def total_step(self) -> int:
@@ -119,7 +139,7 @@ class Trainer:
         """Writes a checkpoint, whole or not at all."""
         temporary = path.with_suffix(".part")
         state = {name: getattr(self, name).state_dict() for name in self._PARTS}
-        position = {"stage": self.stage_number, "step": self.step, "seconds": self.seconds}
+        position = {"stage": self.stage_number, "step": self.step, "seconds": self.seconds, "leak": self.leak}
         settings = {"model_config": asdict(self.model.config), "recipe": asdict(self.recipe)}
         torch.save({**state, **position, **settings}, temporary)
         temporary.replace(path)
@@ -154,7 +174,8 @@ class Trainer:
     def _quality_levels(self, count: int, side: int) -> Tensor:
         """(N, 1, side, side): log2 of the step; for a share of the pictures it differs from cell to cell."""
         finest, coarsest = LOG2_STEPS
-        base = finest + (coarsest - finest) * torch.rand(count, 1, 1, 1)
+        # Small files are what most want, and coarse steps have most to learn: the density rises with the square.
+        base = finest + (coarsest - finest) * torch.rand(count, 1, 1, 1).pow(1 / 3)
         cells = -(-side // MAP_CELL)
         offsets = torch.randn(count, 1, cells, cells) * (torch.rand(count, 1, 1, 1) < self.stage.maps) * 0.7
         offsets = offsets.repeat_interleave(MAP_CELL, 2).repeat_interleave(MAP_CELL, 3)[..., :side, :side]
@@ -163,6 +184,8 @@ class Trainer:
     def train_step(self, batch: Tensor) -> dict[str, float]:
         """One update on (N, 3, H, W) in [-1, 1]; returns the parts of the loss."""
         stage = self.stage
+        self.model.set_leak(self.leak)
+        self.average.set_leak(self.leak)
         batch = batch.to(self.device)
         n, _, height, width = batch.shape
         level = self._quality_levels(n, height // DOWNSCALE)
@@ -209,12 +232,35 @@ class Trainer:
         return True
 
     @torch.no_grad()
+    def least_alive(self, pictures: Tensor) -> float:
+        """The smallest share, over all residual blocks, of hidden units that fire anywhere in (N, 3, H, W)."""
+        shares: list[float] = []
+
+        def count(_module: nn.Module, _inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
+            shares.append(float((hidden.amax((0, 2, 3)) > 0).float().mean()))
+
+        blocks = [module for module in self.average.modules() if isinstance(module, Block)]
+        hooks = [block.first.register_forward_hook(count) for block in blocks]
+        n, _, height, width = pictures.shape
+        level = torch.full((n, 1, height // DOWNSCALE, width // DOWNSCALE), QUALITY_CENTER, device=self.device)
+        step = torch.exp2(level)
+        latents = self.average.encoder(pictures.to(self.device), level)
+        self.average.decoder(torch.round(latents / step) * step, level)
+        for hook in hooks:
+            hook.remove()
+        return min(shares)
+
+    @torch.no_grad()
     def validate(self, pictures: Tensor) -> list[dict[str, float]]:
-        """Rate and distortion of the averaged weights at five steps, decided with half strength, and unquantized."""
+        """Rate and distortion of the averaged weights at five steps, decided with half strength, and unquantized.
+
+        LPIPS (AlexNet) is not a number in stages that have it not in their loss.
+        """
         rows = []
-        for log2_step in (7.5, 6.75, 6.0, 5.0, 4.0, None):
+        for log2_step in (8.0, 7.25, 6.5, 5.5, 4.0, None):
             bpp = 0.0
             psnrs: list[float] = []
+            lpips: list[float] = []
             for batch in torch.split(pictures.to(self.device), 4):
                 n, _, height, width = batch.shape
                 shape = (n, 1, height // DOWNSCALE, width // DOWNSCALE)
@@ -227,8 +273,12 @@ class Trainer:
                         bpp += float(self.average_rate(symbols, level).sum()) / (height * width)
                         latents = symbols * step
                     picture = self.average.decoder(latents, level).float().clamp(-1, 1)
+                    if self.distortion.alex is not None:
+                        lpips += self.distortion.alex(picture, batch).tolist()
                 mse = (picture - batch).square().mean((1, 2, 3)) * LEVELS**2
                 psnrs += (10 * torch.log10(255**2 / mse)).tolist()
             shown = -1.0 if log2_step is None else log2_step
-            rows.append({"log2_step": shown, "bpp": bpp / len(pictures), "psnr": sum(psnrs) / len(pictures)})
+            alex = sum(lpips) / len(pictures) if lpips else math.nan
+            row = {"log2_step": shown, "bpp": bpp / len(pictures), "psnr": sum(psnrs) / len(pictures), "alex": alex}
+            rows.append(row)
         return rows

@@ -1,4 +1,4 @@
-"""Contexts: from the symbols decoded so far to a prediction of the next scan's symbols, in integers.
+"""Contexts: predicts the next scan's symbols from those decoded so far, in integers.
 
 docs/PRIOR.md is the normative description; :mod:`sdrt.coding.prior` says why float32 products are exact here.
 """
@@ -30,7 +30,7 @@ from sdrt.coding.prior import (
 )
 
 Positions = NDArray[np.int64]
-"""Places in a canvas, flat, with its margins counted."""
+"""Flat indices into a canvas; its margins count as cells."""
 
 _CHUNK = 8192
 _Number = TypeVar("_Number", bound=np.generic)
@@ -39,7 +39,7 @@ _NEIGHBORHOOD = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a scan knows of its symbols before they are coded; all (n,) over positions x channels.
+    """What is predicted of a scan's symbols before they are coded; all (n,) over positions x channels.
 
     The coded residual is ``sign * (symbol - mean)``; ``table`` = class * FRACTIONS + fraction.
     """
@@ -71,7 +71,7 @@ _POWERS = _integer_root_powers()
 
 
 class Canvas:
-    """Symbols decoded so far, channels in the prior's order, and what later scans see of them.
+    """Symbols decoded so far, channels in the prior's order, and the features that later scans derive from them.
 
     Flat arrays over positions, WINDOW cells of margin on every side, zero where nothing is decoded:
 
@@ -105,11 +105,11 @@ class Canvas:
         self._qualities = np.unique(step_indices)
 
     def offset(self, dy: int, dx: int) -> int:
-        """The distance of a tap in flat places."""
+        """The distance of a tap in flat indices."""
         return dy * self._stride + dx
 
     def positions(self, scan: Scan) -> Positions:
-        """Where a scan codes: its grids as listed, rows first; those of too small an extent are left out."""
+        """Positions that a scan codes: its grids in order, each row by row, without those whose extent is too small."""
         parts = []
         for grid in scan.grids:
             rows = np.arange(grid.y, self.height, grid.stride) + WINDOW
@@ -174,7 +174,11 @@ class Canvas:
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def own(self, scan: Scan, places: Positions) -> tuple[Float32, Float32]:
-        """What a wide scan's own neighbors add to means and scales, each float32 integers (positions, channels)."""
+        """What the neighbors in its own channels add to a wide scan's means and scales.
+
+        Returns:
+            Two float32 (positions, channels), both of whole numbers.
+        """
         total = np.zeros((2, len(places), scan.size), np.float32)
         for tap, mean_weight, scale_weight in zip(scan.own_taps, *scan.own_weights, strict=True):
             values = self.symbols[places + self.offset(*tap), scan.start : scan.stop]

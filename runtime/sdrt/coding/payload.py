@@ -28,7 +28,7 @@ _STATE = 2**64
 
 @lru_cache(maxsize=1)
 def _stream() -> Any:
-    """constriction's module, imported when first needed: ``sdrt info`` has no use for it."""
+    """constriction's module, imported when first needed: ``sdrt info`` does not need it."""
     import constriction
 
     return constriction.stream
@@ -53,7 +53,7 @@ class _Models:
 
 
 def _runs(tables: Int32) -> tuple[NDArray[np.int64], Iterator[tuple[int, int, int]]]:
-    """The coding order of a scan and its runs (table, first, end)."""
+    """The coding order of a scan: symbols sorted by table, and the runs (table, first, end) of equal tables."""
     order = np.argsort(tables.astype(np.uint16), kind="stable")
     counts = np.bincount(tables)
     present = np.flatnonzero(counts)
@@ -100,7 +100,10 @@ class _Encoder:
             coder.encode((excess[longer] - spans).astype(np.int32), uniform, spans)
 
     def seal(self) -> bytes:
-        """The shortest bytes, and of these the least, that decode to what was encoded; absent bytes read as zero."""
+        """The shortest byte string that decodes to the symbols, and among equally short ones the smallest number.
+
+        A decoder reads bytes past the end as zero.
+        """
         words, (position, (lower, span)) = self._coder.get_compressed(), self._coder.pos()
         sealed = words.astype(">u4").tobytes()
         head, tail = sealed[: 4 * position], sealed[4 * position :]
@@ -126,11 +129,11 @@ class _Decoder:
         self._coder, self._uniform = _stream().queue.RangeDecoder(words), _stream().model.Uniform()
 
     def scan(self, prediction: Prediction) -> Int32:
-        """The next symbols (n,). Raises CorruptError for what the coder calls invalid, or a symbol out of range."""
+        """The next symbols (n,). Raises CorruptError if the data are invalid or a symbol is out of range."""
         prior = self._prior
         try:
             high, low = self._entries(prediction)
-        except AssertionError as error:  # constriction's way to say that data is invalid
+        except AssertionError as error:  # constriction raises this for invalid data
             raise CorruptError(f"payload cannot be decoded: {error}") from None
         residual = (high << prior.low_bits[prediction.table // FRACTIONS]) + low
         symbols = prediction.mean + prediction.sign * residual

@@ -62,8 +62,8 @@ class Scan:
     Attributes:
         start, stop: the channels that it codes, of those that the prior codes (the extents' included).
         grids: the positions, in the order of coding.
-        least_extent: positions of a smaller extent are left out; 0 where extents do not matter.
-        wide: whether it is one of the scans behind the near channels.
+        least_extent: positions of a smaller extent are skipped; 0: none is.
+        wide: whether it codes channels after the near ones.
         near: how many channels it sees one by one: ``min(start, prior.near)``.
         bands: numbers of bands that it sees at the position itself and around it; (0, 0) unless wide.
         taps: offsets (dy, dx) within +-WINDOW at which it sees the near channels.
@@ -116,7 +116,7 @@ class Prior:
         steps: float32 (C,), base step of each latent channel, in (raw - shift) * scale units of the latent space.
         order: int64 (C,), position in coding order -> latent channel.
         extents: how many latent channels are coded at a position of extent 1, 2, ...; empty where none are coded.
-        near: how many coded channels later scans see one by one.
+        near: number of leading coded channels that later scans see individually.
         scans: the coding order.
         class_of: uint8 (SCALE_LIMIT + 1,), scale -> class.
         radius, low_bits: int32 (K,), of each class.
@@ -154,7 +154,7 @@ class Prior:
 
     @cached_property
     def extent_of(self) -> NDArray[np.int64]:
-        """(C + 1,): the least extent at which so many latent channels are coded."""
+        """int64 (C + 1,): for each number of latent channels, the smallest extent that covers them."""
         return np.searchsorted((0, *self.extents), np.arange(self.channels + 1))
 
     @cached_property

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.coding.npz import MAX_BYTES, read_arrays
 from sdrt.coding.prior import (
     BAND,
     EXACT,
@@ -28,11 +27,15 @@ from sdrt.coding.prior import (
     Scan,
     input_limits,
 )
+from sdrt.container.npz import read_arrays
 from sdrt.errors import ModelError
 from sdrt.packs.regular_file import read_regular_file
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
+MAX_BYTES = 8 * 2**20
+"""Of the archive, and of all arrays in it together."""
+KINDS = ("|u1", "|i1", "<u2", "<i2", "<i4", "<f4")
 MAX_CHANNELS = 256
 MAX_SCANS = 96
 MAX_RADIUS = 255
@@ -54,7 +57,13 @@ def load_prior(source: str | Path | bytes, name: str | None = None) -> Prior:
         data, name = source, name or "prior.npz"
     else:
         data, name = read_regular_file(Path(source), MAX_BYTES), name or str(source)
-    return build_prior(read_arrays(data, name), name)
+    if len(data) > MAX_BYTES:
+        raise ModelError(f"{name}: has {len(data)} bytes, the limit is {MAX_BYTES}")
+    try:
+        arrays = read_arrays(data, max_bytes=MAX_BYTES, kinds=KINDS, max_dimensions=2)
+    except ValueError as error:
+        raise ModelError(f"{name}: not a prior: {error}") from None
+    return build_prior(arrays, name)
 
 
 def _take(arrays: Arrays, key: str, kind: str, name: str) -> NDArray[np.generic]:

@@ -6,12 +6,17 @@ of step index i counts steps of ``prior.steps[c] * step_scale(i)``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import sqrt
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.coding.context import Canvas, Prediction, predict, table_entries
 from sdrt.coding.prior import MAX_SYMBOL, Float32, Int32, Prior
 from sdrt.coding.symbols import arrange, to_channels, with_extents
+from sdrt.container.sdl import MAX_STEP_INDEX
+from sdrt.errors import UnsupportedError
 
 BIT_PRICE = np.float32(np.log(2) / 6)
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
@@ -108,6 +113,40 @@ def _decide(prior: Prior, prediction: Prediction, exact: Float32, weights: Float
         bits = prior.costs[prior.row_offsets[prediction.table] + entry].reshape(exact.shape)
         costs.append(bits + weights * np.square(exact - candidate))
     return np.asarray(np.minimum(below + (costs[1] < costs[0]), MAX_SYMBOL), np.int32)
+
+
+def coarsest_within(
+    latents: Float32, prior: Prior, max_error: float, *, finest: int, steps: Callable[[int], NDArray[np.integer]]
+) -> int:
+    """The coarsest step index at which rounding leaves an error of at most ``max_error``.
+
+    Args:
+        latents: float32 (C, h, w), finite.
+        prior: what they will be coded under.
+        max_error: root mean square error over root mean square of the latents, above 0.
+        finest: the smallest index that may be taken.
+        steps: the indices (h, w) that an index of the file means.
+
+    Raises:
+        UnsupportedError: ``finest`` leaves more; its error is named.
+    """
+    power = float(np.square(latents, dtype=np.float64).mean())
+
+    def error(index: int) -> float:
+        indices = steps(index)
+        rounded = dequantize(quantize(latents, prior, indices, weight=0), prior, indices)
+        noise = float(np.square(latents - rounded, dtype=np.float64).mean())
+        return sqrt(noise / power) if noise else 0.0
+
+    fine, coarse = finest, MAX_STEP_INDEX + 1
+    if error(fine) > max_error:
+        raise UnsupportedError(
+            f"a latent error of {max_error:g} cannot be reached: the finest step leaves {error(fine):.4f}"
+        )
+    while fine + 1 < coarse:  # the error at `fine` is small enough, whatever lies between
+        middle = (fine + coarse) // 2
+        fine, coarse = (middle, coarse) if error(middle) <= max_error else (fine, middle)
+    return fine
 
 
 def dequantize(coded: Int32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:

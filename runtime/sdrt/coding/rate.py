@@ -1,10 +1,10 @@
 """Rate control: the finest step whose file fits a budget, in few codings.
 
-Only coding repeats; the networks have run before. The size of a file falls with the step index, in pictures of some
-size by 0.5 to 2 % an index, and its power of 0.6 is nearly straight (at high rates the size itself would be, at low
-rates its logarithm): so the search interpolates there, inside a bracket that every coding shrinks. Small files fall by
-whole bytes, several per cent each: what the step leaves unused is then filled by the next finer step, quantised more
-thriftily.
+Only the coding repeats; the networks have run before. A file shrinks as the step index rises, by 0.5 to 2 % per index
+in pictures that are not tiny. Its size to the power of 0.6 is nearly a linear function of the index (at high rates the
+size itself would be, at low rates its logarithm), so the search interpolates that power, inside a bracket that every
+coding shrinks. In small files one index is worth several per cent: the bytes that the best step leaves unused are then
+filled by the next finer step, quantized with a larger weight on bits.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class TargetError(UnsupportedError):
 
 
 FULL = 0.995
-"""A file that uses this share of its budget is as good as any: the search ends."""
+"""The search ends at a file that uses this share of its budget."""
 FILLED = 0.98
-"""Below this share a finer step is tried with more thrift."""
+"""Below this share a finer step is tried with a larger weight on bits."""
 _MOST_THRIFT = 16.0
 _THRIFT_TRIES = 5
 _STRAIGHT = 0.6
-"""The power of a file's size that falls in a straight line with the index: measured on tiny and on taef2."""
+"""The power of a file's size that is nearly linear in the index: measured on tiny and on taef2."""
 _EMPTY = 225
-"""Indices from the first guess, about, to where nothing is left to code: the first guess at the slope."""
+"""Indices from the first guess to an empty file, roughly: gives the slope until two sizes are known."""
 
 
 def budget_of(target_bpp: float, width_px: int, height_px: int) -> int:
@@ -54,12 +54,18 @@ def finest_within(
 ) -> bytes:
     """A file of an index in ``finest..coarsest`` that has at most ``budget_bytes`` and, if it can be, 98 % of them.
 
-    ``code(index, thrift)`` makes a file; ``thrift`` is how much more than usual a bit weighs against error, 1 or more.
-    It is called about 3 times, 17 at most; ``guess`` is tried first. Sizes are expected to fall with the index and with
-    thrift; where they do not quite, the result fits the budget all the same.
+    Args:
+        code: ``code(index, thrift)`` makes a file; ``thrift``, 1 or more, multiplies the weight of bits against error.
+            It is called at most 17 times, on photographs three to four times (tests/test_shipped_pack.py). Sizes should
+            fall with both arguments; where they do not, the result still fits the budget.
+        budget_bytes: the size that must not be exceeded.
+        guess: the index that is tried first.
+        finest: the smallest index that may be used.
+        coarsest: the largest index that may be used.
 
-    Raises TargetError, which names the smallest size, when ``coarsest`` does not fit; most thrift is tried before only
-    where there is no coarser index at all.
+    Raises:
+        TargetError: ``coarsest`` does not fit; the message names the smallest size. If it is the coarsest index of
+            all, larger weights on bits were tried as well.
     """
     fits, too_large = coarsest + 1, finest - 1  # the open bracket: indices not yet tried lie strictly between
     sizes: dict[int, int] = {}
@@ -106,9 +112,9 @@ def finest_within(
 
 
 def _next(sizes: dict[int, int], index: int, other: int | None, budget_bytes: int, reach: float) -> int:
-    """Where a straight line of ``size ** 0.6`` through ``index`` and ``other`` meets the budget; ``reach`` is a factor.
+    """The index at which a line through ``size ** 0.6`` at ``index`` and ``other`` meets the budget.
 
-    Without ``other`` the line falls to nothing ``_EMPTY`` indices on.
+    ``reach`` multiplies the distance. Without ``other`` the line reaches zero ``_EMPTY`` indices on.
     """
     aim, height = math.pow((1 + FULL) / 2 * budget_bytes, _STRAIGHT), math.pow(sizes[index], _STRAIGHT)
     slope = -height / _EMPTY

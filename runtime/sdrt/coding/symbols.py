@@ -1,6 +1,6 @@
-"""Symbols as the coder has them: (h, w, channels), channels in the prior's order, the extents in front.
+"""Coded symbols: (h, w, channels), extents first, then channels in the prior's order.
 
-This is the one layout between quantizer and bytes; latents are (C, h, w) and leave it only in `to_channels`.
+This is the only layout between quantizer and payload; `arrange` enters it from (C, h, w), `to_channels` leaves it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def to_channels(coded: Int32, prior: Prior) -> Int32:
 
 
 def with_extents(symbols: Int32, prior: Prior) -> Int32:
-    """Arranged symbols with the least extents that hold them in front, where the prior codes extents.
+    """Prepends to arranged symbols the smallest extents that cover them, if the prior codes extents.
 
     Args:
         symbols: int32 (h, w, C).

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from sdrt import __version__
+from sdrt.command import desktop, install, latents_arguments, thumbnail
 from sdrt.command.console import complain, flush_stdout, in_words, printable, put, read_input, tell
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import SdrtError
@@ -66,6 +67,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_encode(commands)
     _add_decode(commands)
+    latents_arguments.add(commands)
 
     info = commands.add_parser("info", help="what .sdl files say about themselves")
     info.add_argument("inputs", nargs="+", metavar="FILE", help="an .sdl file; - is stdin")
@@ -77,11 +79,15 @@ def _parser() -> _Parser:
     models.set_defaults(run=_models)
 
     pack = commands.add_parser("pack", help="the smallest folder or zip of a model pack, to ship or install elsewhere")
-    pack.add_argument("pack", metavar="NAME|FOLDER")
+    pack.add_argument("pack", metavar="NAME|FOLDER|ZIP")
     pack.add_argument("--out", required=True, metavar="FOLDER|FILE.zip", help="must not exist yet")
     pack.add_argument("--decoder-only", action="store_true", help="without the encoder: it decodes only")
     pack.add_argument("--precision", help="w16, fp16, int8, ... as far as the pack has it (default: what a CPU runs)")
     pack.set_defaults(run=_pack)
+
+    install.add_to(commands)
+    thumbnail.add_to(commands)
+    desktop.add_to(commands, parser)
 
     doctor = commands.add_parser(
         "doctor", help="check the installation: versions, devices, model packs and their hashes"
@@ -102,6 +108,12 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="the largest size of the file; never exceeded. 4980, 5k (5000), 4.9k, 2Ki (2048), 1M",
     )
     rate.add_argument("--target-bpp", type=_positive, metavar="BITS", help="the same in bits of the file a pixel")
+    rate.add_argument(
+        "--latent-error",
+        type=_number,
+        metavar="E",
+        help="the largest error of the latents, in units of their own size, .001 to 1: a cache for training has .03",
+    )
     metadata = encode.add_mutually_exclusive_group()
     metadata.add_argument("--keep-metadata", action="store_true", help="keep EXIF and XMP; they count towards the size")
     metadata.add_argument("--strip", action="store_true", help="keep no metadata (the default)")
@@ -131,7 +143,7 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         choices=RESAMPLINGS,
         help="code the picture at this fraction of its sides (default: 1, or what a small target needs)",
     )
-    _add_engine(encode, "name or folder of the model pack (default: tiny)")
+    _add_engine(encode, "name, folder or zip of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)
 
 
@@ -143,7 +155,7 @@ def _add_decode(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     decode.add_argument("--crop", type=parse_crop, metavar="X,Y,W,H", help="decode this part only")
     decode.add_argument("--strip", action="store_true", help="leave out the metadata that the file holds")
-    _add_engine(decode, "name or folder of the model pack (default: the one that the file names)")
+    _add_engine(decode, "name, folder or zip of the model pack (default: the one that the file names)")
     decode.set_defaults(run=_decode)
 
 
@@ -156,7 +168,7 @@ def _add_files(parser: argparse.ArgumentParser, source: str, destination: str) -
 
 
 def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
-    parser.add_argument("--model", metavar="NAME|FOLDER", help=model)
+    parser.add_argument("--model", metavar="NAME|FOLDER|ZIP", help=model)
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto takes the best that works; any other is used or refused"
     )

@@ -108,6 +108,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
         quality=arguments.quality,
         target_bytes=arguments.target_size,
         target_bpp=arguments.target_bpp,
+        latent_error=arguments.latent_error,
         keep_metadata=arguments.keep_metadata,
         exact_alpha=arguments.alpha == "exact",
         tune=arguments.tune,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Protocol
 
 from sdrt import __version__
@@ -24,26 +25,33 @@ class Report(Protocol):
 
 
 def tell_models(*, as_json: bool) -> int:
-    """Tell the usable packs on stdout and, on stderr, why others are not. Returns the exit code."""
+    """Tell the usable packs on stdout, each by what ``--model`` takes, and on stderr why others are not.
+
+    Returns the exit code.
+    """
     packs, refusals = search.scan_packs()
+    places: dict[str, Path] = {}  # of the pack that a name finds: the first
     for pack in packs:
+        model = pack.called if pack.folder == places.setdefault(pack.called, pack.folder) else str(pack.folder)
         about = {
+            "model": model,
             "name": pack.name,
             "space": pack.space.id,
             "channels": pack.space.channels,
             "downscale": pack.space.downscale,
             "precisions": list(pack.precisions),
             "runs": precisions_by_device(pack.precisions),
-            "bytes": sum((pack.folder / name).stat().st_size for name in pack.files),
+            "bytes": sum(entry["bytes"] for entry in pack.manifest["files"].values()),
             "space_identity": pack.space.identity.hex(),
             "prior_identity": pack.prior_identity.hex() if PRIOR in pack.files else None,
+            "priors": [identity.hex() for identity in pack.priors],
             "encodes": any(name.startswith("encoder.") for name in pack.files),
             "folder": str(pack.folder),
         }
         if as_json:
             tell(json.dumps(about))
         else:
-            tell(pack.name)
+            tell(model)
             for key, value in about.items():
                 tell(f"  {key:15} {in_words(value)}")
     if not packs and not as_json:

@@ -1,6 +1,6 @@
 """The smallest pack that still does what is asked, as a folder or a zip file: ``sdrt pack``.
 
-One precision of each graph, the prior, and a manifest without its notes on how the pack was made.
+One precision of each graph, the priors, and a manifest without its notes on how the pack was made.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ class Shipment:
 def ship(pack: ModelPack, destination: Path, *, precision: str | None = None, decoder_only: bool = False) -> Shipment:
     """Writes ``pack`` in one ``precision`` (None: what a CPU runs) to a folder, or to a zip if the name ends in .zip.
 
-    The zip holds one folder of the zip's name: unpacked where packs are looked for, it is found.
+    The zip holds one folder of the zip's name; it is found as it is, or unpacked, where packs are looked for.
 
     Raises ModelError if the pack lacks a file or one is altered, OutputError if the destination exists already or
     cannot be written.
     """
     precision = precision or graph_precision("cpu", None, pack.precisions)
     graphs = [] if decoder_only else [pack.encoder_path(precision)]
-    names = [path.name for path in (*graphs, pack.decoder_path(precision), pack.prior_path)]
+    graphs = [*graphs, pack.decoder_path(precision)]
+    names = [*(path.name for path in graphs), pack.prior_path.name]
+    names += [name for name in pack.priors.values() if name not in names]
     if GRADIENT in pack.files and not decoder_only and precision == DEFAULT_PRECISION:
         names.append(GRADIENT)  # nodes that stand on this very decoder's weights
     contents = {name: read_verified(pack, name) for name in names}

@@ -1,1 +1,1 @@
-"""Bytes: the .sdl file and the alpha plane inside it. ``sdl`` needs the standard library alone."""
+"""Bytes: the .sdl file and the alpha plane inside it. ``sdl`` needs only the standard library."""

@@ -1,4 +1,4 @@
-"""The alpha plane as bytes: a few simple codings, of which the smallest is kept. docs/FORMAT.md has them in words.
+"""The alpha plane as bytes: several simple codings, of which the smallest is kept. docs/FORMAT.md specifies them.
 
 Fully transparent (0) and fully opaque (255) pixels always come back exactly; those between come back within
 ``max_error`` levels, and exactly where ``max_error`` is 0. Everything is integers: the bytes decode alike everywhere.
@@ -18,7 +18,7 @@ from sdrt.errors import CorruptError, UnsupportedError
 Plane = npt.NDArray[np.uint8]
 
 DEFAULT_MAX_ERROR = 8
-"""3 % of opacity in the soft parts: invisible, and a soft shadow shrinks to a quarter of its lossless size."""
+"""3 % of opacity between 0 and 255: not visible, and a soft shadow takes a quarter of its lossless size."""
 
 _CONSTANT, _DIFFERENCES, _INTERPOLATED, _EDGES = range(4)
 _ALONG_ROWS, _ALONG_COLUMNS = 1, 2
@@ -97,7 +97,7 @@ def _inflate(data: bytes, size_bytes: int) -> Plane:
 
 
 def _differences(alpha: Plane, axes: int) -> Plane:
-    """Each pixel less its left neighbour, or its upper one, or one after the other; modulo 256, outside is 0."""
+    """Differences modulo 256 along each of ``axes`` in turn; pixels outside the plane count as 0."""
     out: Plane = alpha.copy()
     if axes & _ALONG_ROWS:
         out[:, 1:] -= alpha[:, :-1]
@@ -127,7 +127,7 @@ def _passes(plane: Plane) -> Iterator[tuple[Plane, int]]:
 
 
 def _bands(view: Plane) -> Iterator[slice]:
-    """Ranges of columns, which predict nothing for each other, so narrow that 16-bit arithmetic needs little room."""
+    """Ranges of columns, taken one by one to bound memory; rows are predicted from rows, so they are independent."""
     wide = max(1, _BAND_PX // max(1, view.shape[0]))
     for first in range(0, view.shape[1], wide):
         yield slice(first, first + wide)

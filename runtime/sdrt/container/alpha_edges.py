@@ -1,8 +1,8 @@
 """Alpha coding 3, for masks that are mostly 0 and 255: an adaptive binary range coder along their edges.
 
 Blocks of 16 x 16 pixels that are all 0 or all 255 are named as such; only the pixels of the others are coded, one by
-one, each from its neighbours. One walk serves both directions: an encoder is told each bit, a decoder tells it. The
-words for it are in docs/FORMAT.md.
+one, each from its neighbors. The same code encodes and decodes: ``bit`` either encodes its argument or returns the
+decoded bit. docs/FORMAT.md specifies it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Plane = npt.NDArray[np.uint8]
 
 BLOCK = 16
 MAX_MIXED_BLOCKS = 2048
-"""A plane with more blocks to walk through, a second or two of work, is left to the other codings."""
+"""Planes with more blocks than this (a second or two of work) use the other codings."""
 MAX_RADIUS = 63
 
 _TRANSPARENT, _MIXED, _OPAQUE = range(3)
@@ -154,7 +154,7 @@ def _with_margins(plane: Plane, y: int) -> bytearray:
 
 
 def _walk_steps(coder: BinaryCoder, activity: int, steps: int) -> int:
-    """A signed number: zero or not, its sign, then its size by an Exp-Golomb code."""
+    """Codes a signed number: a zero flag, the sign, then the magnitude in Exp-Golomb code."""
     if not coder.bit(_ZERO_AT + activity, steps != 0):
         return 0
     negative = coder.bit(_SIGN_AT + activity, steps < 0)

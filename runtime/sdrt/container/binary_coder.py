@@ -1,7 +1,7 @@
 """A binary range coder with adaptive probabilities: what codes alpha planes and step maps, bit by bit.
 
-docs/FORMAT.md has the arithmetic. One walk over what is coded serves both directions: an encoder is told each bit, a
-decoder tells it.
+docs/FORMAT.md has the arithmetic. The same code encodes and decodes: ``bit`` either encodes
+its argument or returns the decoded bit.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _WORD = 0xFFFFFFFF
 
 class BinaryCoder(Protocol):
     def bit(self, context: int, bit: int) -> int:
-        """Code ``bit`` (an encoder) or ignore it (a decoder), and return the bit that a decoder finds."""
+        """Encodes ``bit`` and returns it (an encoder), or ignores it and returns the decoded bit (a decoder)."""
         ...
 
 
 class _Probabilities:
-    """The chance of a 0 in each context, in 1/65536, and how often it was used: young ones learn faster."""
+    """The probability of a 0 in each context, in 1/65536, and its number of uses: fewer uses, faster adaptation."""
 
     def __init__(self, contexts: int) -> None:
         self.zero = [_EVEN] * contexts
@@ -101,6 +101,6 @@ class BinaryDecoder:
         return bit
 
     def finish(self) -> None:
-        """Raises CorruptError where the bytes go on, or are not the shortest for what was decoded."""
+        """Raises CorruptError if bytes are left over, or are not the shortest encoding of what was decoded."""
         if self._code or self._at < len(self._data) or self._data[-1:] == b"\x00":
             raise CorruptError(f"{self._what} does not end where its bytes end")

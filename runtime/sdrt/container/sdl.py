@@ -63,7 +63,7 @@ MAX_ANCILLARY_BYTES = 2**20
 MAX_FILE_BYTES = 2**30
 
 RESAMPLINGS = (1, 2, 4, 8)
-"""By how much the coded picture's sides may be smaller than the picture's."""
+"""Factors by which the sides of the coded picture may be smaller than the picture's."""
 
 ALPHA = b"ALPH"
 SCALE = b"SCAL"
@@ -117,7 +117,7 @@ class SdlFile:
 
     @property
     def resampling(self) -> int:
-        """The integers are those of the picture at this fraction of its sides: one of RESAMPLINGS.
+        """The factor by which the coded picture's sides are smaller than the picture's: one of RESAMPLINGS.
 
         Raises CorruptError where the chunk that says so says anything else; ``unpack`` has looked.
         """
@@ -130,13 +130,13 @@ class SdlFile:
 
     @property
     def coded_px(self) -> tuple[int, int]:
-        """Width and height of the picture that the integers are of."""
+        """Width and height in pixels of the coded picture."""
         factor = self.resampling
         return ceil(self.width_px / factor), ceil(self.height_px / factor)
 
 
 def resampling_chunks(resampling: int) -> tuple[Chunk, ...]:
-    """What a file holds so that ``SdlFile.resampling`` is ``resampling``."""
+    """The chunks that make ``SdlFile.resampling`` equal ``resampling``."""
     return () if resampling == 1 else (Chunk(SCALE, bytes([RESAMPLINGS.index(resampling)])),)
 
 
@@ -163,7 +163,7 @@ def pack(file: SdlFile) -> bytes:
 
 
 def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFile:
-    """Read the whole of an .sdl file. Nothing is allocated from a number in the file, only slices of it are taken.
+    """Reads a whole .sdl file. No number in the file decides an allocation: only slices of the data are taken.
 
     Checks come in this order, each with its error: magic (NotSdlError); file size (LimitError); version
     (UnsupportedError if newer, CorruptError if 0); shortest length and checksum (CorruptError); reserved bits
@@ -185,7 +185,7 @@ def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFi
 
 
 def read_header(stream: Readable, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFile:
-    """Read the start of an .sdl file, up to its payload: ``payload`` is empty in what comes back.
+    """Reads an .sdl file up to its payload; ``payload`` is empty in the result.
 
     Takes no more from ``stream`` than that. Raises as ``unpack`` does, but for the file's size and its checksum: an
     altered header may pass here.
@@ -202,7 +202,7 @@ def _check_magic(start: bytes) -> None:
 
 
 def check_version(version: bytes) -> None:
-    """Refuse versions that are not read here. ``version``: the byte after the magic, or nothing where the file ends.
+    """Refuses unknown versions. ``version``: the byte after the magic, or b"" if the file ends there.
 
     Raises UnsupportedError for a newer one, CorruptError for 0.
     """
@@ -213,7 +213,7 @@ def check_version(version: bytes) -> None:
 
 
 def _read_header(stream: Readable, max_pixels: int | None) -> SdlFile:
-    """What lies between the version and the payload."""
+    """Parses the fields between the version and the payload."""
     reader = FieldReader(stream)
     word = int.from_bytes(reader.take(2, "flags"), "little")
     if word & _RESERVED:

@@ -10,11 +10,11 @@ from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError
 from sdrt.streams import Readable, read_at_most
 
 SdlSource = bytes | bytearray | memoryview | str | PathLike[str] | Readable
-"""The contents of an .sdl file, its path, or a binary stream that holds nothing behind it."""
+"""The contents of an .sdl file, its path, or a binary stream that ends with the file."""
 
 
 def read_source(source: SdlSource, stream_name: str = "the stream") -> bytes:
-    """The bytes of a whole .sdl file; of anything else only the beginning, which ``sdl.unpack`` refuses.
+    """The bytes of an .sdl file. Of other data only the beginning is read, which ``sdl.unpack`` then refuses.
 
     Memory grows with what comes, not with what might.
 

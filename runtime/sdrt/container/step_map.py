@@ -1,4 +1,4 @@
-"""The step map: by how much the quantizer's step differs from cell to cell, in the critical chunk ``STEP``.
+"""The step map: an offset of the quantizer's step index for each cell, in the critical chunk ``STEP``.
 
 A cell is a square of CELL_PX pixels of the coded picture, as many whole latent positions as lie in it. Its offset
 counts UNIT step indices (a quarter of an octave), MOST_OFFSET at most each way. docs/FORMAT.md has the coding.
@@ -79,7 +79,7 @@ def decode_step_map(data: bytes, shape: tuple[int, int]) -> Offsets:
 
 
 def _walk(coder: BinaryCoder, source: list[list[int]]) -> list[list[int]]:
-    """Codes every cell, row by row, as its difference from what its neighbors to the left and above promise."""
+    """Codes every cell, row by row, as the difference from a prediction from its left and upper neighbors."""
     found: list[list[int]] = []
     for y, row in enumerate(source):
         values: list[int] = []

@@ -1,1 +1,1 @@
-"""Graphs: the devices that run them, and tiles that keep their memory bounded. The only home of engines."""
+"""Runs graphs on devices, and large pictures in tiles of bounded memory. The only room that imports engines."""

@@ -13,7 +13,7 @@ Precision = Literal["w16", "fp32", "fp16", "int8", "bf16"]
 
 DEVICES: tuple[Device, ...] = get_args(Device)
 AUTO_ORDER = ("cuda", "cpu", "openvino")
-"""``auto`` takes the first that works. TensorRT stays a choice: its engines take minutes to build."""
+"""``auto`` takes the first that works. TensorRT must be asked for: building its engines takes minutes."""
 GPU = ("cuda", "tensorrt")
 """Devices of the package onnxruntime-gpu."""
 PLUGINS = {"rtx": "onnxruntime_ep_nv_tensorrt_rtx", "webgpu": "onnxruntime_ep_webgpu"}
@@ -29,7 +29,7 @@ INSTALL = {
 }
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""What may be asked for. bf16 is no graph: it is an arithmetic of OpenVINO's, on CPUs that have it."""
+"""Precisions that a caller may request. bf16 is not a graph: OpenVINO computes in it on CPUs that support it."""
 PREFERRED = {
     "cpu": ("int8", "w16", "fp32"),
     "openvino": ("int8", "w16", "fp32"),
@@ -45,7 +45,7 @@ that the smallest file of full quality is theirs."""
 
 @dataclass(frozen=True)
 class Sides:
-    """Height and width that a graph on a GPU takes: at least, the best tuned, at most; in its own input cells."""
+    """Minimum, optimum and maximum height and width of a graph's input on a GPU, in input cells."""
 
     least: int
     usual: int
@@ -73,7 +73,7 @@ def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
 
 
 def precisions_by_device(here: Sequence[str]) -> dict[str, str]:
-    """Device -> the precision of the graph that it runs unasked, out of those that a pack has."""
+    """Device -> the precision that it runs by default, out of those that a pack has."""
     return {device: graph_precision(device, None, here) for device in PREFERRED}
 
 

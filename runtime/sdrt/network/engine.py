@@ -53,7 +53,7 @@ class _Opened:
 class Engine:
     """One graph with one input and one output, ready to run on one device.
 
-    ``path`` is the graph. ``device`` is what is used in truth (never ``auto``), ``reason`` says in one line why.
+    ``path`` is the graph. ``device`` is the resolved device (never ``auto``); ``reason`` says in one line why.
     ``precision`` is the graph's, or bf16 where OpenVINO computes in it. ``longest_side``: the most cells of input that
     a run may have each way; None: any. On a GPU longer pictures are best run in tiles of just that side, because every
     new shape there costs time or memory.
@@ -112,7 +112,7 @@ class Engine:
 
 
 def precision_of(path: Path) -> str:
-    """The precision that a graph's file name says: ``decoder.fp16.onnx`` is fp16, ``decoder.onnx`` is w16."""
+    """The precision given by a graph's file name: ``decoder.fp16.onnx`` is fp16, ``decoder.onnx`` is w16."""
     parts = path.name.split(".")
     return parts[-2] if len(parts) > 2 and parts[-2] in PRECISIONS else DEFAULT_PRECISION
 
@@ -127,7 +127,7 @@ class _Settings:
 
 
 def available_devices() -> list[DeviceReport]:
-    """Every device but auto, whether its libraries are here, and what to do where they are not.
+    """Every device except auto: whether its libraries are installed, and if not, how to install them.
 
     A device whose libraries are here may still fail to open a graph (no driver, for example): only ``Engine`` can tell.
     """
@@ -149,7 +149,7 @@ def available_devices() -> list[DeviceReport]:
 
 
 def _why_absent(device: str) -> str | None:
-    """Why a device cannot be had, with what installs it; None where its libraries are here."""
+    """Why a device is unavailable and what installs it; None if its libraries are installed."""
     if device in PLUGINS:
         here = all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", PLUGINS[device]))
         return None if here else INSTALL[device]
@@ -173,7 +173,7 @@ def _machine() -> tensorrt_cache.Machine:
 
 
 def installed_onnxruntimes() -> list[str]:
-    """The ONNX Runtime distributions installed here; more than one overwrite each other's files."""
+    """The installed ONNX Runtime distributions; having more than one breaks them, as they share files."""
     from importlib import metadata
 
     found: list[str] = []

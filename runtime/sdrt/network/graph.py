@@ -1,6 +1,6 @@
-"""An ONNX graph in memory, and the proof that it stands alone.
+"""An ONNX graph in memory, checked to be self-contained.
 
-A pack's hashes vouch for the bytes of a graph. ONNX lets a tensor lie elsewhere: in a file beside the graph, or at an
+A pack's hashes cover the bytes of a graph. ONNX lets a tensor lie elsewhere: in a file beside the graph, or at an
 address in the process's memory, which engines follow. So does a node that loads a compiled engine. Such graphs are
 refused before an engine sees them. The message types and field numbers are those of onnx.proto3 (ONNX 1.18).
 """
@@ -45,7 +45,7 @@ class Graph:
     data: bytes
 
     def check_alone(self) -> None:
-        """Raises ModelError where the graph takes weights or code from outside its bytes, or is no ONNX at all."""
+        """Raises ModelError if the graph refers to weights or code outside its bytes, or is not valid ONNX."""
         parts = [("model", 0, len(self.data))]
         while parts:
             kind, start, stop = parts.pop()

@@ -40,13 +40,13 @@ NamedRunner = Callable[[Named], Named]
 
 
 def cuda_options(tf32: bool) -> dict[str, str]:
-    """What the CUDA provider is told; ``tf32`` False: products of float32 keep their accuracy."""
+    """Options of the CUDA provider. ``tf32`` False: float32 products keep full accuracy."""
     return dict(CUDA_OPTIONS) if tf32 else {**CUDA_OPTIONS, "use_tf32": "0"}
 
 
 @dataclass(frozen=True)
 class Port:
-    """The only input of a graph. ``channels`` None: the graph leaves them open."""
+    """A graph's only input. ``channels`` None: the dimension is dynamic."""
 
     name: str
     channels: int | None
@@ -108,7 +108,7 @@ def find_plugin(device: str, ort: ModuleType) -> list[Any]:
 
 
 _registered: set[str] = set()
-"""Plugins that this process has: onnxruntime takes each once."""
+"""Plugins that this process has registered: onnxruntime accepts each once."""
 
 
 def open_session(

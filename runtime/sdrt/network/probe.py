@@ -1,4 +1,4 @@
-"""Whether a device works, found out by running a graph of one node on it: that its libraries are here is not enough."""
+"""Tests a device by running a graph of one node on it: installed libraries do not prove that it works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorRT engines: which machine they fit, where they are kept, and what the provider is told to build them.
+"""TensorRT engines: which machine each one fits, where they are cached, and the provider options that build them.
 
 An engine is compiled for one graph, one range of input sizes, one TensorRT and one GPU architecture. Its folder names
 all of them, so that a change of any leads to another folder and never to a stale engine:
@@ -9,7 +9,7 @@ all of them, so that a change of any leads to another folder and never to a stal
         built.json      the sizes; written last, so that an interrupted build is not taken for an engine
     <cache>/tensorrt/timing/ort1.31.0-trt10.13.2-sm90/    measured kernel times, shared by all graphs
 
-<cache> is $SDRT_CACHE, or ``sdrt`` in the user's cache folder. docs/DEVICES.md tells the whole story.
+<cache> is $SDRT_CACHE, or ``sdrt`` in the user's cache folder. docs/DEVICES.md has the details.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def cache_root() -> Path:
 
 
 def this_machine(onnxruntime: str) -> Machine:
-    """The TensorRT and the GPU that are here. Loads libnvinfer, from its Python package where the system has none.
+    """The installed TensorRT and the GPU. Loads libnvinfer, from its Python package where the system has none.
 
     Raises EngineError: no TensorRT, another generation of it, no GPU.
     """
@@ -86,7 +86,7 @@ def timing_folder(machine: Machine) -> Path:
 
 
 def find(place: Path) -> Sides | str:
-    """The sizes of the engine in ``place``, or in a few words why there is none that can be used."""
+    """The sizes of the engine in ``place``, or the reason why there is no usable one."""
     if not place.parent.is_dir():
         return "none was ever built for this graph"
     if not place.is_dir():
@@ -198,7 +198,7 @@ def _load_tensorrt() -> ctypes.CDLL:
 
 
 def _architecture() -> int:
-    """The compute capability of the first visible GPU, asked of the driver: torch is not here to ask."""
+    """The compute capability of the first visible GPU, asked of the driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:

@@ -55,7 +55,7 @@ def to_latents(
 
     Below and to the right the picture is continued to whole cells by repeating its edge. ``tile_px``: the side of the
     frames that a large picture is cut into; None: what suits the pack. Less needs less memory and more time.
-    ``indices`` (rows, columns) of latents: the step index that each will be quantized with, for packs that are told;
+    ``indices`` (rows, columns) of latents: the step index that each will be quantized with, for packs that take it;
     None: the pack's default.
 
     Raises EngineError, and ModelError where the encoder does not give what the manifest says, in finite numbers.
@@ -172,7 +172,7 @@ def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices
 
 
 def gpu_sides(pack: ModelPack, half: str) -> Sides:
-    """What a GPU is to expect of ``encoder`` (in pixels) or ``decoder`` (in latents)."""
+    """The input sizes to prepare a GPU for: of ``encoder`` in pixels, of ``decoder`` in latents."""
     cell = pack.space.downscale
     usual_px, most_px = GPU_SIDES_PX
     if half == "encoder":
@@ -204,7 +204,7 @@ def plan_tiles(
 
 
 def _frame(array: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
-    """What a tile is run on, of (channels, rows, columns)."""
+    """The input of a tile, cut out of (channels, rows, columns)."""
     return array[:, row.frame_start : row.frame_stop, column.frame_start : column.frame_stop]
 
 

@@ -1,1 +1,1 @@
-"""Model packs: what a manifest says, and where packs lie. Needs the standard library alone."""
+"""Model packs: manifests and search paths. Needs only the standard library."""

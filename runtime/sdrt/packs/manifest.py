@@ -1,5 +1,5 @@
-"""A model pack as its manifest describes it: a folder with the graphs of one latent space, its prior, and the list that
-vouches for both.
+"""A model pack as its manifest describes it: a folder or a zip with the graphs of one latent space, its priors, and the
+manifest, which lists and hashes all of them.
 
 Two identities travel in every file and mean different things. The *latent space* says what the integers mean:
 any decoder of that space may paint the picture. The *prior* says how integers became bytes: without exactly
@@ -12,13 +12,14 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdrt.errors import ModelError
-from sdrt.packs.regular_file import check_regular, read_regular_file
+from sdrt.packs.archive import archived_bytes, is_archive, read_pack_file
+from sdrt.packs.regular_file import check_regular
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -28,14 +29,14 @@ GRADIENT = "gradient.onnx"
 """What turns the decoder's graph into one that gives its gradient as well; see ``search.read_gradient``."""
 DEFAULT_PRECISION = "w16"
 MAX_PACK_FILE_BYTES = 2**31 - 1
-"""As large as protobuf lets a graph be."""
+"""The largest graph that protobuf can hold."""
 SMALLEST_SCALE = 2.0**-126
 """float32's smallest normal number: latents are divided by the scale."""
 
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """What the numbers of a latent mean; equal spaces have equal ``identity`` on every machine.
+    """The meaning of a latent's numbers. Equal spaces have equal ``identity`` on every machine.
 
     A graph's latents are *raw*; symbols are computed from ``(raw - shift) * scale``.
     """
@@ -52,7 +53,7 @@ class LatentSpace:
         return hashlib.sha256(self.canonical_json().encode("utf-8")).digest()[:4]
 
     def canonical_json(self) -> str:
-        """Keys sorted, no spaces, floats in their shortest form that reads back equal."""
+        """JSON with sorted keys, no spaces, and each float in the shortest form that reads back equal."""
         fields = {
             "channels": int(self.channels),
             "downscale": int(self.downscale),
@@ -68,6 +69,7 @@ class ModelPack:
     """A pack as its manifest describes it. Files are checked by size here and by hash in ``search.read_verified``."""
 
     folder: Path
+    """The folder, or the zip file, that the pack lies in."""
     name: str
     space: LatentSpace
     files: dict[str, str] = field(hash=False)
@@ -80,17 +82,22 @@ class ModelPack:
     latent_distribution: bool
     """True: the encoder gives ``latent_parameters``, mean and log-variance on axis 1; take the first half."""
     quality_input: bool = False
-    """Whether the graphs are told the quality level, as one more channel of their input; see ``docs/PACKS.md``."""
+    """Whether the graphs take the quality level as an additional input channel; see ``docs/PACKS.md``."""
     halo: dict[str, int] | None = field(hash=False, default=None)
-    """``encoder_px`` and ``decoder_latents`` that make a tile equal the whole picture; None: no such number exists."""
+    """``encoder_px`` and ``decoder_latents``: the overlap at which tiles equal the whole picture; None: none does."""
+
+    @property
+    def called(self) -> str:
+        """What ``--model`` calls the pack where it lies on the search paths: its folder's name, or its zip's."""
+        return called(self.folder)
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions in which the decoder is here, the default one first."""
+        """The precisions in which the pack has a decoder, the default first."""
         return self.graph_precisions("decoder")
 
     def graph_precisions(self, half: str) -> tuple[str, ...]:
-        """The precisions in which ``encoder`` or ``decoder`` is here, the default one first."""
+        """The precisions in which the pack has this half, ``encoder`` or ``decoder``, the default first."""
         names = {parts[1] if len(parts) == 3 else DEFAULT_PRECISION for parts in self._graph_names(half)}
         return tuple(sorted(names, key=lambda name: (name != DEFAULT_PRECISION, name)))
 
@@ -115,8 +122,17 @@ class ModelPack:
         return self.folder / name
 
     @property
+    def priors(self) -> dict[bytes, str]:
+        """Identity -> file name of each prior: first the one that writes, then those that older files need."""
+        names = sorted(filter(is_prior, self.files), key=lambda name: (name != PRIOR, name))
+        priors: dict[bytes, str] = {}
+        for name in names:
+            priors.setdefault(bytes.fromhex(self.files[name])[:4], name)
+        return priors
+
+    @property
     def prior_path(self) -> Path:
-        """Raises ModelError if the prior has not been fitted yet."""
+        """Of the prior that writes. Raises ModelError if the prior has not been fitted yet."""
         if PRIOR not in self.files:
             raise ModelError(
                 f"model pack {self.name!r} in {self.folder} has no {PRIOR} yet: "
@@ -126,7 +142,7 @@ class ModelPack:
 
     @property
     def prior_identity(self) -> bytes:
-        """The first 4 bytes of the prior's sha256. Raises ModelError if the prior has not been fitted yet."""
+        """The first 4 bytes of the sha256 of the prior that writes. Raises ModelError if none has been fitted yet."""
         return bytes.fromhex(self.files[self.prior_path.name])[:4]
 
 
@@ -135,26 +151,62 @@ def graph_file_name(half: str, precision: str) -> str:
     return f"{half}.onnx" if precision == DEFAULT_PRECISION else f"{half}.{precision}.onnx"
 
 
+def is_prior(name: str) -> bool:
+    """Whether a pack's file of this name is a prior: ``prior.npz``, which writes, or ``prior.ANYTHING.npz``."""
+    parts = name.split(".")
+    return (parts[0], parts[-1]) == ("prior", "npz") and len(parts) in (2, 3)
+
+
+def older_prior(identity: bytes) -> str:
+    """The name of the file that keeps a prior for reading when another one writes."""
+    return f"prior.{identity.hex()}.npz"
+
+
+def called(place: Path) -> str:
+    """The name of a pack in this folder or zip file."""
+    return place.stem if is_archive(place) else place.name
+
+
 def read_pack(folder: Path) -> ModelPack:
-    """The pack in this folder. Raises ModelError: unreadable, a newer format, a file missing or of another size."""
+    """The pack in this folder or zip file.
+
+    Raises ModelError: unreadable, a newer format, a file missing or of another size; of a zip also: anything in it that
+    the manifest does not list.
+    """
     path = folder / MANIFEST
-    data = read_regular_file(path, MANIFEST_LIMIT_BYTES)
+    data = read_pack_file(folder, MANIFEST, MANIFEST_LIMIT_BYTES)
     try:
         manifest = json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no valid JSON: {error}") from None
     pack = parse_manifest(manifest, folder)
+    archived = archived_bytes(folder) if is_archive(folder) else None
     for name, entry in manifest["files"].items():
-        try:
-            status = (folder / name).stat()
-        except OSError as error:
-            raise ModelError(f"model pack {pack.name!r}: cannot read {folder / name}: {error.strerror}") from None
-        check_regular(folder / name, status)
-        if status.st_size != entry["bytes"]:
+        size_bytes = _file_bytes(folder / name, pack) if archived is None else archived.get(name)
+        if size_bytes is None:
+            raise ModelError(f"model pack {pack.name!r}: {folder} has no {name}")
+        if size_bytes != entry["bytes"]:
             raise ModelError(
-                f"{folder / name} is altered: the manifest says {entry['bytes']} bytes, it has {status.st_size}"
+                f"{folder / name} is altered: the manifest says {entry['bytes']} bytes, it has {size_bytes}"
             )
+    check_listed(pack, archived or ())
     return pack
+
+
+def _file_bytes(path: Path, pack: ModelPack) -> int:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ModelError(f"model pack {pack.name!r}: cannot read {path}: {error.strerror}") from None
+    check_regular(path, status)
+    return status.st_size
+
+
+def check_listed(pack: ModelPack, names: Iterable[str]) -> None:
+    """Raises ModelError for a name that neither the manifest lists nor is the manifest's own."""
+    for name in names:
+        if name != MANIFEST and name not in pack.files:
+            raise ModelError(f"{pack.folder} holds {name[:100]!r}, which its {MANIFEST} does not list")
 
 
 def _finite(text: str) -> float:
@@ -252,7 +304,7 @@ def _integer(parent: Mapping[str, Any], key: str, least: int, most: int, where: 
 
 
 def _float32(parent: Mapping[str, Any], key: str, where: Path) -> float:
-    """A number within float32's range, for that is what it is computed with; as exact as the manifest says it."""
+    """A number within float32's range, because latents are computed in float32; not rounded to it."""
     value = parent.get(key)
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float)):

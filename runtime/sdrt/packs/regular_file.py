@@ -1,10 +1,11 @@
-"""Reads a pack's file whole, and only what is a file: a fifo would wait for ever, a device never end."""
+"""Reads a pack's file, if it is a regular file: a fifo might block, and a device might never end."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from sdrt.errors import ModelError
 
@@ -17,16 +18,29 @@ def read_regular_file(path: Path, limit_bytes: int) -> bytes:
     Raises ModelError: it cannot be read, is no regular file, or has more than ``limit_bytes``.
     """
     try:
-        # Non-blocking, because opening a fifo waits for a writer; regular files do not care.
-        with open(os.open(path, _FLAGS), "rb") as stream:  # noqa: PTH123 (Path.open takes no flags)
-            status = os.fstat(stream.fileno())
-            check_regular(path, status)
-            data = stream.read(limit_bytes + 1) if status.st_size <= limit_bytes else None
+        with open_regular_file(path) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
+            data = stream.read(limit_bytes + 1) if size_bytes <= limit_bytes else None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
     if data is None or len(data) > limit_bytes:
         raise ModelError(f"{path} is larger than {limit_bytes} bytes")
     return data
+
+
+def open_regular_file(path: Path) -> BinaryIO:
+    """The regular file at ``path``, links followed. Raises ModelError: it cannot be opened, or is no regular file."""
+    try:
+        # Non-blocking, because opening a fifo waits for a writer; regular files do not care.
+        stream = open(os.open(path, _FLAGS), "rb")  # noqa: PTH123, SIM115 (Path.open takes no flags; the caller's)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        check_regular(path, os.fstat(stream.fileno()))
+    except BaseException:
+        stream.close()
+        raise
+    return stream
 
 
 def check_regular(path: Path, status: os.stat_result) -> None:

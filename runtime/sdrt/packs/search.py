@@ -1,4 +1,4 @@
-"""Where model packs are found, and whether their files are what the manifest says."""
+"""Finds model packs on the search paths and checks their files against the manifest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdrt.errors import EngineError, ModelError, SdrtError
-from sdrt.packs.manifest import GRADIENT, MANIFEST, PRIOR, ModelPack, read_pack
-from sdrt.packs.regular_file import read_regular_file
+from sdrt.packs.archive import archived_bytes, is_archive, read_pack_file
+from sdrt.packs.known_spaces import in_words
+from sdrt.packs.manifest import GRADIENT, MANIFEST, ModelPack, called, read_pack
 
 
 def search_paths() -> list[Path]:
@@ -24,8 +25,14 @@ def search_paths() -> list[Path]:
     paths.append(package / "packs")
     if package.parent.name == "runtime":
         paths.append(package.parents[1] / "models")
-    users = _user_folder()
-    return paths if users is None else [*paths, users / "sdrt" / "models"]
+    users = user_models()
+    return paths if users is None else [*paths, users]
+
+
+def user_models() -> Path | None:
+    """Where a user's own packs are; None where nobody knows this user's home."""
+    folder = _user_folder()
+    return None if folder is None else folder / "sdrt" / "models"
 
 
 def _user_folder() -> Path | None:
@@ -37,7 +44,7 @@ def _user_folder() -> Path | None:
 
 
 def _with_home(path: str | Path) -> Path | None:
-    """``path`` with its ~ replaced; None where that names nobody, or where nobody knows this user's home."""
+    """``path`` with ~ expanded; None if that user does not exist or has no known home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -45,7 +52,7 @@ def _with_home(path: str | Path) -> Path | None:
 
 
 def load_pack(name_or_folder: str | Path) -> ModelPack:
-    """Reads the pack of this name on the search paths, or the pack in this folder.
+    """Reads the pack of this name on the search paths, or the pack in this folder or zip file.
 
     Raises ModelError: not found (the message lists the paths searched), unreadable, a newer format, a file that
     is missing or has another size than the manifest says.
@@ -54,40 +61,51 @@ def load_pack(name_or_folder: str | Path) -> ModelPack:
     separators = [separator for separator in (os.sep, os.altsep) if separator]
     if isinstance(name_or_folder, str) and text not in ("", ".", "..") and not any(s in text for s in separators):
         for folder in _pack_folders():
-            if folder.name == text:
+            if called(folder) == text:
                 return read_pack(folder)
     asked = _with_home(name_or_folder)
     if asked is not None:
         try:
-            is_pack, is_folder = (asked / MANIFEST).is_file(), asked.is_dir()
+            is_zip = is_archive(asked) and asked.exists()
+            is_pack, is_folder = is_zip or (asked / MANIFEST).is_file(), asked.is_dir()
         except OSError as error:
             raise ModelError(f"cannot read {asked}: {error.strerror or error}") from None
         if is_pack:
             return read_pack(asked)
         if is_folder:
             raise ModelError(f"{asked} is no model pack: it has no {MANIFEST}")
-    searched = ", ".join(str(path) for path in search_paths())
-    raise ModelError(f"no model pack named {text!r}; searched {searched} (set SDRT_MODELS to add folders)")
+    raise ModelError(f"no model pack named {text!r}; {_searched()}")
+
+
+def _searched() -> str:
+    paths = ", ".join(str(path) for path in search_paths())
+    return f"searched {paths} (sdrt install adds a pack, SDRT_MODELS adds folders)"
 
 
 def _pack_folders() -> list[Path]:
     folders: list[Path] = []
     for path in search_paths():
-        if _has_manifest(path):
+        if _is_pack(path):
             folders.append(path)
             continue
         try:
-            folders.extend(sorted(entry for entry in path.iterdir() if _has_manifest(entry)))
+            entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))  # unfinished ones do
+            folders.extend(sorted(entry for entry in entries if _is_pack(entry)))
         except OSError:  # no folder, or none that we may look into
             continue
     return folders
 
 
-def _has_manifest(folder: Path) -> bool:
+def _is_pack(place: Path) -> bool:
+    """Whether to read it as one: a folder or a zip with a manifest, or a zip of which one cannot tell."""
     try:
-        return (folder / MANIFEST).is_file()
+        if not is_archive(place):
+            return (place / MANIFEST).is_file()
+        return place.exists() and MANIFEST in archived_bytes(place)
     except OSError:
         return False
+    except ModelError:  # reading it will say why
+        return True
 
 
 def scan_packs() -> tuple[list[ModelPack], list[ModelError]]:
@@ -107,9 +125,14 @@ def list_packs() -> list[ModelPack]:
     return scan_packs()[0]
 
 
-def read_prior(pack: ModelPack) -> bytes:
-    """The file of the pack's prior. Raises ModelError if there is none, or it is missing or altered."""
-    return read_verified(pack, pack.prior_path.name)
+def prior_name(pack: ModelPack, identity: bytes | None = None) -> str:
+    """The file of the prior of this identity (None: of the one that writes). Raises ModelError if there is none."""
+    if identity is None:
+        return pack.prior_path.name
+    if identity not in pack.priors:
+        here = ", ".join(prior.hex() for prior in pack.priors) or "none"
+        raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no prior {identity.hex()}, it has {here}")
+    return pack.priors[identity]
 
 
 def read_gradient(pack: ModelPack) -> tuple[Path, bytes]:
@@ -131,45 +154,57 @@ def read_gradient(pack: ModelPack) -> tuple[Path, bytes]:
 
 
 def find_pack(
-    space_identity: bytes, prior_identity: bytes, check: Callable[[ModelPack], object] = read_prior
+    space_identity: bytes, prior_identity: bytes, check: Callable[[ModelPack], object] | None = None
 ) -> ModelPack:
-    """The first pack that has both identities and stands ``check``: one that only claims them must not hide a good one.
+    """The first pack with both identities that passes ``check``: a pack that only claims them must not hide a good one.
 
-    ``check`` raises ModelError or EngineError for a pack that cannot be used.
+    ``check`` raises ModelError or EngineError for a pack that cannot be used; None: reads the prior.
 
-    Raises ModelError that names what is wanted and what is here, or what ``check`` raised for the first pack.
+    Raises ModelError: names the wanted and the available packs and the search paths, or is what ``check`` raised for
+    the first pack.
     """
     packs, refusals = scan_packs()
     here: list[str] = []
     claims: list[SdrtError] = []
     for pack in packs:
-        prior = pack.prior_identity if PRIOR in pack.files else b""
-        if (pack.space.identity, prior) == (space_identity, prior_identity):
+        priors = ", ".join(prior.hex() for prior in pack.priors) or "none"
+        if pack.space.identity == space_identity and prior_identity in pack.priors:
             try:
-                check(pack)
+                if check is None:
+                    read_prior(pack, prior_identity)
+                else:
+                    check(pack)
             except (ModelError, EngineError) as error:
                 claims.append(error)
                 continue
             return pack
-        here.append(f"{pack.name} ({pack.space.id}: space {pack.space.identity.hex()}, prior {prior.hex() or 'none'})")
+        here.append(f"{pack.called} ({pack.space.id}: space {pack.space.identity.hex()}, prior {priors})")
     if claims:
         raise claims[0]
     broken = "".join(f"; unusable: {refusal}" for refusal in refusals)
+    kin = [pack.called for pack in packs if pack.space.identity == space_identity]
+    advice = f"; another version of {kin[0]} has that prior" if kin else ""
     raise ModelError(
-        f"the file wants latent space {space_identity.hex()} and prior {prior_identity.hex()}; "
-        f"here: {', '.join(here) or 'no model packs'}{broken}"
+        f"the file wants latent space {in_words(space_identity)} and prior {prior_identity.hex()}{advice}; "
+        f"here: {', '.join(here) or 'no model packs'}{broken}; {_searched()}"
     )
 
 
+def read_prior(pack: ModelPack, identity: bytes | None = None) -> bytes:
+    """The file of a prior, as ``prior_name`` finds it. Raises ModelError if there is none, or it is missing or altered.
+    """
+    return read_verified(pack, prior_name(pack, identity))
+
+
 def read_verified(pack: ModelPack, name: str) -> bytes:
-    """The contents of a file of the pack, hashed: use these bytes, for the file may be another one a moment later.
+    """The contents of a file of the pack, checked by hash. Use these bytes: the file on disk may change later.
 
     Raises ModelError if the manifest does not list it, or it is missing or altered.
     """
     if name not in pack.files:
         raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no {name}")
     path = pack.folder / name
-    data = read_regular_file(path, pack.manifest["files"][name]["bytes"])
+    data = read_pack_file(pack.folder, name, pack.manifest["files"][name]["bytes"])
     digest = hashlib.sha256(data).hexdigest()
     if digest != pack.files[name]:
         raise ModelError(

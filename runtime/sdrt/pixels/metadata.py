@@ -6,7 +6,7 @@ Reading finds the orientation that they state and gives the same bytes, true of 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import ExifTags, Image
 
@@ -51,7 +51,8 @@ class Metadata:
         if exif is not None:
             with contextlib.suppress(ValueError):
                 exif = Exif(exif).upright(1, width_px, height_px)
-        return Metadata(exif, None if self.xmp is None else xmp_text.upright(self.xmp, width_px, height_px))
+        xmp = None if self.xmp is None else xmp_text.upright(self.xmp, width_px, height_px)
+        return replace(self, exif=exif, xmp=xmp)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -26,8 +26,10 @@ _BAND_PX = 2**18
 """Pixels that are filtered at once: a dozen arrays of this size stay in a processor's cache or near it."""
 
 
-def write_png(strips: Strips, stream: Sink) -> None:
+def write_png(strips: Strips, stream: Sink, texts: Mapping[str, str] | None = None) -> None:
     """Write a PNG of 8 bits, RGB or RGBA, with EXIF and XMP where there are any. Holds one band of it at a time.
+
+    ``texts``: keyword -> what a ``tEXt`` chunk says under it, both Latin-1.
 
     Raises what making the rows raises, and what ``stream.write`` raises.
     """
@@ -36,6 +38,8 @@ def write_png(strips: Strips, stream: Sink) -> None:
     _write_chunk(stream, b"IHDR", struct.pack(">IIBBBBB", strips.width_px, strips.height_px, 8, kind, 0, 0, 0))
     for chunk, data in _metadata_chunks(strips.metadata):
         _write_chunk(stream, chunk, data)
+    for keyword, text in (texts or {}).items():
+        _write_chunk(stream, b"tEXt", f"{keyword}\0{text}".encode("latin-1"))
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
     above = np.zeros((1, strips.width_px, 3 if strips.alpha is None else 4), np.uint8)
     top, band = 0, max(1, _BAND_PX // strips.width_px)

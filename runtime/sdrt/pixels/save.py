@@ -133,7 +133,7 @@ def _begun(strips: Strips) -> Strips:
 
 
 def _write_buffer(coded: io.BytesIO, stream: Sink) -> None:
-    stream.write(coded.getbuffer())
+    stream.write(coded.getvalue())
 
 
 def _write_ppm(strips: Strips, stream: Sink) -> None:

@@ -1,7 +1,7 @@
 """Arrays out of an .npz file that may be hostile: a zip archive of .npy files, by the letter of docs/PRIOR.md.
 
 numpy's reader and zipfile believe sizes, evaluate Python literals and fail in a dozen ways. Here every size is checked
-before memory is taken for it, and whatever is wrong is one error.
+before memory is taken for it, and whatever is wrong is one error. Priors and latents are read with it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.errors import ModelError
-
-MAX_BYTES = 8 * 2**20
-"""Of the archive, and of all arrays in it together."""
-
 _MAX_MEMBERS = 64
-_KINDS = {kind: np.dtype(kind) for kind in ("|u1", "|i1", "<u2", "<i2", "<i4", "<f4")}
 _STORED, _DEFLATED = 0, 8
 _END = struct.Struct("<4s6xH2L2x")  # the number of members, the directory's size and where it begins
 _ENTRY = struct.Struct("<4s6xH4x3L3H8xL")  # method, checksum, both sizes, three lengths, where the member begins
@@ -31,22 +26,29 @@ _HEADER = re.compile(
 )
 
 
-def read_arrays(data: bytes, name: str) -> dict[str, NDArray[np.generic]]:
-    """The arrays of the archive ``data`` by their names, read only: of one or two dimensions or none, little endian.
+def read_arrays(
+    data: bytes, *, max_bytes: int, kinds: Collection[str], max_dimensions: int
+) -> dict[str, NDArray[np.generic]]:
+    """The arrays of the archive ``data`` by their names, read only.
 
-    Raises ModelError, beginning with ``name``, for anything but such an archive of at most MAX_BYTES.
+    Args:
+        data: The whole file.
+        max_bytes: Of all arrays in it together.
+        kinds: The types that may occur, as numpy's headers spell them, such as "<f4".
+        max_dimensions: That an array may have.
+
+    Raises:
+        ValueError: Anything but such an archive; the message is one line.
     """
-    if len(data) > MAX_BYTES:
-        raise ModelError(f"{name}: has {len(data)} bytes, the limit is {MAX_BYTES}")
     try:
-        return {key: _array(key, member) for key, member in _members(data).items()}
+        return {key: _array(key, member, kinds, max_dimensions) for key, member in _members(data, max_bytes).items()}
     except struct.error:
-        raise ModelError(f"{name}: not a prior: the archive is cut short") from None
-    except (ValueError, zlib.error) as error:
-        raise ModelError(f"{name}: not a prior: {error}") from None
+        raise ValueError("the archive is cut short") from None
+    except zlib.error as error:
+        raise ValueError(f"an array cannot be unpacked: {error}") from None
 
 
-def _members(data: bytes) -> dict[str, bytes]:
+def _members(data: bytes, max_bytes: int) -> dict[str, bytes]:
     """The files of a zip archive without comment, unpacked. Raises ValueError, struct.error or zlib.error."""
     end = len(data) - _END.size
     signature, count, directory_bytes, at = _END.unpack_from(data, max(end, 0))
@@ -55,7 +57,7 @@ def _members(data: bytes) -> dict[str, bytes]:
     if count > _MAX_MEMBERS:
         raise ValueError(f"{count} arrays, at most {_MAX_MEMBERS} are possible")
     members: dict[str, bytes] = {}
-    left = MAX_BYTES
+    left = max_bytes
     for _ in range(count):
         signature, method, crc, packed, size, name_bytes, *others, start = _ENTRY.unpack_from(data, at)
         key = data[at + _ENTRY.size : at + _ENTRY.size + name_bytes].decode("ascii", "replace")
@@ -64,7 +66,7 @@ def _members(data: bytes) -> dict[str, bytes]:
             raise ValueError(f"the archive's directory is damaged at {key[:40]!r}")
         left -= size
         if left < 0:
-            raise ValueError(f"it unpacks to more than the limit of {MAX_BYTES} bytes")
+            raise ValueError(f"it unpacks to more than the limit of {max_bytes} bytes")
         signature, *lengths = _LOCAL.unpack_from(data, start)
         start += _LOCAL.size + sum(lengths)
         content = _unpacked(data[start : start + packed], method, size)
@@ -87,17 +89,17 @@ def _unpacked(packed: bytes, method: int, size: int) -> bytes:
     return content
 
 
-def _array(key: str, member: bytes) -> NDArray[np.generic]:
+def _array(key: str, member: bytes, kinds: Collection[str], max_dimensions: int) -> NDArray[np.generic]:
     """An .npy file of version 1.0 as numpy writes it. Raises ValueError."""
     start = len(_MAGIC) + 2
     end = start + int.from_bytes(member[len(_MAGIC) : start], "little")
     header = _HEADER.fullmatch(member, start, end) if member.startswith(_MAGIC) and end <= len(member) else None
     if header is None:
         raise ValueError(f"the header of array {key} is not as numpy writes it")
-    kind = _KINDS.get(header[1].decode())
+    kind = header[1].decode()
     shape = [int(side) for side in header[2].split(b",") if side.strip()]
-    if kind is None or len(shape) > 2:
-        raise ValueError(f"array {key} is {header[1].decode()} of {len(shape)} dimensions, as none in a prior is")
-    if math.prod(shape) * kind.itemsize != len(member) - end:
+    if kind not in kinds or len(shape) > max_dimensions:
+        raise ValueError(f"array {key} is {kind} of {len(shape)} dimensions, as none of these is")
+    if math.prod(shape) * np.dtype(kind).itemsize != len(member) - end:
         raise ValueError(f"array {key} has the shape {tuple(shape)} but not the bytes for it")
     return np.frombuffer(member, kind, offset=end).reshape(shape)

@@ -1,0 +1,168 @@
+"""``sdrt latents``: .sdl files become latents in other programs' files, and these become .sdl files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+from sdrt.atomic import atomic_file
+from sdrt.codec import Codec
+from sdrt.command.console import check_output, complain, say, write_output
+from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
+from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
+from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, read_tar
+from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.options import NEAR_LOSSLESS, EncodeOptions, LatentForm
+from sdrt.streams import read_at_most
+
+USAGE = 2
+TAR = ".tar"
+
+
+class _Sink(Protocol):
+    def write(self, key: str, members: Members, source: Path) -> None: ...
+
+
+class _Tar:
+    """All samples go into one tar."""
+
+    def __init__(self, writer: TarWriter) -> None:
+        self._writer = writer
+
+    def write(self, key: str, members: Members, source: Path) -> None:
+        self._writer.write(key, members)
+
+
+class _Folder:
+    """Files beside their source, or in ``folder``. Several files of one sample are there before its main one."""
+
+    def __init__(self, folder: Path | None, *, overwrite: bool) -> None:
+        self._folder, self._overwrite = folder, overwrite
+
+    def write(self, key: str, members: Members, source: Path) -> None:
+        """Raises OutputError: a file exists, cannot be written, or a key leads out of the folder."""
+        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\\" in key:
+            raise OutputError(f"{source}: {key!r} is no name for a file in a folder")
+        folder = source.parent if self._folder is None else self._folder
+        paths = {extension: folder / f"{key}.{extension}" for extension in members}
+        for path in paths.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            check_output(str(path), overwrite=self._overwrite)
+        for extension in reversed(list(members)):
+            write_output(str(paths[extension]), members[extension], overwrite=self._overwrite)
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """``sdrt latents``; returns the exit code: 0, or that of the first error."""
+    max_pixels = DEFAULT_MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels or None
+    codec = Codec(arguments.model, max_pixels=max_pixels)
+    error = NEAR_LOSSLESS if arguments.quality is None and arguments.latent_error is None else arguments.latent_error
+    options = EncodeOptions(quality=arguments.quality, latent_error=error)
+    sources = [Path(source) for source in arguments.inputs]
+    output = None if arguments.output is None else Path(arguments.output)
+    if output is not None and output.suffix.lower() != TAR:
+        say(f"sdrt: error: -o {output}: latents of many pictures go into one .tar; use --out-dir for other files")
+        return USAGE
+    if output is not None and output.exists() and any(s.exists() and s.samefile(output) for s in sources):
+        say(f"sdrt: error: {output} is an input and would be overwritten")
+        return USAGE
+    code = 0
+    with _sink(output, arguments) as sink:
+        work = _Work(codec, sink, options, arguments.to, arguments.verbose)
+        for source in sources:
+            if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in sources:
+                continue  # read with the file that it belongs to
+            try:
+                for key, members in _members_of(source):
+                    failure = _convert_one(work, source, key, members)
+                    code = code or failure
+            except Exception as failed:  # one bad input must not stop the others
+                failure = complain(failed, str(source))
+                code = code or failure
+    return code
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is the same for all inputs."""
+
+    codec: Codec
+    sink: _Sink
+    options: EncodeOptions
+    to: LatentForm | None
+    verbose: bool
+
+
+def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
+    """Converts what one key holds; returns the exit code. Members that are no latents go along as they are."""
+    form: LatentForm = work.to or ("npz" if SDL in members else "sdl")
+    try:
+        if form == SDL and SDL in members:
+            raise UnsupportedError(f"{source} holds .sdl files already: choose another form with --to")
+        others = {extension: data for extension, data in members.items() if extension not in (*OWN, *READERS)}
+        for sample in read_members(work.codec, key, members):
+            written = write_members(work.codec, sample, form, work.options)
+            work.sink.write(sample.key, {**written, **others}, source)
+            if work.verbose:
+                say(f"{source} -> {sample.key}.{next(iter(written))}: {sum(map(len, written.values()))} bytes")
+    except Exception as failed:  # nor must one bad sample stop those behind it
+        return complain(failed, str(source))
+    return 0
+
+
+@contextlib.contextmanager
+def _sink(output: Path | None, arguments: argparse.Namespace) -> Iterator[_Sink]:
+    if output is None:
+        yield _Folder(None if arguments.out_dir is None else Path(arguments.out_dir), overwrite=arguments.force)
+        return
+    check_output(str(output), overwrite=arguments.force)
+    with atomic_file(output, overwrite=arguments.force) as file:
+        writer = TarWriter(file)
+        yield _Tar(writer)
+        writer.close()
+
+
+def _members_of(source: Path) -> Iterator[tuple[str, Members]]:
+    """The files of each key of a tar; of any other file itself, and what belongs to it beside it."""
+    if source.suffix.lower() == TAR:
+        with _opened(source) as stream:
+            yield from read_tar(stream, str(source))
+        return
+    kind = source.suffix.lower().lstrip(".")
+    if kind != SDL and kind not in READERS:
+        raise UnsupportedError(f"{source}: latents are read from .{SDL}, .{', .'.join(READERS)} and {TAR} files")
+    members = {kind: _read(source)}
+    key = source.name[: -len(source.suffix)]
+    if kind == SDL:
+        for extension in (FLIPPED, SIZES):
+            beside = source.with_name(f"{key}.{extension}")
+            if beside.exists():
+                members[extension] = _read(beside)
+    yield key, members
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except FileNotFoundError:
+        raise MissingFileError(f"cannot read {path}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _read(path: Path) -> bytes:
+    with _opened(path) as stream:
+        data = read_at_most(stream, MAX_MEMBER_BYTES + 1)
+    if len(data) > MAX_MEMBER_BYTES:
+        raise LimitError(f"{path} has more than {MAX_MEMBER_BYTES} bytes")
+    return data
+
+
+def _of_flipped(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix(FLIPPED)}{SDL}")

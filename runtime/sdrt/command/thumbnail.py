@@ -1,0 +1,94 @@
+"""``sdrt thumbnail``: the small picture that a file manager shows, as freedesktop.org has it.
+
+Source: https://specifications.freedesktop.org/thumbnail-spec/latest/
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from sdrt.errors import OutputError
+
+FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
+"""Longest side -> the folder of a file manager's cache that thumbnails of that size lie in."""
+
+
+def add_to(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds the parser of this command."""
+    parser = commands.add_parser("thumbnail", help="a small PNG of an .sdl file, for file managers")
+    parser.add_argument("input", metavar="FILE", help="an .sdl file")
+    parser.add_argument("output", metavar="PNG", nargs="?", help="default: its place in the cache of file managers")
+    parser.add_argument("size", metavar="PX", nargs="?", type=_size, default=256, help="longest side (default: 256)")
+    parser.set_defaults(run=_run)
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= max(FOLDERS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 1 to {max(FOLDERS)}")
+    return int(text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    write_thumbnail(Path(arguments.input).absolute(), arguments.output and Path(arguments.output), arguments.size)
+    return 0
+
+
+def cache_place(source: Path, size_px: int) -> Path:
+    """Where file managers look for the thumbnail of an absolute path, in the smallest folder that takes the size.
+
+    Raises OutputError where nobody knows this user's cache.
+    """
+    import hashlib
+
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        raise OutputError("nobody knows where this user's cache is: set XDG_CACHE_HOME or name the output") from None
+    folder = FOLDERS[min(side for side in FOLDERS if side >= size_px)]
+    return cache / "thumbnails" / folder / f"{hashlib.md5(source.as_uri().encode()).hexdigest()}.png"
+
+
+def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Path:
+    """Write the thumbnail of the .sdl file at an absolute path, with what a file manager needs to know whether it is of
+    that file still. None: to its place in the cache. Returns where it is.
+
+    Raises what ``Codec.decode_strips`` raises, and OutputError.
+    """
+    import io
+
+    from sdrt.atomic import write_atomic
+    from sdrt.codec import Codec
+    from sdrt.container import sdl
+    from sdrt.container.source import read_source
+    from sdrt.pixels.picture import scatter
+    from sdrt.pixels.png import write_png
+
+    data = read_source(source)
+    status = source.stat()
+    header = sdl.unpack(data)
+    picture = Codec(device="cpu").thumbnail(data, size_px)  # a GPU's start takes longer than all of this
+    texts = {
+        "Software": "sdrt",
+        "Thumb::Image::Height": str(header.height_px),
+        "Thumb::Image::Width": str(header.width_px),
+        "Thumb::MTime": str(int(status.st_mtime)),
+        "Thumb::Mimetype": sdl.MEDIA_TYPE,
+        "Thumb::Size": str(status.st_size),
+        "Thumb::URI": source.as_uri(),
+    }
+    png = io.BytesIO()
+    write_png(scatter(picture), png, texts)
+    try:
+        if destination is not None:
+            # Not atomic: who asks for a thumbnail has made the file, and may read it through a handle that is open.
+            destination.write_bytes(png.getbuffer())
+            return destination
+        destination = cache_place(source, size_px)
+        destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {destination}: {error.strerror or error}") from None
+    write_atomic(destination, png.getbuffer())
+    return destination

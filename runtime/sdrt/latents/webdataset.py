@@ -1,0 +1,102 @@
+"""WebDataset tars: files that share a name up to its first dot are one sample, and lie one behind the other.
+
+The convention is that of github.com/webdataset/webdataset: of ``folder/photo.flipped.sdl`` the key is ``folder/photo``
+and the extension ``flipped.sdl``. Tars are read and written in one pass, without compression, and nothing in them is
+ever used as a path.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO, cast
+
+from sdrt.errors import CorruptError, LimitError, first_line
+from sdrt.streams import Sink
+
+MAX_MEMBER_BYTES = 1 << 30
+
+Members = Mapping[str, bytes]
+"""Extension without its first dot -> contents."""
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """``folder/photo.flipped.sdl`` -> ``folder/photo``, ``flipped.sdl``."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return folder + slash + stem, extension
+
+
+def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
+    """Key and members of each sample, in order; folders, links and devices are passed over.
+
+    Args:
+        stream: Read once, from its beginning to its end.
+        name: What errors call it.
+
+    Raises:
+        CorruptError: No tar, or one that is cut short or compressed; samples before the damage are given.
+        LimitError: A member beyond MAX_MEMBER_BYTES.
+    """
+    key: str | None = None
+    members: dict[str, bytes] = {}
+    watched = _Watched(stream)
+    try:
+        with tarfile.open(fileobj=cast(BinaryIO, watched), mode="r|") as tar:
+            for entry in tar:
+                if not entry.isfile():
+                    continue
+                of, extension = split_key(entry.name)
+                if entry.size > MAX_MEMBER_BYTES:
+                    raise LimitError(f"{name}: {entry.name!r} has {entry.size} bytes, the limit is {MAX_MEMBER_BYTES}")
+                if of != key:
+                    if key is not None:
+                        yield key, members
+                    key, members = of, {}
+                file = tar.extractfile(entry)
+                members[extension] = b"" if file is None else file.read()
+            if watched.block(tar.offset) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
+                raise tarfile.ReadError(f"it breaks off or is damaged at byte {tar.offset}")
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        raise CorruptError(f"{name}: no whole tar file: {first_line(error)}") from None
+    if key is not None:
+        yield key, members
+
+
+class _Watched:
+    """A stream that remembers what was last read from it."""
+
+    _KEPT_BYTES = 2 * tarfile.RECORDSIZE
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._end, self._tail = stream, 0, b""
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._end += len(data)
+        self._tail = (self._tail + data)[-self._KEPT_BYTES :]
+        return data
+
+    def block(self, offset: int) -> bytes:
+        """The block at ``offset``, if it is among what was last read."""
+        start = offset - self._end + len(self._tail)
+        return self._tail[start : start + tarfile.BLOCKSIZE] if start >= 0 else b""
+
+
+class TarWriter:
+    """Writes samples to ``sink``; ``close`` ends the tar. The same samples give the same bytes."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._tar = tarfile.open(fileobj=cast(BinaryIO, sink), mode="w|")  # noqa: SIM115 (`close` ends it)
+
+    def write(self, key: str, members: Members) -> None:
+        """Adds one sample; its key must be another than the one before."""
+        for extension, data in members.items():
+            entry = tarfile.TarInfo(f"{key}.{extension}")
+            entry.size, entry.mode = len(data), 0o644
+            self._tar.addfile(entry, io.BytesIO(data))
+
+    def close(self) -> None:
+        """Writes the end."""
+        self._tar.close()

@@ -1,0 +1,21 @@
+"""Latent spaces that people know by a name, so that a file need not spend bytes on it: its identity is enough."""
+
+from __future__ import annotations
+
+NAMES = {
+    "e17fefd1": "sd1: Stable Diffusion 1 and 2, TAESD",
+    "dd2edbb5": "sdxl: Stable Diffusion XL",
+    "bc63d90b": "sd3: Stable Diffusion 3 and 3.5",
+    "4acf8b44": "flux1: FLUX.1",
+    "63fa8689": "flux2: FLUX.2",
+    "f2cb60e4": "sana: Sana's DC-AE",
+    "9947b988": "wan21: Wan 2.1 and Qwen-Image",
+    "d0ba8b30": "tiny of sdrt 0.6",
+}
+"""Identity -> id of the space and the models that speak it. ``export/sdrt_export/spaces.py`` has how to know them."""
+
+
+def in_words(identity: bytes) -> str:
+    """The identity's eight digits and, where there is one, the space's name: ``e17fefd1 (sd1: ...)``."""
+    name = NAMES.get(identity.hex())
+    return identity.hex() if name is None else f"{identity.hex()} ({name})"

@@ -1,0 +1,190 @@
+"""The browser's decoder (web/), under plain node: the runtime's integers and its refusals. No engine, no browser."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests import testpack
+from tests.make_conformance import CASES, FOLDER
+from tests.make_container_golden import bad_files
+from tests.test_diseases import DISEASES, EXPECTED
+from tests.web import Answer, under_node
+
+from sdrt.bitstream import LatentCoder
+from sdrt.codec import Codec
+from sdrt.coding.prior_file import load_prior, write_prior
+from sdrt.container import sdl
+from sdrt.container.alpha import decode_alpha, encode_alpha
+from sdrt.errors import ModelError, SdrtError
+from sdrt.packs.search import load_pack
+from sdrt_export.prior_plan import generic_arrays
+
+TESTS = Path(__file__).parent
+GOLDEN = TESTS / "golden" / "codec"
+TINY = TESTS.parent / "models" / "tiny"
+WIDE = FOLDER / "wide"
+
+ILL_SDL = {name: error.__name__ for name, (error, _) in EXPECTED.items() if name.endswith(".sdl")}
+
+
+def case(sdl_file: Path | bytes, folder: Path, **more: Any) -> dict[str, Any]:
+    """A file, and the prior and the space of the pack in ``folder``."""
+    space = json.loads((folder / "manifest.json").read_text())["space"]
+    return {
+        "sdl": list(sdl_file) if isinstance(sdl_file, bytes) else str(sdl_file),
+        "prior": str(folder / "prior.npz"),
+        "space": space["identity"],
+        "downscale": space["downscale"],
+        **more,
+    }
+
+
+def sha256(array: NDArray[Any]) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def outcome(data: bytes, coder: LatentCoder) -> Answer:
+    """What the runtime says of a file, in the words of web/test/integers.mjs: hashes, or the error's name."""
+    try:
+        file = sdl.unpack(data)
+        answer: Answer = {"sha256": sha256(coder.symbols(file).astype("<i4"))}
+        alpha = file.chunk(sdl.ALPHA)
+        if alpha is not None:
+            answer["alpha"] = sha256(decode_alpha(alpha, file.height_px, file.width_px))
+    except SdrtError as error:
+        return {"error": type(error).__name__}
+    return answer
+
+
+def agree(answers: list[Answer], wanted: list[Answer]) -> None:
+    for number, (answer, want) in enumerate(zip(answers, wanted, strict=True)):
+        assert {key: answer.get(key) for key in ("sha256", "alpha", "error")} == {
+            key: want.get(key) for key in ("sha256", "alpha", "error")
+        }, f"case {number}: {answer.get('message')}"
+
+
+def test_the_integers_are_the_golden_ones() -> None:
+    """Every golden file, and every conformance vector with all that is computed on the way."""
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    answers = under_node(case(GOLDEN / name, testpack.FOLDER) for name in expected)
+    assert [(answer["shape"], answer["sha256"]) for answer in answers] == [
+        (want["shape"], want["sha256"]) for want in expected.values()
+    ]
+    paths = {name: FOLDER / one.pack / name for name, one in CASES.items()}
+    answers = under_node(case(p.with_suffix(".sdl"), p.parent, scans=True) for p in paths.values())
+    for path, answer in zip(paths.values(), answers, strict=True):
+        wanted = json.loads(path.with_suffix(".json").read_text())
+        assert answer["sha256"] == sha256(np.array(wanted["symbols"], "<i4"))
+        for scan, want in zip(answer["scans"], wanted["scans"], strict=True):
+            assert scan == {key: want[key] for key in scan}
+
+
+def test_a_photograph_in_the_default_pack(photo: NDArray[np.uint8]) -> None:
+    """The pack that is shipped, whatever it is by now: the runtime's integers, with alpha of every coding."""
+    codec, coder = Codec(TINY, device="cpu", threads=1), LatentCoder(load_pack(TINY))
+    soft = np.linspace(0, 255, photo.shape[0] * photo.shape[1]).reshape(photo.shape[:2]).astype(np.uint8)
+    hard = np.where(np.hypot(*np.mgrid[-48:49, -80:81]) < 40, 255, 0).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, soft.shape).astype(np.uint8)
+    half = np.where(hard > 0, np.uint8(200), np.uint8(0))
+    plain = sdl.unpack(codec.encode(photo))
+    planes = [encode_alpha(plane, max_error=error) for plane in (soft, hard, noise, half) for error in (0, 8)]
+    assert {plane[0] for plane in planes} == {1, 2, 3}
+    files = [sdl.pack(replace(plain, chunks=(sdl.Chunk(sdl.ALPHA, plane),))) for plane in planes]
+    files.append(codec.encode(photo, target_bytes=200))
+    agree(under_node(case(file, TINY) for file in files), [outcome(file, coder) for file in files])
+
+
+def test_ill_files_get_the_same_names() -> None:
+    """Every golden error of the container and every ill file beyond it: the runtime's error, one line of words."""
+    errors = {name: leaf for name, (leaf, _) in bad_files().items()}
+    answers = under_node({"sdl": str(TESTS / "golden" / "errors" / f"{name}.sdl")} for name in errors)
+    answers += under_node(case(DISEASES / name, testpack.FOLDER) for name in ILL_SDL)
+    assert [answer.get("error") for answer in answers] == [*errors.values(), *ILL_SDL.values()]
+    assert all(answer["message"] and "\n" not in answer["message"] for answer in answers)
+
+
+@pytest.mark.parametrize("folder", [testpack.FOLDER, WIDE], ids=["testpack", "wide"])
+def test_altered_files_end_alike(folder: Path) -> None:
+    """Payload, step map and alpha cut, altered and made up, under a right checksum: the same integers or refusals."""
+    random = np.random.default_rng(1)
+    healthy = [*GOLDEN.glob("161x97-[alm]*.sdl")] if folder == testpack.FOLDER else [WIDE / "wide-map.sdl"]
+    files = []
+    for path in sorted(healthy):
+        parsed = sdl.unpack(path.read_bytes())
+        for _ in range(12):
+            files.append(sdl.pack(replace(parsed, payload=altered(parsed.payload, random))))
+            chunks = tuple(replace(chunk, data=altered(chunk.data, random)) for chunk in parsed.chunks)
+            files.append(sdl.pack(replace(parsed, chunks=chunks)))
+    wanted = [outcome(file, LatentCoder(load_pack(folder))) for file in files]
+    assert {None, "CorruptError"} <= {want.get("error") for want in wanted}
+    agree(under_node(case(file, folder) for file in files), wanted)
+
+
+def altered(data: bytes, random: np.random.Generator) -> bytes:
+    """``data`` cut short, longer, with a byte changed, or other bytes altogether."""
+    at = int(random.integers(len(data) + 1))
+    return [
+        data[:at],
+        data + random.bytes(2),
+        data[:at] + random.bytes(1) + data[at + 1 :],
+        data[:-1],
+        random.bytes(len(data)),
+    ][int(random.integers(5))]
+
+
+def test_priors_are_refused_alike(tmp_path: Path) -> None:
+    """Priors that break a rule, and archives that are damaged: ModelError in both, or read in both."""
+    random, good = np.random.default_rng(2), write_prior(generic_arrays(3))
+    priors = [good, good + b"\0", good[:-1], b"", zip_of(generic_arrays(3), zipfile.ZIP_STORED)]
+    for key, value in {
+        "format": np.array(3, "<u2"),
+        "steps": np.array([1, np.nan, 1], "<f4"),
+        "order": np.array([0, 1, 1], np.uint8),
+        "extents": np.array([3, 2], "<i2"),
+        "near": np.array(4, "<i2"),
+        "thresholds": np.array([9, 9], "<u2"),
+        "weights": np.zeros(3, np.int8),
+        "shift": generic_arrays(3)["shift"].astype("<u2"),
+        "global_weights": np.full_like(generic_arrays(3)["global_weights"], 2**31 - 1),
+        "decisions": np.array(101, "<f4"),
+    }.items():
+        priors.append(zip_of({**generic_arrays(3), key: value}))
+    for _ in range(60):
+        at = int(random.integers(len(good)))
+        priors.append(good[:at] + random.bytes(1) + good[at + 1 :])
+    file = sdl.pack(sdl.SdlFile(8, 8, bytes(4), bytes(4), 512, b""))
+    cases, readable = [], []
+    for number, prior in enumerate(priors):
+        path = tmp_path / f"{number}.npz"
+        path.write_bytes(prior)
+        identity = hashlib.sha256(prior).digest()[:4]
+        file = sdl.pack(sdl.SdlFile(8, 8, bytes(4), identity, 512, b""))
+        cases.append({"sdl": list(file), "prior": str(path), "space": "00000000", "downscale": 8})
+        try:
+            load_prior(prior)
+            readable.append(True)
+        except ModelError:
+            readable.append(False)
+    assert [answer.get("error") != "ModelError" for answer in under_node(cases)] == readable
+    assert readable[0] and readable[4] and readable.count(False) > 30
+
+
+def zip_of(arrays: Mapping[str, NDArray[Any]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """An archive of arrays that nobody has checked."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for key, value in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, value, version=(1, 0), allow_pickle=False)
+            archive.writestr(f"{key}.npy", member.getvalue())
+    return buffer.getvalue()

@@ -1,0 +1,208 @@
+"""The browser's decoder (web/) in a real headless Chromium: pixels, refusals, the element, and what leaves the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from tests import testpack
+from tests.make_conformance import CASES, FOLDER
+from tests.make_container_golden import bad_files
+from tests.test_diseases import DISEASES
+from tests.test_web import GOLDEN, ILL_SDL, TESTS, TINY
+from tests.web import WEB, Answer, in_browser
+
+from sdrt.codec import Codec
+from sdrt.container import sdl
+from sdrt.container.alpha import encode_alpha
+
+TILE_PX = 64
+"""So small that a picture of 1 x 999 pixels takes three tiles of a pack that has no halo."""
+
+ELEMENT = """
+<script type="module" src="/sdl/sdl_img.js"></script>
+<p>above</p><sdl-img src="/golden/codec/161x97-high.sdl" pack="/packs/testpack/" alt="a test"></sdl-img>
+<p id="below">below</p>
+<sdl-img src="/golden/errors/checksum-wrong.sdl" pack="/packs/testpack/" id="ill"></sdl-img>
+"""
+ELEMENT_SCRIPT = """
+const image = document.querySelector("sdl-img");
+const settled = (element) => element.complete || new Promise((done) => { element.onload = element.onerror = done;
+  element.addEventListener("load", done); element.addEventListener("error", done); });
+const tops = [];
+const known = new Promise((done) => { const look = () => image.naturalWidth
+  ? (tops.push(below.getBoundingClientRect().top), done()) : requestAnimationFrame(look); look(); });
+await known;
+const early = image.complete;
+await settled(image);
+tops.push(below.getBoundingClientRect().top);
+const text = () => ill.shadowRoot.querySelector("[role=alert]")?.textContent;
+while (!text()) await new Promise((done) => setTimeout(done, 20));
+const box = image.getBoundingClientRect();
+return { early, tops, size: [image.naturalWidth, image.naturalHeight, box.width, box.height], error: text() };
+"""
+UPGRADE = """
+<img src="/golden/codec/161x97-low.sdl" data-pack="/packs/testpack/" id="good" alt="good">
+<img src="/golden/errors/truncated-payload.sdl" data-pack="/packs/testpack/" id="ill" alt="ill">
+<script type="module" src="/sdl/upgrade_images.js"></script>
+"""
+UPGRADE_SCRIPT = """
+while (!good.src.startsWith("blob:") || !ill.title) await new Promise((done) => setTimeout(done, 20));
+await good.decode();
+return { size: [good.naturalWidth, good.naturalHeight], alt: ill.alt };
+"""
+
+
+def golden_cases() -> list[dict[str, Any]]:
+    cases = [{"pack": "/packs/testpack/", "url": f"/golden/codec/{name}"} for name in golden_names()]
+    wide = [name for name, case in CASES.items() if case.pack == "wide"]
+    return cases + [{"pack": "/conformance/wide/", "url": f"/conformance/wide/{name}.sdl"} for name in wide]
+
+
+def golden_names() -> list[str]:
+    return list(json.loads((GOLDEN / "expected.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All that is asked of one browser."""
+    folder = tmp_path_factory.mktemp("web")
+    testpack.write(folder / "everywhere", halo=None)
+    with Image.open(TESTS.parent / "bench" / "photos" / "astronaut.webp") as image:
+        photo = image.convert("RGB").crop((90, 40, 90 + 203, 40 + 155))
+    (folder / "photo.sdl").write_bytes(Codec(TINY, device="cpu", threads=1).encode(photo, quality=70))
+    plain = sdl.unpack((GOLDEN / "161x97-high.sdl").read_bytes())
+    noise = np.random.default_rng(0).integers(0, 256, (97, 161)).astype(np.uint8)
+    chunk = sdl.Chunk(sdl.ALPHA, encode_alpha(noise, max_error=0))
+    (folder / "noise.sdl").write_bytes(sdl.pack(replace(plain, chunks=(chunk,))))
+    ill = [{"pack": "/packs/testpack/", "url": f"/golden/errors/{name}.sdl"} for name in bad_files()]
+    ill += [{"pack": "/packs/testpack/", "url": f"/diseases/{name}"} for name in ILL_SDL]
+    tiled = [
+        {"pack": "/conformance/wide/", "url": "/conformance/wide/wide-map.sdl", "tilePx": 32},
+        {"pack": "/own/everywhere/", "url": "/golden/codec/1x999.sdl", "tilePx": TILE_PX},
+        {"pack": "/packs/testpack/", "url": "/own/noise.sdl"},
+        {"url": "/own/photo.sdl"},
+        {"pack": "/golden/", "url": "/own/photo.sdl"},
+        {"pack": "/packs/testpack/", "url": "/own/absent.sdl"},
+    ]
+    return {
+        "pack": str(TINY),
+        "folders": {
+            "packs": str(TESTS / "data"),
+            "golden": str(TESTS / "golden"),
+            "conformance": str(FOLDER),
+            "diseases": str(DISEASES),
+            "own": str(folder),
+        },
+        "cases": golden_cases() + ill + tiled,
+        "pages": [{"html": ELEMENT, "script": ELEMENT_SCRIPT}, {"html": UPGRADE, "script": UPGRADE_SCRIPT}],
+    }
+
+
+@pytest.fixture(scope="module")
+def browser(job: dict[str, Any]) -> Answer:
+    return in_browser(job)
+
+
+@pytest.fixture(scope="module")
+def by_url(job: dict[str, Any], browser: Answer) -> dict[tuple[str, int | None], Answer]:
+    keys = [(case["url"], case.get("tilePx")) for case in job["cases"]]
+    return dict(zip(keys, browser["cases"], strict=True))
+
+
+ByUrl = dict[tuple[str, int | None], Answer]
+
+
+def pixels(answer: Answer, channels: int) -> NDArray[np.int16]:
+    assert "error" not in answer, answer
+    rgba = np.frombuffer(base64.b64decode(answer["rgba"]), np.uint8).reshape(*answer["size"], 4)
+    assert channels == 4 or (rgba[:, :, 3] == 255).all()
+    return rgba[:, :, :channels].astype(np.int16)
+
+
+def near(answer: Answer, wanted: Image.Image) -> None:
+    """Within two levels; alpha exact."""
+    reference = np.asarray(wanted, np.int16)
+    found = pixels(answer, reference.shape[2])
+    assert found.shape == reference.shape
+    assert np.abs(found - reference).max() <= 2
+    assert (found[:, :, 3:] == reference[:, :, 3:]).all()
+
+
+def test_every_golden_picture(by_url: ByUrl) -> None:
+    """Alpha, a step map, a smaller coded picture, a pack that is told the quality level: the runtime's pictures."""
+    for case in golden_cases():
+        folder = GOLDEN if "golden" in case["url"] else FOLDER / "wide"
+        with Image.open((folder / Path(case["url"]).name).with_suffix(".png")) as wanted:
+            near(by_url[case["url"], None], wanted)
+
+
+def test_alpha_of_many_bytes(by_url: ByUrl, job: dict[str, Any]) -> None:
+    """A header of 16 kB: the size is known from its first bytes, the alpha plane comes back exactly."""
+    file = Path(job["folders"]["own"]) / "noise.sdl"
+    assert file.stat().st_size > 15_000
+    near(by_url["/own/noise.sdl", None], Codec(testpack.FOLDER, device="cpu").decode(file))
+
+
+def test_ill_files_get_the_same_names(by_url: ByUrl) -> None:
+    """Every golden error, every ill file, and a file that is not there: the name of the runtime's error."""
+    wanted = {f"/golden/errors/{name}.sdl": leaf for name, (leaf, _) in bad_files().items()}
+    wanted |= {f"/diseases/{name}": leaf for name, leaf in ILL_SDL.items()}
+    assert {url: by_url[url, None].get("error") for url in wanted} == wanted
+    assert by_url["/own/absent.sdl", None]["error"] == "ImageError"
+
+
+def test_a_pack_that_is_not_there(browser: Answer, job: dict[str, Any]) -> None:
+    """A folder without a manifest is a ModelError, which names what was sought."""
+    answer = browser["cases"][[case.get("pack") for case in job["cases"]].index("/golden/")]
+    assert answer["error"] == "ModelError" and "manifest.json" in answer["message"]
+
+
+def test_the_default_pack(job: dict[str, Any], browser: Answer) -> None:
+    """A photograph by the pack that is shipped, in the precision that a page gets."""
+    at = job["cases"].index({"url": "/own/photo.sdl"})
+    near(browser["cases"][at], Codec(TINY, device="cpu", threads=1).decode(Path(job["folders"]["own"]) / "photo.sdl"))
+
+
+def test_tiles_show_nothing(by_url: ByUrl, job: dict[str, Any]) -> None:
+    """Tiles of a graph with a halo give the whole picture; those of another are blended as the runtime blends them."""
+    url = "/conformance/wide/wide-map.sdl"
+    assert by_url[url, 32]["strips"] > 1
+    assert np.abs(pixels(by_url[url, 32], 3) - pixels(by_url[url, None], 3)).max() <= 1
+    everywhere = Path(job["folders"]["own"]) / "everywhere"
+    tiled = Codec(everywhere, device="cpu", tile_px=TILE_PX).decode(GOLDEN / "1x999.sdl")
+    assert by_url["/golden/codec/1x999.sdl", TILE_PX]["strips"] > 1
+    near(by_url["/golden/codec/1x999.sdl", TILE_PX], tiled)
+
+
+def test_the_element(browser: Answer) -> None:
+    """It has its size from the header before the picture is there, and nothing moves later; errors are text."""
+    found = browser["pages"][0]
+    assert found["size"] == [161, 97, 161, 97]
+    assert not found["early"] and found["tops"][0] == found["tops"][1]
+    assert "CorruptError: " in found["error"]
+
+
+def test_images_are_upgraded(browser: Answer) -> None:
+    """An <img> whose source is an .sdl shows it; one that is refused says why."""
+    assert browser["pages"][1]["size"] == [161, 97]
+    assert "CorruptError" in browser["pages"][1]["alt"]
+
+
+def test_it_is_small(browser: Answer) -> None:
+    """All modules of the decoder together are at most 60 kB when minified."""
+    done = subprocess.run(["npm", "run", "--silent", "size"], cwd=WEB, capture_output=True, text=True, check=True)
+    assert 20_000 < int(done.stdout) <= 60_000
+
+
+def test_nothing_leaves_the_site(browser: Answer) -> None:
+    """One worker decodes, and no request goes to another host."""
+    assert browser["hosts"] == [] and browser["workers"] == 1

@@ -1,0 +1,107 @@
+/**
+ * The page's side of the worker: `decode` for those who want pixels; `<sdl-img>` and `upgradeImages` stand on it.
+ */
+
+/** Where the pack lies unless the caller says otherwise: in `pack/` beside this file. */
+export const DEFAULT_PACK = new URL("./pack/", import.meta.url).href;
+
+const jobs = new Map();
+let worker;
+let lastId = 0;
+
+function startWorker() {
+  worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "sdl" });
+  worker.onmessage = ({ data }) => jobs.get(data.id)?.(data);
+  worker.onerror = (event) => {
+    event.preventDefault();
+    worker = undefined;
+    for (const [id, answer] of jobs) answer({ id, kind: "error", name: "EngineError", message: `the worker failed: ${event.message ?? "it cannot be loaded"}` });
+  };
+}
+
+/** A file that is refused; `name` is the error's name in every sdrt, such as "CorruptError". */
+export class DecodeError extends Error {
+  constructor(name, message) {
+    super(message);
+    this.name = name;
+  }
+}
+
+/**
+ * Decodes a file in the worker.
+ * @param {string | URL | Blob | ArrayBuffer} source  an address, or the file itself
+ * @param {object} [options]
+ * @param {string | URL} [options.pack]      folder of the model pack
+ * @param {number} [options.maxPixels]
+ * @param {number} [options.tilePx]          side of the tiles of large pictures
+ * @param {AbortSignal} [options.signal]
+ * @param {(header: {widthPx: number, heightPx: number}) => void} [options.onHeader]
+ * @param {(done: number, total: number) => void} [options.onProgress]  tiles
+ * @param {(strip: {top: number, rows: number, image: ImageData}) => void} [options.onStrip]  from top to bottom
+ * @returns {Promise<{ms: number, bytes: number}>}  time in the worker, without fetching the file; its size
+ * @throws {DecodeError}
+ */
+export async function decode(source, options = {}) {
+  const { pack = DEFAULT_PACK, maxPixels, tilePx, signal, onHeader, onProgress, onStrip } = options;
+  const job = { id: ++lastId, pack: new URL(pack, document.baseURI).href, maxPixels, tilePx };
+  if (source instanceof Blob) job.bytes = await source.arrayBuffer();
+  else if (source instanceof ArrayBuffer) job.bytes = source.slice(0);
+  else job.url = new URL(source, document.baseURI).href;
+  signal?.throwIfAborted();
+  if (!worker) startWorker();
+  try {
+    return await new Promise((resolve, reject) => {
+      let widthPx = 0;
+      signal?.addEventListener("abort", () => {
+        if (jobs.has(job.id)) worker?.postMessage({ id: job.id, cancel: true });
+        reject(signal.reason);
+      });
+      const take = (answer) => {
+        if (answer.kind === "header") {
+          widthPx = answer.widthPx;
+          onHeader?.(answer);
+        } else if (answer.kind === "progress") onProgress?.(answer.done, answer.total);
+        else if (answer.kind === "strip") {
+          const image = new ImageData(new Uint8ClampedArray(answer.pixels), widthPx, answer.rows);
+          onStrip?.({ top: answer.top, rows: answer.rows, image });
+        } else if (answer.kind === "done") resolve({ ms: answer.ms, bytes: answer.bytes });
+        else reject(new DecodeError(answer.name, answer.message));
+      };
+      jobs.set(job.id, (answer) => {
+        try {
+          take(answer);
+        } catch (error) {
+          worker?.postMessage({ id: job.id, cancel: true }); // the caller cannot take what comes
+          reject(error);
+        }
+      });
+      worker.postMessage(job, job.bytes ? [job.bytes] : []);
+    });
+  } finally {
+    jobs.delete(job.id);
+  }
+}
+
+/**
+ * Decodes a file onto a canvas, strip by strip; the canvas gets the picture's size as soon as it is known.
+ * @param {HTMLCanvasElement} canvas
+ * @param {string | URL | Blob | ArrayBuffer} source
+ * @param {object} [options]  as of `decode`
+ */
+export async function decodeTo(canvas, source, options = {}) {
+  let context;
+  return decode(source, {
+    ...options,
+    onHeader(header) {
+      canvas.width = header.widthPx;
+      canvas.height = header.heightPx;
+      context = canvas.getContext("2d");
+      options.onHeader?.(header);
+    },
+    onStrip(strip) {
+      if (!context) throw new DecodeError("LimitError", "the browser has no canvas of this size");
+      context.putImageData(strip.image, 0, strip.top);
+      options.onStrip?.(strip);
+    },
+  });
+}

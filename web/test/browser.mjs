@@ -1,0 +1,96 @@
+/**
+ * Runs the decoder in a headless Chromium: `node browser.mjs CHROMIUM < job.json`, JSON on standard output.
+ *
+ * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx, quiet}` to decode; and
+ * `pages`, each `{html, script}`: a page to open and the body of an async function whose value is wanted. An answer to a
+ * case has `cpu_s`, seconds of processor time of all of the browser's processes (Linux only).
+ */
+
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import puppeteer from "puppeteer-core";
+
+import { assemble, serve } from "../site.mjs";
+
+const job = JSON.parse(readFileSync(0, "utf8"));
+const site = mkdtempSync(join(tmpdir(), "sdl-site-"));
+const HERE = fileURLToPath(new URL(".", import.meta.url));
+let browser;
+try {
+  assemble(job.pack, site);
+  const mounts = Object.fromEntries(Object.entries(job.folders).map(([name, path]) => [`/${name}/`, path]));
+  const origin = `http://localhost:${await serve({ ...mounts, "/test/": HERE, "/": site })}`;
+  browser = await puppeteer.launch({
+    executablePath: process.argv[2],
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
+  });
+  const hosts = new Set();
+  const open = async (html) => {
+    const page = await browser.newPage();
+    page.on("request", (request) => request.url().startsWith("http") && hosts.add(new URL(request.url()).origin));
+    await page.goto(`${origin}/test/blank.html`);
+    if (html) await page.setContent(html, { waitUntil: "load" });
+    return page;
+  };
+  const page = await open();
+  const cases = [];
+  for (const one of job.cases) {
+    const before = cpuSeconds(browser.process().pid);
+    const answer = await page.evaluate(decodeInPage, one);
+    cases.push({ ...answer, cpu_s: cpuSeconds(browser.process().pid) - before });
+  }
+  const workers = page.workers().length;
+  const pages = [];
+  for (const { html, script } of job.pages) {
+    const page = await open(html);
+    pages.push(await page.evaluate(`(async () => {${script}})()`));
+    await page.close();
+  }
+  console.log(JSON.stringify({ cases, pages, workers, hosts: [...hosts].filter((host) => host !== origin) }));
+} finally {
+  await browser?.close();
+  rmSync(site, { recursive: true });
+}
+
+/** Processor time of a process and its descendants, as /proc tells it, in hundredths of a second. */
+function cpuSeconds(root) {
+  const processes = new Map();
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      const fields = readFileSync(`/proc/${pid}/stat`, "latin1").replace(/^.*\) /s, "").split(" ");
+      processes.set(Number(pid), { parent: Number(fields[1]), ticks: Number(fields[11]) + Number(fields[12]) });
+    } catch {
+      // It has ended since.
+    }
+  }
+  const below = (pid) => pid === root || (processes.has(pid) && below(processes.get(pid).parent));
+  let ticks = 0;
+  for (const [pid, found] of processes) if (below(pid)) ticks += found.ticks;
+  return ticks / 100;
+}
+
+/** Runs in the page: the pixels of a file as base64 of RGBA, or the name of the error. `quiet`: none of the pixels. */
+async function decodeInPage({ pack, url, tilePx, quiet }) {
+  const { decode } = await import("/sdl/client.js");
+  let size;
+  let strips = 0;
+  const parts = [];
+  try {
+    const { ms } = await decode(url, {
+      pack,
+      tilePx,
+      onHeader: ({ widthPx, heightPx }) => (size = [heightPx, widthPx]),
+      onStrip: ({ image }) => {
+        strips++;
+        if (quiet) return;
+        for (let i = 0; i < image.data.length; i += 8192) parts.push(String.fromCharCode(...image.data.subarray(i, i + 8192)));
+      },
+    });
+    return { size, strips, ms, rgba: btoa(parts.join("")) };
+  } catch (error) {
+    return { error: error.name, message: error.message };
+  }
+}

@@ -1,0 +1,57 @@
+/**
+ * Runs the container, the prior and the payload decoder under node: `node integers.mjs < cases.json`, one line of JSON
+ * for each case `{sdl, prior, space}`: what was found, or the name and the words of the error.
+ */
+
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+
+import { decodeAlpha } from "../sdl/alpha.js";
+import { unpack } from "../sdl/container.js";
+import { ModelError, SdrtError } from "../sdl/errors.js";
+import { decodePayload } from "../sdl/payload.js";
+import { readPrior } from "../sdl/prior.js";
+import { stepIndices } from "../sdl/step_map.js";
+
+const sha256 = (array) => createHash("sha256").update(new Uint8Array(array.buffer, array.byteOffset, array.byteLength)).digest("hex");
+const priors = new Map();
+
+function priorAt(path) {
+  if (!priors.has(path)) {
+    const data = readFileSync(path);
+    priors.set(path, { ...readPrior(data), identity: createHash("sha256").update(data).digest("hex").slice(0, 8) });
+  }
+  return priors.get(path);
+}
+
+function run({ sdl, prior: path, space, downscale, scans }) {
+  const file = unpack(typeof sdl === "string" ? readFileSync(sdl) : Uint8Array.from(sdl));
+  if (!path) return { width: file.widthPx, height: file.heightPx, step: file.stepIndex, chunks: [...file.chunks.keys()] };
+  const prior = priorAt(path);
+  if (space !== file.space) throw new ModelError(`latent space ${file.space}`);
+  if (prior.identity !== file.prior) throw new ModelError(`prior ${file.prior}`);
+  const grid = stepIndices(file, downscale);
+  const seen = [];
+  const note = (scan, { means, scales, tables, values }) =>
+    seen.push({ means: [...means], scales: [...scales], tables: [...tables], symbols: [...values] });
+  const symbols = decodePayload(file.payload, prior, grid, scans ? note : undefined);
+  const alpha = file.chunks.get("ALPH");
+  return {
+    shape: [prior.channels, grid.rows, grid.columns],
+    sha256: sha256(symbols),
+    alpha: alpha && sha256(decodeAlpha(alpha, file.heightPx, file.widthPx)),
+    scans: scans && seen,
+  };
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  let answer;
+  try {
+    answer = run(JSON.parse(line));
+  } catch (error) {
+    if (!(error instanceof SdrtError)) throw error;
+    answer = { error: error.name, message: error.message };
+  }
+  console.log(JSON.stringify(answer));
+}
