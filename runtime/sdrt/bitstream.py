@@ -34,6 +34,8 @@ IndicesOf = Callable[[int, int], StepIndices]
 """Height and width of a picture in pixels -> the step indices of its latents."""
 LatentsOf = Callable[[int, IndicesOf, bool], Latents]
 """Resampling, step indices, and whether this is the last call -> the latents of a picture at that fraction."""
+Refine = Callable[[Latents, StepIndices, NDArray[np.float32]], Latents]
+"""Latents as ``LatentsOf`` gave them last, their step indices (h, w) and their steps (C, h, w) -> better latents."""
 
 _SEEN_AROUND = 1
 """Latents around a pixel, each way, that it cannot do without where a patch hides what else they paint."""
@@ -123,7 +125,7 @@ class FileWriter:
         longest_px, cell = max(self.width_px, self.height_px), self.coder.pack.space.downscale
         return (1, *(factor for factor in sdl.RESAMPLINGS[1:] if longest_px > cell * factor // 2))
 
-    def write(self, latents: LatentsOf) -> tuple[bytes, sdl.SdlFile]:
+    def write(self, latents: LatentsOf, refine: Refine | None = None) -> tuple[bytes, sdl.SdlFile]:
         """The finest file that the options allow: its bytes, and what they say.
 
         A pack whose encoder is told the quality level runs it again where the search ends far from the level that the
@@ -132,6 +134,7 @@ class FileWriter:
         Args:
             latents: Gives the latents of the picture at a resampling, for step indices, and whether it is asked for the
                 last time.
+            refine: Improves latents for the steps that the search found, or for quality's; then it is sought again.
 
         Raises:
             UnsupportedError: The smallest file of the last latents is larger than the target; its size is named.
@@ -152,6 +155,11 @@ class FileWriter:
                     values = latents(resampling, self._indices_at(guess), is_last)
                     with suppress(rate.TargetError):  # then what the first search found stands
                         data, file = self._search(values, resampling, guess, coarsest)
+                if refine is not None:
+                    indices = self._steps(values, file.step_index)
+                    values = refine(values, indices, quantize.step_sizes(self.coder.prior, indices))
+                    with suppress(rate.TargetError):
+                        data, file = self._search(values, resampling, file.step_index, coarsest)
             except rate.TargetError as error:
                 if is_last:
                     raise rate.TargetError(f"{error}{self._of_them_metadata}") from None

@@ -29,7 +29,8 @@ from sdrt.model_cache import ModelCache
 from sdrt.network.devices import Device, Precision, devices_to_try
 from sdrt.network.engine import Engine
 from sdrt.network.preview import preview, preview_box, subdivision
-from sdrt.network.transform import Progress, pixel_strips, to_latents
+from sdrt.network.refine import Refinement, recipe_of, refine
+from sdrt.network.transform import Progress, StepIndices, pixel_strips, to_latents
 from sdrt.options import EncodeOptions, Note, updated
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.parallel import InOrder
@@ -167,6 +168,9 @@ class Codec:
         pack = self._models.encoding_pack()
         coder = self._models.coder(pack)
         encoder = self._engine(pack, "encoder")
+        refinement = None
+        if options.effort:
+            refinement = self._models.refinement(pack, recipe_of(options.effort, options.tune))
         if not isinstance(picture, Picture):
             picture = load(picture, max_pixels=self._max_pixels)
         if note is not None:
@@ -174,14 +178,18 @@ class Codec:
                 note(text)
         height_px, width_px = picture.rgb.shape[:2]
         writer = FileWriter(coder, width_px, height_px, _chunks_of(picture.alpha, picture.metadata, options), options)
-        analysis = _Analysis(picture.rgb, pack, encoder, progress, self._tile_px)
+        analysis = _Analysis(
+            picture.rgb, pack, encoder, refinement=refinement, progress=progress, tile_px=self._tile_px
+        )
         protect = options.protect != "none" and options.latent_error is None  # latents for training are kept whole
         marked = cells_to_protect(picture.rgb) if protect else None
         if marked is None:
             del picture  # the analysis alone holds the pixels now, and lets them go when they have served
-            data, file = writer.write(analysis.latents)
+            data, file = writer.write(analysis.latents, analysis.refined if options.effort else None)
         else:
             data, file = write_protected(picture.rgb, marked, writer, analysis.kept_latents, self._painted)
+            if options.effort and file.chunk(sdl.PATCHES) is None:  # beside patches latents stay as they are
+                data, file = writer.write(analysis.latents, analysis.refined)
         return data, describe(file, len(data), pack)
 
     def encode_file(
@@ -512,11 +520,22 @@ class _Analysis:
     """A picture's way to latents, as often as rate control asks."""
 
     def __init__(
-        self, rgb: NDArray[np.uint8], pack: ModelPack, encoder: Engine, progress: Progress | None, tile_px: int | None
+        self,
+        rgb: NDArray[np.uint8],
+        pack: ModelPack,
+        encoder: Engine,
+        *,
+        refinement: Refinement | None,
+        progress: Progress | None,
+        tile_px: int | None,
     ) -> None:
         self._rgb: NDArray[np.uint8] | None = rgb
         self._kept: dict[tuple[int, bytes], Latents] = {}
         self._run = partial(to_latents, pack=pack, encoder=encoder, progress=progress, tile_px=tile_px)
+        self._refinement = refinement
+        self._refine = partial(refine, pack=pack, progress=progress, tile_px=tile_px)
+        self._coded: NDArray[np.uint8] | None = None
+        """The picture that the last latents are of, where these will be refined."""
 
     def latents(self, resampling: int, indices: IndicesOf, final: bool) -> Latents:
         """The latents of the picture at a fraction of its sides; pixels are let go after the ``final`` call."""
@@ -524,6 +543,8 @@ class _Analysis:
         reduced = reduce(self._rgb, resampling)
         if final:
             self._rgb = None
+        if self._refinement is not None:
+            self._coded = reduced
         return self._run(reduced, indices=indices(*reduced.shape[:2]))
 
     def kept_latents(self, resampling: int, indices: IndicesOf, _final: bool) -> Latents:
@@ -532,6 +553,12 @@ class _Analysis:
         if (resampling, told) not in self._kept:
             self._kept[resampling, told] = self.latents(resampling, indices, False)
         return self._kept[resampling, told]
+
+    def refined(self, latents: Latents, indices: StepIndices, step_sizes: NDArray[np.float32]) -> Latents:
+        """The last latents after gradient descent; the same where none was asked for."""
+        if self._refinement is None or self._coded is None:
+            return latents
+        return self._refine(latents, self._coded, self._refinement, step_sizes=step_sizes, indices=indices)
 
 
 def _chunks_of(alpha: NDArray[np.uint8] | None, metadata: Metadata, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:

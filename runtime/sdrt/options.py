@@ -25,6 +25,7 @@ TUNES: tuple[Tune, ...] = get_args(Tune)
 PROTECTS: tuple[Protect, ...] = get_args(Protect)
 LATENT_FORMS: tuple[LatentForm, ...] = get_args(LatentForm)
 """What latents are written as, see ``sdrt.latent_cache``: our own files, kohya's caches, ComfyUI's."""
+MAX_EFFORT = 9
 MAX_BPP = 1000
 NEAR_LOSSLESS = 0.03
 """The ``latent_error`` of a cache for training: with the default pack the decoded picture changes by less than .1 dB,
@@ -46,6 +47,7 @@ class EncodeKeywords(TypedDict, total=False):
     tune: Tune
     resampling: Resampling | None
     protect: Protect
+    effort: int
 
 
 class CodecKeywords(TypedDict, total=False):
@@ -83,6 +85,9 @@ class EncodeOptions:
         protect: "text": type, line art and screens that would be painted wrong are kept by a classical codec, as
             patches of the picture, where that is worth their bytes. "auto": all that can be protected, which today is
             the same. "none": everything is painted.
+        effort: 0 to 9. Above 0 the latents are refined for this one picture by gradient descent through the decoder:
+            better pictures at the same size, for seconds to minutes more; decoding takes what it took. Beside patches
+            latents are not refined.
 
     Raises:
         ArgumentError: A value of the wrong type or out of range, or more than one of the three rates.
@@ -97,6 +102,7 @@ class EncodeOptions:
     tune: Tune = "eyes"
     resampling: Resampling | None = None
     protect: Protect = "auto"
+    effort: int = 0
 
     def __post_init__(self) -> None:
         rates = (self.quality, self.target_bytes, self.target_bpp, self.latent_error)
@@ -115,6 +121,10 @@ class EncodeOptions:
             raise ArgumentError(f"protect is {self.protect!r}, it must be one of {', '.join(PROTECTS)}")
         if self.resampling not in (None, *RESAMPLINGS):
             raise ArgumentError(f"resampling is {self.resampling!r}, it must be one of {RESAMPLINGS}")
+        if not isinstance(self.effort, int) or isinstance(self.effort, bool) or not 0 <= self.effort <= MAX_EFFORT:
+            raise ArgumentError(f"effort is {self.effort!r}, it must be an integer from 0 to {MAX_EFFORT}")
+        if self.effort and self.latent_error is not None:
+            raise ArgumentError("latent_error keeps latents as they are, effort changes them: give one of the two")
 
 
 def updated(options: EncodeOptions | None, **keywords: Unpack[EncodeKeywords]) -> EncodeOptions:

@@ -14,6 +14,7 @@ from sdrt.command.console import complain, flush_stdout, in_words, printable, pu
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import SdrtError
 from sdrt.network.devices import DEVICES, PRECISIONS
+from sdrt.options import MAX_EFFORT
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -127,6 +128,14 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         choices=("eyes", "psnr"),
         default="eyes",
         help="psnr: fewer bytes at equal squared error, less sharp to the eye",
+    )
+    encode.add_argument(
+        "--effort",
+        type=int,
+        choices=range(MAX_EFFORT + 1),
+        default=0,
+        metavar=f"0..{MAX_EFFORT}",
+        help="better pictures at the same size for seconds to minutes of encoding (default: 0, none)",
     )
     encode.add_argument(
         "--resampling",

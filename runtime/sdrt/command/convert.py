@@ -114,6 +114,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
         tune=arguments.tune,
         resampling=arguments.resampling,
         protect=arguments.protect,
+        effort=arguments.effort,
     )
 
     def encode(codec: Codec, job: Job) -> str:
