@@ -79,7 +79,9 @@ def perceived(
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
-    """Spearman's: Pearson's of the ranks, equal values at their mean rank."""
+    """Spearman's: Pearson's of the ranks, equal values at their mean rank; not a number where all values are equal."""
+    if len(set(left)) < 2 or len(set(right)) < 2:
+        return float("nan")
 
     def ranks(values: Sequence[float]) -> NDArray[np.float64]:
         _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
