@@ -74,7 +74,7 @@ def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tupl
     written = write(writer)
     downscale = writer.coder.pack.space.downscale
     _, _, side = step_map.cells(1, 1, downscale)
-    offsets = wrong_offsets(structure.compare(rgb, paint(written[0]), side * downscale))
+    offsets = wrong_offsets(rgb, paint(written[0]), side * downscale)
     if writer.offsets is not None and offsets is not None:
         offsets = np.where(writer.offsets == 0, offsets, writer.offsets)
     if offsets is None:
@@ -83,12 +83,14 @@ def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tupl
     return writer, write(writer)
 
 
-def wrong_offsets(found: structure.Structure) -> Offsets | None:
+def wrong_offsets(original: Pixels, painted: Pixels, cell_px: int) -> Offsets | None:
     """An octave finer where structure is wrong, not merely different; None where nothing is, or too much.
 
     Wrong is a cell that is not kept (docs/TRUTH.md) and whose error lies along lines.
     """
-    wrong = (structure.classes(found, margin=0) > 0) & (found.lined > _LINED)
+    wrong = structure.classes(structure.compare(original, painted, cell_px), margin=0) > 0
+    if wrong.any():
+        wrong &= structure.lined(original, painted, cell_px) > _LINED
     if not 0 < wrong.mean() <= _FEW:
         return None
     return np.asarray(np.where(wrong, np.int8(-_OCTAVE), np.int8(0)))

@@ -6,6 +6,7 @@ brightness or of color is no structure. docs/TRUTH.md has the formulas and what 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -32,40 +33,45 @@ _FLAT = 4.0
 """Squared levels a pixel below which a gradient points nowhere."""
 _SPREAD = 4
 """Times that the products of gradients are blurred: a Gaussian of two pixels."""
-_REACH_PX = 2 * _SPREAD + 1 + 2
-"""Pixels around a cell that its values depend on."""
+_BLUR_PX = 2
+_LINES_PX = 1 + _SPREAD * _BLUR_PX
+"""Pixels around a pixel that its blurred value depends on, and its coherence."""
 
 _BAND_CELLS = 8
 """Rows of cells that are compared at once: floats take twelve times the room of pixels."""
 
 
 class Structure(NamedTuple):
-    """Three arrays float32 (rows, columns), one value for each cell.
+    """Two arrays float32 (rows, columns) in levels of luma, 0..255.
 
-    ``contrast``: standard deviation of the blurred original, in levels of luma, 0..255. ``error``: that of the blurred
-    difference. ``lined``: the share of the squared difference that lies along lines of the original, 0..1.
+    ``contrast``: standard deviation of a cell of the blurred original. ``error``: that of the blurred difference.
     """
 
     contrast: Float32
     error: Float32
-    lined: Float32
 
 
 def compare(original: Pixels, painted: Pixels, cell_px: int) -> Structure:
     """The structure of two pictures uint8 (H, W, 3) in ceil(H / cell_px) x ceil(W / cell_px) cells."""
-    height_px = len(original)
-    bands = []
-    for top in range(0, height_px, _BAND_CELLS * cell_px):
-        bottom = min(top + _BAND_CELLS * cell_px, height_px)
-        first, last = max(top - _REACH_PX, 0), min(bottom + _REACH_PX, height_px)
-        inside = slice(top - first, bottom - first)
-        before = _blurred(original[first:last])
-        difference = (_blurred(painted[first:last]) - before)[inside]
-        squared, lines = np.square(difference), _coherence(before)[inside]
-        lined = _means(squared * lines, cell_px) / np.maximum(_means(squared, cell_px), _NOTHING)
-        found = _deviations(before[inside], cell_px), _deviations(difference, cell_px), lined.astype(np.float32)
-        bands.append(found)
-    return Structure(*(np.concatenate(parts) for parts in zip(*bands, strict=True)))
+    parts = [
+        (_deviations(before[inside], cell_px), _deviations((after - before)[inside], cell_px))
+        for before, after, inside in _bands(original, painted, cell_px, _BLUR_PX)
+    ]
+    contrast, error = zip(*parts, strict=True)
+    return Structure(np.concatenate(contrast), np.concatenate(error))
+
+
+def lined(original: Pixels, painted: Pixels, cell_px: int) -> Float32:
+    """The share of each cell's squared difference that lies along lines of the original, float32 (rows, columns), 0..1.
+
+    Arguments as of ``compare``.
+    """
+    parts = []
+    for before, after, inside in _bands(original, painted, cell_px, _BLUR_PX + _LINES_PX):
+        squared = np.square(after - before)[inside]
+        along = _means(squared * _coherence(before)[inside], cell_px)
+        parts.append(along / np.maximum(_means(squared, cell_px), _NOTHING))
+    return np.concatenate(parts).astype(np.float32)
 
 
 def classes(structure: Structure, margin: float = DEVICE_MARGIN) -> NDArray[np.uint8]:
@@ -75,6 +81,16 @@ def classes(structure: Structure, margin: float = DEVICE_MARGIN) -> NDArray[np.u
     """
     allowance = np.square(structure.error + np.float32(margin)) / (structure.contrast + np.float32(CONTRAST_FLOOR))
     return np.asarray((allowance > KEPT).astype(np.uint8) + (allowance > PLAUSIBLE), np.uint8)
+
+
+def _bands(original: Pixels, painted: Pixels, cell_px: int, reach_px: int) -> Iterator[tuple[Float32, Float32, slice]]:
+    """Both pictures, blurred, in bands of whole cells: luma (h, W) with ``reach_px`` rows more at both ends where there
+    are any, and where the band's own rows are in it."""
+    height_px = len(original)
+    for top in range(0, height_px, _BAND_CELLS * cell_px):
+        bottom = min(top + _BAND_CELLS * cell_px, height_px)
+        first, last = max(top - reach_px, 0), min(bottom + reach_px, height_px)
+        yield _blurred(original[first:last]), _blurred(painted[first:last]), slice(top - first, bottom - first)
 
 
 def _blurred(rgb: Pixels) -> Float32:
