@@ -15,7 +15,18 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fuzz import alphas, containers, graphs, latent_files, manifests, patches, payloads, priors, step_maps
+from tests.fuzz import (
+    alphas,
+    containers,
+    graphs,
+    latent_files,
+    manifests,
+    patches,
+    payloads,
+    priors,
+    step_maps,
+    truth_maps,
+)
 from tests.fuzz.run import Settings, fuzz
 
 TARGETS = {
@@ -30,6 +41,7 @@ TARGETS = {
         step_maps.TARGET,
         patches.TARGET,
         latent_files.TARGET,
+        truth_maps.TARGET,
     )
 }
 
