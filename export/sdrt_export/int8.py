@@ -80,7 +80,9 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
     encode, paint = (open_session(graphs[half]) for half in ("encoder", "decoder"))
 
     def painted(raw: Floats) -> Floats:
-        picture: Floats = paint.run(None, {"latent_sample": np.ascontiguousarray(raw[:, : pack.space.channels])})[0]
+        latents = raw[:, : pack.space.channels]
+        shown = np.concatenate([latents, _level(pack, *latents.shape[2:])], axis=1)
+        picture: Floats = paint.run(None, {"latent_sample": shown})[0]
         return picture
 
     samples = [[_sample(pack, crop) for crop in group] for group in _photographs(photographs, pack.space.downscale)]
