@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import signal
 import stat
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ TESTS = Path(__file__).parent
 
 if importlib.util.find_spec("torch") is None:  # the runtime alone, as users install it: see tests/matrix.py
     collect_ignore_glob = ["test_export*.py", "test_bench*.py", "test_gradient.py", "test_seams.py"]
+
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup: tests of signals start processes that die of it
 
 ALLOWED_SKIPS = {
     r"/shared\b": "pictures and weights beside the checkout are not part of it",

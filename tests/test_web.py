@@ -35,6 +35,14 @@ TINY = TESTS.parent / "models" / "tiny"
 WIDE = FOLDER / "wide"
 
 ILL_SDL = {name: error.__name__ for name, (error, _) in EXPECTED.items() if name.endswith(".sdl")}
+ILL_SDL |= dict.fromkeys((name for name in ILL_SDL if name.startswith("patches-")), "UnsupportedError")
+"""What the browser says of ill files. It knows no patches: it refuses the chunk before it reads it."""
+
+
+def golden_files() -> dict[str, dict[str, Any]]:
+    """What is expected of the golden files that a browser can show."""
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    return {name: want for name, want in expected.items() if "patches" not in name}
 
 
 def case(sdl_file: Path | bytes, folder: Path, **more: Any) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def agree(answers: list[Answer], wanted: list[Answer]) -> None:
 
 def test_the_integers_are_the_golden_ones() -> None:
     """Every golden file, and every conformance vector with all that is computed on the way."""
-    expected = json.loads((GOLDEN / "expected.json").read_text())
+    expected = golden_files()
     answers = under_node(case(GOLDEN / name, testpack.FOLDER) for name in expected)
     assert [(answer["shape"], answer["sha256"]) for answer in answers] == [
         (want["shape"], want["sha256"]) for want in expected.values()
@@ -111,6 +119,12 @@ def test_ill_files_get_the_same_names() -> None:
     answers += under_node(case(DISEASES / name, testpack.FOLDER) for name in ILL_SDL)
     assert [answer.get("error") for answer in answers] == [*errors.values(), *ILL_SDL.values()]
     assert all(answer["message"] and "\n" not in answer["message"] for answer in answers)
+
+
+def test_a_file_with_patches_is_refused_by_name() -> None:
+    """A healthy one: the chunk is named, and no picture without its patches is shown."""
+    (answer,) = under_node([case(GOLDEN / "161x97-patches.sdl", testpack.FOLDER)])
+    assert answer["error"] == "UnsupportedError" and "PTCH" in answer["message"]
 
 
 @pytest.mark.parametrize("folder", [testpack.FOLDER, WIDE], ids=["testpack", "wide"])

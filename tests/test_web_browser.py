@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests import testpack
 from tests.make_conformance import CASES, FOLDER
 from tests.make_container_golden import bad_files
 from tests.test_diseases import DISEASES
-from tests.test_web import GOLDEN, ILL_SDL, TESTS, TINY
+from tests.test_web import GOLDEN, ILL_SDL, TESTS, TINY, golden_files
 from tests.web import WEB, Answer, in_browser
 
 from sdrt.codec import Codec
@@ -62,13 +61,9 @@ return { size: [good.naturalWidth, good.naturalHeight], alt: ill.alt };
 
 
 def golden_cases() -> list[dict[str, Any]]:
-    cases = [{"pack": "/packs/testpack/", "url": f"/golden/codec/{name}"} for name in golden_names()]
+    cases = [{"pack": "/packs/testpack/", "url": f"/golden/codec/{name}"} for name in golden_files()]
     wide = [name for name, case in CASES.items() if case.pack == "wide"]
     return cases + [{"pack": "/conformance/wide/", "url": f"/conformance/wide/{name}.sdl"} for name in wide]
-
-
-def golden_names() -> list[str]:
-    return list(json.loads((GOLDEN / "expected.json").read_text()))
 
 
 @pytest.fixture(scope="module")

@@ -105,14 +105,25 @@ class FoldedDecoder(nn.Module):
         self.to_quarter = nn.Sequential(*(_plain(module) for module in decoder.to_quarter))
         self.to_pixels = decoder.to_pixels
         self.linear = _Shuffled(decoder.linear_weights() / LEVELS, None, 4)
-        self.seen_at_eighth, self.seen_at_quarter = _plain(decoder.seen_at_eighth), decoder.seen_at_quarter
+        self.seen_at_eighth = _seen_at_eighth(decoder)
+        self.seen_at_quarter = decoder.seen_at_quarter
 
     def forward(self, latents: Tensor) -> Tensor:
         symbols, level = latents[:, : self.channels], latents[:, self.channels :]
         synthesis = self.linear(symbols)
-        x = self.to_eighth(self.entry(symbols) + self.quality(level)) + self.seen_at_eighth(synthesis)
+        x = self.to_eighth(self.entry(symbols) + self.quality(level)) + self.seen_at_eighth(symbols)
         x = self.to_quarter(x) + self.seen_at_quarter(synthesis)
         return F.pixel_shuffle(self.to_pixels(x) + synthesis, 4)
+
+
+def _seen_at_eighth(decoder: Decoder) -> _Shuffled:
+    """The synthesis and what the stage at 1/8 sees of it, both linear, as one 1x1 convolution and a pixel shuffle."""
+    kernel, bias = decoder.seen_at_eighth.weights()
+    kernel = _unshuffled(kernel, 2)  # (width, 48, 2, 2)
+    # Rows of the synthesis: channel, then row and column of a cell of 4x4, each as (position at 1/8, pixel there).
+    rows = (decoder.linear_weights() / LEVELS).reshape(48, 2, 2, 2, 2, -1)
+    weight = torch.einsum("okij,kyixjc->oyxc", kernel, rows).flatten(0, 2)
+    return _Shuffled(weight[:, :, None, None], bias.repeat_interleave(4), 2)
 
 
 @torch.no_grad()
