@@ -94,6 +94,29 @@ def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) 
         raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
 
 
+def make_folder(folder: str | os.PathLike[str], mode: int = 0o777) -> None:
+    """Make ``folder`` and those above it, as far as they are missing. ``mode``: of the last one, where it is made.
+
+    Raises OutputError.
+    """
+    try:
+        Path(folder).mkdir(mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {os.fspath(folder)}: {error.strerror or error}") from None
+
+
+def file_identity(place: str | os.PathLike[str] | int) -> tuple[int, int] | None:
+    """Device and number of the regular file behind a path or a descriptor; None where there is none to be seen.
+
+    Names do not tell: links, ``..``, letters of either case and bind mounts all give one file several of them.
+    """
+    try:
+        status = os.stat(place)  # noqa: PTH116 (of a descriptor too)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[None]:
     """Whatever has this name when the block ends, a file or a folder, is removed: after an exception, and before a
