@@ -15,7 +15,18 @@ import sys
 import time
 from pathlib import Path
 
-from tests.fuzz import alphas, containers, graphs, latent_files, manifests, patches, payloads, priors, step_maps
+from tests.fuzz import (
+    alphas,
+    archives,
+    containers,
+    graphs,
+    latent_files,
+    manifests,
+    patches,
+    payloads,
+    priors,
+    step_maps,
+)
 from tests.fuzz.run import Settings, fuzz
 
 TARGETS = {
@@ -26,6 +37,7 @@ TARGETS = {
         payloads.TARGET,
         priors.TARGET,
         manifests.TARGET,
+        archives.TARGET,
         graphs.TARGET,
         step_maps.TARGET,
         patches.TARGET,
