@@ -7,13 +7,21 @@ import io
 import os
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.command import HEALTHY, one_line
 
+from sdrt.codec import Codec
 from sdrt.command import cli
-from sdrt.errors import CorruptError, OutputError
+from sdrt.container import sdl
+from sdrt.errors import CorruptError, LimitError, OutputError
+from sdrt.limits import MAX_SIDE_PX
+from sdrt.network.engine import Engine
+from sdrt.packs.manifest import ModelPack
+from sdrt.pixels.load import load
 
 pytestmark = pytest.mark.usefixtures("testpack")
 LONG = "y" * 300
@@ -176,3 +184,28 @@ def test_a_careless_batch_is_one_line(folder: Path, capsys: pytest.CaptureFixtur
             main(["decode", "a.sdl", "--out", "new", *option])
         assert left.value.code == 2
     assert not (folder / "new").exists()
+
+
+def test_tiles_of_nothing_are_painted_once(testpack: ModelPack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work follows what was coded, not what a few bytes claim: equal tiles behind each other run the network once."""
+    codec = Codec("testpack", device="cpu", threads=1, tile_px=128)
+    data = codec.encode_latents(np.zeros((12, 64, 64), np.float32), 512, 512)
+    shapes = []
+    monkeypatch.setattr(
+        Engine, "run", lambda self, frame, run=Engine.run: shapes.append(frame.shape) or run(self, frame)
+    )
+    picture = np.asarray(codec.decode(data))
+    assert len(shapes) == 1 and shapes[0][2] < 64
+    assert picture.shape == (512, 512, 3) and np.ptp(picture.reshape(-1, 3), axis=0).max() <= 1
+
+
+def test_no_side_is_endless_unless_that_is_wanted() -> None:
+    """A picture one pixel wide is coded as wide as a cell: whoever limits pixels limits sides too."""
+    thin = sdl.unpack(SDL)
+    data = sdl.pack(replace(thin, width_px=1, height_px=MAX_SIDE_PX + 1))
+    with pytest.raises(LimitError, match=str(MAX_SIDE_PX)):
+        sdl.unpack(data)
+    assert sdl.unpack(data, max_pixels=None).height_px == MAX_SIDE_PX + 1
+    assert sdl.unpack(sdl.pack(replace(thin, width_px=1, height_px=MAX_SIDE_PX))).width_px == 1
+    with pytest.raises(LimitError, match=str(MAX_SIDE_PX)):
+        load(np.zeros((1, MAX_SIDE_PX + 1, 3), np.uint8))
