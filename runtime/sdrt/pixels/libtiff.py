@@ -82,7 +82,7 @@ def _setter() -> Callable[[Any], Any] | None:
 
 @cache
 def _handler() -> Any:
-    """``void (*)(const char *module, const char *format, va_list)``; the list goes on as the pointer that it comes as."""
+    """``void (*)(const char *module, const char *format, va_list)``; the list is a pointer to us."""
     kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
     print_to = ctypes.CDLL(None).vsnprintf
     print_to.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p]
