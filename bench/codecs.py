@@ -134,15 +134,24 @@ def model_words(model: str | None) -> str:
 class SdrtCodec:
     """One of our packs through the public API: ``target_bytes`` in, a real file out, decoded from that file.
 
-    ``resampling``: as in ``Codec.encode``. Nothing is cached: our files change with every change of the code.
+    ``resampling`` and ``protect`` are those of ``Codec.encode``. Nothing is cached: our files change with every change
+    of the code.
     """
 
     suffix = ".sdl"
 
     def __init__(
-        self, model: str | None, folder: Path, *, threads: int | None = None, resampling: int | None = None
+        self,
+        model: str | None,
+        folder: Path,
+        *,
+        threads: int | None = None,
+        resampling: int | None = None,
+        protect: sdrt.Protect = "auto",
     ) -> None:
         self.title = model_words(model) + ("" if resampling is None else f" resampling={resampling}")
+        self.title += "" if protect == "auto" else f" protect={protect}"
+        self._protect: sdrt.Protect = protect
         self.name = self.title.replace(" ", "-")
         self._model = model
         self._resampling = cast("sdrt.Resampling | None", resampling)  # encode refuses what it is not
@@ -157,15 +166,24 @@ class SdrtCodec:
             self._codec = sdrt.Codec(model=self._model, threads=self._threads)
         return self._codec
 
+    def _encode(self, rgb: Rgb, *, target_bytes: int | None = None, quality: float | None = None) -> bytes:
+        return self._loaded().encode(
+            Image.fromarray(rgb),
+            target_bytes=target_bytes,
+            quality=quality,
+            resampling=self._resampling,
+            protect=self._protect,
+        )
+
     def encode(self, rgb: Rgb, budget_bytes: int) -> Coded:
         import sdrt
 
         setting = f"target {budget_bytes}"
         try:
-            data = self._loaded().encode(Image.fromarray(rgb), target_bytes=budget_bytes, resampling=self._resampling)
+            data = self._encode(rgb, target_bytes=budget_bytes)
         except sdrt.UnsupportedError:  # the budget is below the smallest file
             setting = "quality 0"
-            data = self._loaded().encode(Image.fromarray(rgb), quality=0, resampling=self._resampling)
+            data = self._encode(rgb, quality=0)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{fingerprint(rgb)}-{budget_bytes}{self.suffix}"
         path.write_bytes(data)

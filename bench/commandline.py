@@ -12,6 +12,7 @@ from bench.places import OUT
 from bench.reading import ReadingError
 from bench.scores import Scores
 from sdrt.errors import SdrtError
+from sdrt.options import PROTECTS
 from sdrt_metrics.meter import METRICS, Meter
 
 
@@ -24,6 +25,7 @@ def add(
         parser.add_argument("--metrics", default=",".join(metrics), help=f"of {','.join(METRICS)}")
     parser.add_argument("--codecs", default=codecs, help="e.g. sdrt,webp,avif (empty: all that this machine has)")
     parser.add_argument("--model", action="append", help="pack name or folder, may be repeated")
+    parser.add_argument("--protect", action="append", choices=PROTECTS, help="of sdrt, may be repeated")
     parser.add_argument("--out", type=Path, default=out, help="folder for the report")
     parser.add_argument("--cache", type=Path, default=OUT / "cache", help="anchors' files and all scores")
     parser.add_argument("--threads", type=int, help="threads of the metrics' networks and of sdrt")
@@ -50,15 +52,16 @@ def metric_names(options: argparse.Namespace) -> list[str]:
 
 
 def codecs(options: argparse.Namespace, resamplings: Sequence[int | None] = (None,)) -> list[BenchCodec]:
-    """The codecs by name; "sdrt" stands for every model, at each of ``resamplings``.
+    """The codecs by name; "sdrt" stands for every model, at each of ``resamplings`` and ``--protect``.
 
     Raises SystemExit on a name that is not there.
     """
     files = options.out / "files"
     ours = [
-        SdrtCodec(model, files, threads=options.threads, resampling=resampling)
+        SdrtCodec(model, files, threads=options.threads, resampling=resampling, protect=protect)
         for model in options.model or [None]
         for resampling in resamplings
+        for protect in options.protect or ["auto"]
     ]
     others = anchors(options.cache)
     chosen: list[BenchCodec] = []

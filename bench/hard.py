@@ -4,6 +4,7 @@
     python -m bench.hard --codecs sdrt --no-page          # ours alone
     python -m bench.hard --no-faces                       # screens only
     python -m bench.hard --model models/tiny --model models/other
+    python -m bench.hard --codecs sdrt --protect none --protect auto --protect faces
 
 Screens are judged as a whole and by the character error rate of what Tesseract reads in them. Faces are judged inside
 their boxes, cut out, and outside them: the whole picture with the original's pixels in the box. Every file holds the

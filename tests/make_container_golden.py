@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from sdrt.container.sdl import ALPHA, EXIF, PATCHES, SCALE, STEP_MAP, XMP, Chunk, SdlFile, pack
+from sdrt.container.sdl import ALPHA, EXIF, PATCHES, SCALE, STEP_MAP, TRUTH, XMP, Chunk, SdlFile, pack
 from sdrt.container.step_map import encode_step_map
+from sdrt.container.truth_map import encode_truth_map
 
 SPACE = bytes.fromhex("a1b2c3d4")
 PRIOR = bytes.fromhex("0f1e2d3c")
 PATCH = bytes.fromhex("15 03 5f ff 40 2f 0f c0 03 00 a8 47 91 cb d3 ff 00")
 """A patch in the second of 3 x 2 cells, which fades over 2 pixels: 16 x 16 pixels of one color in VP8L."""
+CLASSES = [[0, 1], [2, 2]]
 STEPS = np.array([[0, 0], [-2, 1]], np.int8)
 GOOD = {
     "plain": SdlFile(768, 512, SPACE, PRIOR, 512, b"hello"),
@@ -32,6 +34,7 @@ GOOD = {
     "resampled": SdlFile(1023, 17, SPACE, PRIOR, 700, b"payload", (Chunk(SCALE, b"\x02"),)),
     "patches": SdlFile(40, 24, SPACE, PRIOR, 512, b"hello", (Chunk(PATCHES, PATCH),)),
     "step-map": SdlFile(128, 65, SPACE, PRIOR, 512, b"hello", (Chunk(STEP_MAP, encode_step_map(STEPS)),)),
+    "truth-map": SdlFile(64, 33, SPACE, PRIOR, 512, b"hello", (Chunk(TRUTH, encode_truth_map(CLASSES)),)),
     "unknown-ancillary": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(b"newS", b""),)),
 }
 """Name -> contents of a file that every version of sdrt reads."""

@@ -16,9 +16,14 @@ from PIL import Image
 
 from sdrt.container import sdl
 from sdrt.container.binary_coder import BinaryEncoder
+from sdrt.container.truth_map import encode_truth_map
 from sdrt.pixels.atlas import encode_av1, encode_vp8l
 
 FOLDER = Path(__file__).parent / "diseases"
+
+
+IN_ANCILLARY = ("truth-cut-short.sdl", "truth-goes-on.sdl")
+"""Files whose picture decodes: what is ill is read on request only."""
 
 
 def sdl_files(healthy: bytes, with_alpha: bytes, with_map: bytes) -> dict[str, bytes]:
@@ -29,6 +34,9 @@ def sdl_files(healthy: bytes, with_alpha: bytes, with_map: bytes) -> dict[str, b
 
     def with_steps(data: bytes) -> bytes:
         return sdl.pack(replace(mapped, chunks=(sdl.Chunk(sdl.STEP_MAP, data),)))
+
+    def with_truth(data: bytes) -> bytes:
+        return sdl.pack(replace(parsed, chunks=(sdl.Chunk(sdl.TRUTH, data),)))
 
     beyond = BinaryEncoder(20)
     for context, bit in ((0, 1), (3, 0), *((6 + i, 1) for i in range(7)), (13, 0)):
@@ -67,6 +75,8 @@ def sdl_files(healthy: bytes, with_alpha: bytes, with_map: bytes) -> dict[str, b
         "patches-av1-two-frames.sdl": with_patches(b"\x00" + av1 + av1[2 + av1[1] :]),
         "patches-av1-broken-frame.sdl": with_patches(b"\x00" + av1[:-6] + bytes(6)),
         "patches-av1-as-vp8l.sdl": with_patches(b"\x01" + av1),
+        "truth-cut-short.sdl": with_truth(b"\xff\xff"),
+        "truth-goes-on.sdl": with_truth(encode_truth_map([[2]]) + b"\0"),
         "other-prior.sdl": sdl.pack(replace(parsed, prior_identity=b"\xde\xad\xbe\xef")),
     }
 

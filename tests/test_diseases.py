@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.command import HEALTHY, TESTS, one_line, sdrt
 from tests.make_container_golden import bad_files
+from tests.make_diseases import IN_ANCILLARY
 
 from sdrt import errors
 from sdrt.codec import Codec
@@ -65,7 +66,7 @@ EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
 
 def test_every_ill_file_is_expected() -> None:
     """Folder and table name the same files, and with the container's each error that a file can cause has one."""
-    assert {path.name for path in DISEASES.iterdir()} == set(EXPECTED)
+    assert {path.name for path in DISEASES.iterdir()} == set(EXPECTED) | set(IN_ANCILLARY)
     caused = {error.__name__ for error, _ in EXPECTED.values()} | {leaf for leaf, _ in bad_files().values()}
     by_situation = {"SdrtError", "ArgumentError", "MissingFileError", "EngineError", "OutputError"}
     leaves = {

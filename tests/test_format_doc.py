@@ -8,11 +8,23 @@ import zlib
 from pathlib import Path
 
 import pytest
-from tests import reference_patches, reference_step_map
-from tests.make_container_golden import GOOD, PATCH, PRIOR, SPACE, STEPS, bad_files
+from tests import reference_patches, reference_step_map, reference_truth
+from tests.make_container_golden import CLASSES, GOOD, PATCH, PRIOR, SPACE, STEPS, bad_files
 
 from sdrt.container import sdl
-from sdrt.container.sdl import ALPHA, KNOWN_CRITICAL, PATCHES, SCALE, STEP_MAP, XMP, Chunk, SdlFile, pack, unpack
+from sdrt.container.sdl import (
+    ALPHA,
+    KNOWN_CRITICAL,
+    PATCHES,
+    SCALE,
+    STEP_MAP,
+    TRUTH,
+    XMP,
+    Chunk,
+    SdlFile,
+    pack,
+    unpack,
+)
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.metadata_chunks import KINDS
 
@@ -37,8 +49,8 @@ def dumps(text: str) -> list[list[tuple[int | None, bytes]]]:
 
 @pytest.mark.parametrize(
     ("index", "file"),
-    [(0, PLAIN), (1, CHUNKY), (2, GOOD["step-map"]), (3, GOOD["patches"])],
-    ids=["plain", "chunks", "steps", "patches"],
+    [(0, PLAIN), (1, CHUNKY), (2, GOOD["step-map"]), (3, GOOD["patches"]), (4, GOOD["truth-map"])],
+    ids=["plain", "chunks", "steps", "patches", "truth"],
 )
 def test_worked_examples_are_what_pack_writes(index: int, file: SdlFile) -> None:
     """Each hex dump of the page is the file that its heading describes, with right offsets, and unpack reads it."""
@@ -53,9 +65,9 @@ def test_worked_examples_are_what_pack_writes(index: int, file: SdlFile) -> None
     assert f"{len(data)} bytes:" in DOC
 
 
-def test_page_has_four_dumps() -> None:
+def test_page_has_five_dumps() -> None:
     """No dump escapes the test above."""
-    assert len(dumps(DOC)) == 4
+    assert len(dumps(DOC)) == 5
 
 
 def test_the_decisions_of_the_step_map_are_as_listed() -> None:
@@ -78,6 +90,18 @@ def test_the_decisions_of_the_patches_are_as_listed() -> None:
     bits = reference_step_map.Bits(PATCH[2 : 2 + PATCH[1]])
     listed = re.findall(r"(\d+):(\d)", DOC.split("a cell each.")[0].rsplit("Its decisions", 1)[1])
     assert len(listed) == 6
+    for context, bit in listed:
+        assert bits.bit(int(context)) == int(bit)
+
+
+def test_the_decisions_of_the_truth_map_are_as_listed() -> None:
+    """The page walks through the fifth dump's map, cell by cell."""
+    data = unpack(pack(GOOD["truth-map"])).chunk(TRUTH)
+    assert data is not None
+    assert reference_truth.decode_map(data, 2, 2) == CLASSES
+    bits = reference_step_map.Bits(data)
+    listed = re.findall(r"(\d+):(\d)", DOC.split("(invented).")[0].rsplit("Its decisions", 1)[1])
+    assert len(listed) == 7
     for context, bit in listed:
         assert bits.bit(int(context)) == int(bit)
 
@@ -137,7 +161,7 @@ def test_checks_come_in_the_stated_order() -> None:
 def test_known_chunks_are_listed() -> None:
     """The page's chunk table lists the kinds that the code knows."""
     table = DOC.split("## Chunks")[1].split("### The alpha plane")[0]
-    known = {kind.decode() for kind in (*KNOWN_CRITICAL, *KINDS.values())}
+    known = {kind.decode() for kind in (*KNOWN_CRITICAL, *KINDS.values(), TRUTH)}
     assert set(re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)) == known
     assert frozenset({ALPHA, PATCHES, SCALE, STEP_MAP}) == KNOWN_CRITICAL
 

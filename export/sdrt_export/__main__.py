@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdrt.errors import ModelError, SdrtError
+from sdrt.packs.manifest import GRADIENT
 from sdrt.packs.search import load_pack
-from sdrt_export import build_tensorrt, from_onnx, optimum_layout
+from sdrt_export import build_tensorrt, from_onnx, optimum_layout, pack_gradient
 from sdrt_export.exported_pack import kept_fields, tell_exported, tell_parities, write_exported
 from sdrt_export.spaces import SPACES
 
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from sdrt_export import int8
 
             return int8.main(arguments[1:])
+        if arguments[:1] == ["effort"]:
+            from sdrt_export import effort_pack
+
+            return effort_pack.main(arguments[1:])
         options = _parser().parse_args(arguments)
         code: int = options.run(options)
         return code
@@ -71,12 +76,15 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("int8", help="photographs -> the pack's 8-bit graphs (see: int8 --help)", add_help=False)
 
+    commands.add_parser("effort", help="the networks that sdrt encode --effort looks with", add_help=False)
+
     output = commands.add_parser("output", help="what the decoders give: samples in float32 or pixels in uint8")
     output.add_argument("pack", type=Path)
     output.add_argument("output", choices=["uint8", "float32"])
     output.set_defaults(run=_output)
 
     from_onnx.add_command(commands)
+    pack_gradient.add_command(commands)
     optimum_layout.add_command(commands)
     build_tensorrt.add_command(commands)
     return parser
@@ -156,7 +164,10 @@ def _verify(options: argparse.Namespace) -> int:
 def _output(options: argparse.Namespace) -> int:
     from sdrt_export.pixel_output import set_output
 
-    changed = set_output(load_pack(options.pack), options.output)
+    pack = load_pack(options.pack)
+    changed = set_output(pack, options.output)
+    if GRADIENT in pack.files and changed:
+        pack_gradient.add_to_pack(load_pack(options.pack))
     print(f"{options.pack}: {', '.join(changed) or 'no decoder'} changed to give {options.output}")
     return 0
 

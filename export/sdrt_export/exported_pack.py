@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sdrt.errors import ModelError
-from sdrt.packs.manifest import MANIFEST, PRIOR, LatentSpace, ModelPack
+from sdrt.packs.manifest import GRADIENT, MANIFEST, PRIOR, LatentSpace, ModelPack
 from sdrt.packs.search import load_pack
 from sdrt_export.graph_files import Exported
 from sdrt_export.overflow import MOST
+from sdrt_export.pack_gradient import add_where_known
 from sdrt_export.pack_writer import read_manifest, update_manifest, write_pack
 from sdrt_export.parity import Parity, report, table
 
@@ -55,7 +56,7 @@ def write_exported(
     for stale in folder.glob("*.onnx"):
         if stale.name not in exported.files:
             stale.unlink()
-    return write_pack(
+    pack = write_pack(
         folder,
         name=name or folder.resolve().name,
         space=space,
@@ -67,6 +68,10 @@ def write_exported(
         licence=licence,
         **kept,
     )
+    pack, why_not = add_where_known(pack)
+    if why_not is not None:
+        print(f"sdrt_export: without {GRADIENT}, so that --effort cannot be used: {why_not}", file=sys.stderr)
+    return pack
 
 
 def tell_exported(pack: ModelPack, exported: Exported) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 TYPE_CHECKING = False
 """As in typing, whose import would take longer than all else that happens before the command heeds Ctrl-C."""
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from sdrt.api import encode as encode
     from sdrt.api import encode_file as encode_file
     from sdrt.api import encode_many as encode_many
+    from sdrt.api import truth_map as truth_map
     from sdrt.codec import Codec as Codec
+    from sdrt.container.truth_map import Truth as Truth
     from sdrt.errors import ArgumentError as ArgumentError
     from sdrt.errors import CorruptError as CorruptError
     from sdrt.errors import EngineError as EngineError
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from sdrt.network.devices import Device as Device
     from sdrt.network.devices import Precision as Precision
     from sdrt.options import EncodeOptions as EncodeOptions
+    from sdrt.options import Protect as Protect
+    from sdrt.options import Region as Region
     from sdrt.options import Resampling as Resampling
     from sdrt.options import Tune as Tune
     from sdrt.pillow_plugin import register_opener as register_opener
@@ -52,13 +56,14 @@ if TYPE_CHECKING:
     from sdrt.pixels.save import save as save
 
 _NAMES = {
-    "api": "decode decode_file decode_many encode encode_file encode_many",
+    "api": "decode decode_file decode_many encode encode_file encode_many truth_map",
     "codec": "Codec",
+    "container.truth_map": "Truth",
     "errors": "ArgumentError CorruptError EngineError ImageError LimitError MissingFileError ModelError NotSdlError"
     " OutputError SdrtError UnsupportedError",
     "file_info": "Info info",
     "network.devices": "Device Precision",
-    "options": "EncodeOptions Resampling Tune",
+    "options": "EncodeOptions Protect Region Resampling Tune",
     "pillow_plugin": "register_opener",
     "pixels.load": "load",
     "pixels.metadata": "Metadata",

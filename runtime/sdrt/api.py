@@ -18,6 +18,8 @@ from sdrt.pixels.load import Source
 from sdrt.pixels.picture import Crop, Picture
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
     from typing_extensions import Unpack
 
@@ -82,6 +84,7 @@ def decode_file(
     destination: str | PathLike[str],
     *,
     crop: Crop | None = None,
+    strip: bool = False,
     overwrite: bool = True,
     **keywords: Unpack[CodecKeywords],
 ) -> None:
@@ -90,7 +93,7 @@ def decode_file(
     Examples:
         >>> sdrt.decode_file("photo.sdl", "photo.png")
     """
-    Codec(**keywords).decode_file(source, destination, crop=crop, overwrite=overwrite)
+    Codec(**keywords).decode_file(source, destination, crop=crop, strip=strip, overwrite=overwrite)
 
 
 def decode_many(
@@ -103,6 +106,16 @@ def decode_many(
         ...     image.save(path.with_suffix(".png"))
     """
     return Codec(**keywords).decode_many(files, workers=workers)
+
+
+def truth_map(data: SdlSource, **keywords: Unpack[CodecKeywords]) -> NDArray[np.uint8] | None:
+    """How far each 32x32 cell of the decoded picture is from the original, by the file. See ``Codec.truth_map``.
+
+    Example:
+        >>> (sdrt.truth_map("photo.sdl") == sdrt.Truth.KEPT).mean()
+        0.61
+    """
+    return Codec(**keywords).truth_map(data)
 
 
 def _parted(options: EncodeOptions | None, keywords: EncodeCall) -> tuple[Codec, EncodeOptions]:

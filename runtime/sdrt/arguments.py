@@ -12,10 +12,15 @@ def check_count(name: str, value: object) -> None:
     """Accept None and integers of 1 or more, numpy's too. Raises ArgumentError."""
     if value is None:
         return
+    check_integer(name, value, 1, " or None")
+
+
+def check_integer(name: str, value: object, least: int, or_else: str = "") -> None:
+    """Accept integers of ``least`` or more. ``or_else``: what else there is, for the message. Raises ArgumentError."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ArgumentError(f"{name} is {value!r}, it must be an integer or None")
-    if int(value) < 1:
-        raise ArgumentError(f"{name} is {value}, it must be at least 1")
+        raise ArgumentError(f"{name} is {value!r}, it must be an integer{or_else}")
+    if int(value) < least:
+        raise ArgumentError(f"{name} is {value}, it must be at least {least}")
 
 
 def check_range(name: str, value: object, low: float, high: float) -> None:

@@ -34,9 +34,16 @@ IndicesOf = Callable[[int, int], StepIndices]
 """Height and width of a picture in pixels -> the step indices of its latents."""
 LatentsOf = Callable[[int, IndicesOf, bool], Latents]
 """Resampling, step indices, and whether this is the last call -> the latents of a picture at that fraction."""
+Refine = Callable[[Latents, StepIndices, NDArray[np.float32]], Latents]
+"""Latents as ``LatentsOf`` gave them last, their step indices (h, w) and their steps (C, h, w) -> better latents."""
+Written = tuple[bytes, sdl.SdlFile]
+"""A file: its bytes, and what they say."""
+Paint = Callable[[bytes], NDArray[np.uint8]]
+"""An .sdl file -> its picture, uint8 (H, W, 3)."""
 
 _SEEN_AROUND = 1
 """Latents around a pixel, each way, that it cannot do without where a patch hides what else they paint."""
+
 _LEVEL_REACH = 16
 """Step indices, a quarter of an octave: latents made for a level serve others that near as well as their own."""
 
@@ -90,9 +97,12 @@ class FileWriter:
         height_px: The same.
         chunks: Alpha and metadata.
         options: What the caller asked for.
-        offsets: Of the step in each cell of the picture as it is coded, see ``sdrt.container.step_map``; None: flat.
+        offsets: Of the step in each cell of the picture itself, see ``sdrt.container.step_map``; None: flat. A picture
+            that is coded smaller has larger cells: each takes the finest of those that lie in it.
         mask: Of the patches that ``chunks`` hold, see ``sdrt.container.patches``: latents that nothing which can be
             seen needs become 0. None: no patches.
+        guess: The step index at which the search for a target size begins, such as that of a file much like this one;
+            None: the pack's default.
     """
 
     coder: LatentCoder
@@ -102,6 +112,7 @@ class FileWriter:
     options: EncodeOptions
     offsets: Offsets | None = None
     mask: patches.Mask | None = None
+    guess: int | None = None
 
     def write_bare(self) -> tuple[bytes, sdl.SdlFile]:
         """The smallest file, for patches that hide all that is painted: every integer is 0, at whichever fraction."""
@@ -123,7 +134,7 @@ class FileWriter:
         longest_px, cell = max(self.width_px, self.height_px), self.coder.pack.space.downscale
         return (1, *(factor for factor in sdl.RESAMPLINGS[1:] if longest_px > cell * factor // 2))
 
-    def write(self, latents: LatentsOf) -> tuple[bytes, sdl.SdlFile]:
+    def write(self, latents: LatentsOf, refine: Refine | None = None) -> Written:
         """The finest file that the options allow: its bytes, and what they say.
 
         A pack whose encoder is told the quality level runs it again where the search ends far from the level that the
@@ -132,6 +143,7 @@ class FileWriter:
         Args:
             latents: Gives the latents of the picture at a resampling, for step indices, and whether it is asked for the
                 last time.
+            refine: Improves latents for the steps that the search found, or for quality's; then it is sought again.
 
         Raises:
             UnsupportedError: The smallest file of the last latents is larger than the target; its size is named.
@@ -140,18 +152,25 @@ class FileWriter:
         coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
+        if self.guess is not None and budget_bytes is not None:
+            guess = self.guess
         again = pack.quality_input and (budget_bytes is not None or self.options.latent_error is not None)
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
             coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
             try:
-                values = latents(resampling, self._indices_at(guess), is_last and not again)
+                values = latents(resampling, self._indices_at(guess, resampling), is_last and not again)
                 data, file = self._search(values, resampling, guess, coarsest)
                 if again and abs(file.step_index - guess) > _LEVEL_REACH:
                     guess = file.step_index
-                    values = latents(resampling, self._indices_at(guess), is_last)
+                    values = latents(resampling, self._indices_at(guess, resampling), is_last)
                     with suppress(rate.TargetError):  # then what the first search found stands
                         data, file = self._search(values, resampling, guess, coarsest)
+                if refine is not None:
+                    indices = self._steps(values, file.step_index, resampling)
+                    values = refine(values, indices, quantize.step_sizes(self.coder.prior, indices))
+                    with suppress(rate.TargetError):
+                        data, file = self._search(values, resampling, file.step_index, coarsest)
             except rate.TargetError as error:
                 if is_last:
                     raise rate.TargetError(f"{error}{self._of_them_metadata}") from None
@@ -159,12 +178,13 @@ class FileWriter:
             return data, file
         raise AssertionError("the last resampling returns or raises")
 
-    def _indices_at(self, step_index: int) -> IndicesOf:
+    def _indices_at(self, step_index: int, resampling: int) -> IndicesOf:
         """The step indices of the latents of a picture of so many rows and columns of pixels."""
         cell = self.coder.pack.space.downscale
+        offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
 
         def indices(height_px: int, width_px: int) -> StepIndices:
-            return step_map.spread(self.offsets, step_index, ceil(height_px / cell), ceil(width_px / cell), cell)
+            return step_map.spread(offsets, step_index, ceil(height_px / cell), ceil(width_px / cell), cell)
 
         return indices
 
@@ -179,7 +199,7 @@ class FileWriter:
             return data
 
         if self.options.latent_error is not None:
-            data = code(self._step_within(self.options.latent_error, latents))
+            data = code(self._step_within(self.options.latent_error, latents, resampling))
         elif self.budget_bytes is None:
             data = code(guess)
         else:
@@ -187,19 +207,21 @@ class FileWriter:
             data = rate.finest_within(code, self.budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
         return data, written[data]
 
-    def _step_within(self, max_error: float, latents: Latents) -> int:
+    def _step_within(self, max_error: float, latents: Latents, resampling: int) -> int:
         """The coarsest step index that leaves so small an error. Raises UnsupportedError where none does."""
         pack = self.coder.pack
         # Graphs that are told the level know none finer than their finest.
         finest = pack.quality_range[1] if pack.quality_input else 0
-        return quantize.coarsest_within(
-            latents, self.coder.prior, max_error, finest=finest, steps=lambda index: self._steps(latents, index)
-        )
 
-    def _steps(self, latents: Latents, step_index: int) -> StepIndices:
+        def steps(index: int) -> StepIndices:
+            return self._steps(latents, index, resampling)
+
+        return quantize.coarsest_within(latents, self.coder.prior, max_error, finest=finest, steps=steps)
+
+    def _steps(self, latents: Latents, step_index: int, resampling: int) -> StepIndices:
         """The step index of each position of ``latents``."""
         cell = self.coder.pack.space.downscale
-        return self._indices_at(step_index)(cell * latents.shape[1], cell * latents.shape[2])
+        return self._indices_at(step_index, resampling)(cell * latents.shape[1], cell * latents.shape[2])
 
     @cached_property
     def budget_bytes(self) -> int | None:
@@ -212,7 +234,7 @@ class FileWriter:
     @property
     def _of_them_metadata(self) -> str:
         """What makes the smallest file larger than it could be, in words that end a sentence on its bytes."""
-        kept_bytes = sum(len(chunk.data) for chunk in self.chunks if not chunk.critical)
+        kept_bytes = sum(len(chunk.data) for chunk in self.chunks if not chunk.critical and chunk.kind != sdl.TRUTH)
         return f", {kept_bytes} of them metadata: encode without keep_metadata (--keep-metadata)" if kept_bytes else ""
 
     def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:
@@ -223,7 +245,7 @@ class FileWriter:
         weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
         if self.options.latent_error is not None:
             weight = 0.0
-        indices = self._steps(latents, step_index)
+        indices = self._steps(latents, step_index, resampling)
         if self.mask is not None:
             side_px = pack.space.downscale * resampling
             latents = np.where(patches.hidden(self.mask, latents.shape[1:], side_px, _SEEN_AROUND), 0, latents)
@@ -231,8 +253,9 @@ class FileWriter:
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
             coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)
         chunks = [*self.chunks, *sdl.resampling_chunks(resampling)]
-        if self.offsets is not None and self.offsets.any():
-            chunks.append(sdl.Chunk(sdl.STEP_MAP, step_map.encode_step_map(self.offsets)))
+        offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
+        if offsets is not None and offsets.any():
+            chunks.append(sdl.Chunk(sdl.STEP_MAP, step_map.encode_step_map(offsets)))
         return sdl.SdlFile(
             width_px=self.width_px,
             height_px=self.height_px,

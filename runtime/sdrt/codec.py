@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from math import ceil
 from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
@@ -16,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdrt.arguments import check_count
 from sdrt.atomic import write_atomic
-from sdrt.bitstream import FileWriter, IndicesOf, Latents, Symbols
-from sdrt.container import sdl
+from sdrt.bitstream import FileWriter, IndicesOf, Latents, Refine, Symbols, Written
+from sdrt.container import sdl, truth_map
 from sdrt.container.alpha import DEFAULT_MAX_ERROR, decode_alpha, encode_alpha
 from sdrt.container.source import SdlSource, read_source
 from sdrt.errors import ArgumentError
@@ -29,7 +30,8 @@ from sdrt.model_cache import ModelCache
 from sdrt.network.devices import Device, Precision, devices_to_try
 from sdrt.network.engine import Engine
 from sdrt.network.preview import preview, preview_box, subdivision
-from sdrt.network.transform import Progress, pixel_strips, to_latents
+from sdrt.network.refine import Refinement, recipe_of, refine
+from sdrt.network.transform import Progress, StepIndices, pixel_strips, to_latents
 from sdrt.options import EncodeOptions, Note, updated
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt.parallel import InOrder
@@ -41,6 +43,8 @@ from sdrt.pixels.save import save, to_pil
 from sdrt.pixels.scaling import enlarge, reduce, window_of
 from sdrt.pixels.thumbnail import reduce_preview, reduce_strips, thumbnail_sides
 from sdrt.protection import cells_to_protect, write_protected
+from sdrt.revision import write_with_truth
+from sdrt.steering import offsets_of, regions_of, revised
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -144,7 +148,8 @@ class Codec:
             The bytes of an .sdl file.
 
         Raises:
-            ArgumentError: An option of the wrong type or out of range, or two that exclude each other.
+            ArgumentError: An option of the wrong type or out of range, two that exclude each other, or a region
+                outside of the picture.
             UnsupportedError: The target is below the smallest file of this picture, whose size is named.
             MissingFileError, ImageError: The picture cannot be read.
             LimitError: It has more than ``max_pixels`` pixels.
@@ -167,21 +172,44 @@ class Codec:
         pack = self._models.encoding_pack()
         coder = self._models.coder(pack)
         encoder = self._engine(pack, "encoder")
+        refinement = None
+        if options.effort:
+            refinement = self._models.refinement(pack, recipe_of(options.effort, options.tune))
         if not isinstance(picture, Picture):
             picture = load(picture, max_pixels=self._max_pixels)
         if note is not None:
             for text in picture.notes:
                 note(text)
         height_px, width_px = picture.rgb.shape[:2]
-        writer = FileWriter(coder, width_px, height_px, _chunks_of(picture.alpha, picture.metadata, options), options)
-        analysis = _Analysis(picture.rgb, pack, encoder, progress, self._tile_px)
-        protect = options.protect != "none" and options.latent_error is None  # latents for training are kept whole
-        marked = cells_to_protect(picture.rgb) if protect else None
-        if marked is None:
+        offsets = offsets_of(regions_of(picture.rgb, options, pack), height_px, width_px, pack.space.downscale)
+        chunks = _chunks_of(picture.alpha, picture.metadata, options)
+        writer = FileWriter(coder, width_px, height_px, chunks, options, offsets)
+        analysis = _Analysis(
+            picture.rgb, pack, encoder, refinement=refinement, progress=progress, tile_px=self._tile_px
+        )
+        improve = analysis.refined if options.effort else None
+        as_it_comes = options.latent_error is not None  # latents for training are kept whole
+        marked = cells_to_protect(picture.rgb) if options.protect in ("auto", "text") and not as_it_comes else None
+        # Where graphs are not told the quality finer steps buy too little truth: docs/TRUTH.md has what was measured.
+        steered = options.protect == "auto" and pack.quality_input and not as_it_comes
+
+        def write(writer: FileWriter, improve: Refine | None = improve) -> Written:
+            if marked is not None:
+                found = write_protected(picture.rgb, marked, writer, analysis.kept_latents, self._painted)
+                if improve is None or found[1].chunk(sdl.PATCHES) is not None:  # beside these latents stay as they are
+                    return found
+            return writer.write(analysis.kept_latents, improve)
+
+        written: Written | None = None
+        if marked is None and not steered and not options.truth:
             del picture  # the analysis alone holds the pixels now, and lets them go when they have served
-            data, file = writer.write(analysis.latents)
-        else:
-            data, file = write_protected(picture.rgb, marked, writer, analysis.kept_latents, self._painted)
+            written = writer.write(analysis.latents, improve)
+        if steered:
+            writer, looked_at = revised(writer, partial(write, improve=None), picture.rgb, self._painted)
+            written = looked_at if improve is None else None
+        if options.truth:
+            written = write_with_truth(writer, write, picture, self._painted)
+        data, file = write(writer) if written is None else written
         return data, describe(file, len(data), pack)
 
     def encode_file(
@@ -300,6 +328,7 @@ class Codec:
             rows=rows,
             alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
             metadata=metadata,
+            synthetic=not bare,
         )
 
     def decode_file(
@@ -308,6 +337,7 @@ class Codec:
         destination: str | PathLike[str],
         *,
         crop: Crop | None = None,
+        strip: bool = False,
         overwrite: bool = True,
         progress: Progress | None = None,
     ) -> None:
@@ -319,6 +349,8 @@ class Codec:
             source: As ``data`` of ``decode``.
             destination: Path of the picture file. Its suffix chooses the format, see ``save``; PNG where it has none.
             crop: As of ``decode``.
+            strip: Leave out the metadata that the file holds, and the word in XMP that parts are synthetic (IPTC's
+                DigitalSourceType), which PNG, JPEG, WebP and AVIF files get otherwise.
             overwrite: Replace a file that exists.
             progress: Called after each tile.
 
@@ -328,7 +360,8 @@ class Codec:
 
         And what ``decode`` raises.
         """
-        save(self.decode_strips(source, crop=crop, progress=progress), destination, overwrite=overwrite)
+        strips = self.decode_strips(source, crop=crop, progress=progress)
+        save(strips.for_file(strip=strip), destination, overwrite=overwrite)
 
     def thumbnail(self, data: SdlSource, side_px: int) -> Picture:
         """A small picture of a file, as fast as it can be had.
@@ -450,6 +483,8 @@ class Codec:
         for name, value in (("width_px", width_px), ("height_px", height_px)):
             check_count(name, value)
         check_pixels(width_px, height_px, self._max_pixels)
+        if options.truth:
+            raise ArgumentError("truth compares with the picture, of which latents are all that is here")
         if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != (height_px, width_px)):
             raise ArgumentError(f"alpha must be uint8 {(height_px, width_px)}, it is {alpha.dtype} {alpha.shape}")
         pack = self._models.encoding_pack()
@@ -458,7 +493,8 @@ class Codec:
         normalized = to_normalized(latents, pack.space, *coded_px, scaled=scaled)
         chunks = _chunks_of(alpha, metadata or Metadata(), options)
         options = updated(options, resampling=options.resampling or 1)
-        writer = FileWriter(self._models.coder(pack), width_px, height_px, chunks, options)
+        offsets = offsets_of(options.regions, height_px, width_px, pack.space.downscale)
+        writer = FileWriter(self._models.coder(pack), width_px, height_px, chunks, options, offsets)
         return writer.write(lambda _resampling, _indices, _final: normalized)[0]
 
     def encoding_space(self) -> LatentSpace:
@@ -491,6 +527,26 @@ class Codec:
 
         return InOrder(encode, pictures, workers)
 
+    def truth_map(self, data: SdlSource) -> NDArray[np.uint8] | None:
+        """How far each 32x32 cell of the decoded picture is from the original, where the file says so.
+
+        Args:
+            data: The bytes of an .sdl file, its path, or a binary stream.
+
+        Returns:
+            uint8 (ceil(height / 32), ceil(width / 32)), each a ``Truth``; None where the file has no map.
+
+        Raises:
+            CorruptError: The map is broken, or the file.
+
+        And what else reading a file raises. Needs neither a model nor an engine.
+        """
+        file = self._read(data)
+        coded = file.chunk(sdl.TRUTH)
+        if coded is None:
+            return None
+        return np.array(truth_map.decode_truth_map(coded, file.height_px, file.width_px), np.uint8)
+
     def info(self, data: SdlSource) -> Info:
         """As ``sdrt.info``, with this codec's ``max_pixels``."""
         return info(data, max_pixels=self._max_pixels)
@@ -512,11 +568,23 @@ class _Analysis:
     """A picture's way to latents, as often as rate control asks."""
 
     def __init__(
-        self, rgb: NDArray[np.uint8], pack: ModelPack, encoder: Engine, progress: Progress | None, tile_px: int | None
+        self,
+        rgb: NDArray[np.uint8],
+        pack: ModelPack,
+        encoder: Engine,
+        *,
+        refinement: Refinement | None,
+        progress: Progress | None,
+        tile_px: int | None,
     ) -> None:
         self._rgb: NDArray[np.uint8] | None = rgb
+        self._told = pack.quality_input
         self._kept: dict[tuple[int, bytes], Latents] = {}
         self._run = partial(to_latents, pack=pack, encoder=encoder, progress=progress, tile_px=tile_px)
+        self._refinement = refinement
+        self._refine = partial(refine, pack=pack, progress=progress, tile_px=tile_px)
+        self._coded: NDArray[np.uint8] | None = None
+        """The picture that the last latents are of, where these will be refined."""
 
     def latents(self, resampling: int, indices: IndicesOf, final: bool) -> Latents:
         """The latents of the picture at a fraction of its sides; pixels are let go after the ``final`` call."""
@@ -524,14 +592,26 @@ class _Analysis:
         reduced = reduce(self._rgb, resampling)
         if final:
             self._rgb = None
+        if self._refinement is not None:
+            self._coded = reduced
         return self._run(reduced, indices=indices(*reduced.shape[:2]))
 
     def kept_latents(self, resampling: int, indices: IndicesOf, _final: bool) -> Latents:
         """As ``latents``, for a search that comes back to the same ones: pixels and latents are kept."""
-        told = indices(1, 1).tobytes()  # all that a graph may be told of a file without a step map
+        assert self._rgb is not None, "latents() was called for the last time"
+        sides = (ceil(side / resampling) for side in self._rgb.shape[:2])
+        told = indices(*sides).tobytes() if self._told else b""
         if (resampling, told) not in self._kept:
             self._kept[resampling, told] = self.latents(resampling, indices, False)
+        elif self._refinement is not None:
+            self._coded = reduce(self._rgb, resampling)
         return self._kept[resampling, told]
+
+    def refined(self, latents: Latents, indices: StepIndices, step_sizes: NDArray[np.float32]) -> Latents:
+        """The last latents after gradient descent; the same where none was asked for."""
+        if self._refinement is None or self._coded is None:
+            return latents
+        return self._refine(latents, self._coded, self._refinement, step_sizes=step_sizes, indices=indices)
 
 
 def _chunks_of(alpha: NDArray[np.uint8] | None, metadata: Metadata, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:

@@ -7,18 +7,23 @@ import threading
 from collections.abc import Callable, Hashable
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, TypeVar
 from weakref import WeakSet
 
 from sdrt.bitstream import LatentCoder
 from sdrt.container.sdl import SdlFile
 from sdrt.errors import EngineError, ModelError
+from sdrt.network import refine, viewer
 from sdrt.network.devices import Device, Precision, graph_precision
 from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph
+from sdrt.network.onnxruntime_session import NamedRunner, open_named
+from sdrt.network.refine import Recipe, Refinement
 from sdrt.network.transform import gpu_sides
 from sdrt.packs import search
 from sdrt.packs.archive import is_archive
+from sdrt.packs.effort import read_effort_graph
 from sdrt.packs.manifest import ModelPack
 
 DEFAULT_MODEL = "tiny"
@@ -52,6 +57,7 @@ class ModelCache:
         self._packs: dict[Hashable, ModelPack] = {}
         self._coders: dict[Hashable, LatentCoder] = {}
         self._engines: dict[Hashable, Engine] = {}
+        self._graphs: dict[Hashable, NamedRunner] = {}
 
     def clear(self) -> None:
         """Drop everything; what is asked for next is loaded again. Strips that are under way keep their session."""
@@ -59,6 +65,7 @@ class ModelCache:
             self._packs.clear()
             self._coders.clear()
             self._engines.clear()
+            self._graphs.clear()
 
     def encoding_pack(self) -> ModelPack:
         """The pack that encodes: the one asked for, or the default."""
@@ -112,6 +119,28 @@ class ModelCache:
 
         return self._once(self._engines, (pack.folder, half), load)
 
+    def refinement(self, pack: ModelPack, recipe: Recipe) -> Refinement:
+        """The graphs that a recipe needs: in ONNX Runtime, on the hardware that the encoder runs on.
+
+        Raises EngineError where that cannot be had.
+        """
+        device = self.engine(pack, "encoder").device
+        # OpenVINO's hardware is the CPU; a TensorRT engine is of one graph.
+        device = {"openvino": "cpu", "tensorrt": "cuda"}.get(device, device)
+
+        def opened(read: Callable[[], tuple[Path, bytes]], ends: ModuleType) -> NamedRunner:
+            graph = Graph(*read())
+            graph.check_alone()
+            return open_named(graph, device, self._threads, inputs=ends.INPUTS, outputs=ends.OUTPUTS)
+
+        def gradient() -> NamedRunner:
+            return opened(lambda: search.read_gradient(pack), refine)
+
+        networks = None
+        if recipe.eyes_weight:  # first: it is what may not be here
+            networks = self._once(self._graphs, "networks", lambda: opened(read_effort_graph, viewer))
+        return Refinement(recipe, self._once(self._graphs, (pack.folder, "gradient"), gradient), networks)
+
     def _named_pack(self, file: SdlFile, *, to_paint: bool = False) -> ModelPack:
         """The first pack with both identities of ``file`` whose prior can be used, and, ``to_paint``, its decoder."""
 
@@ -139,7 +168,8 @@ def _after_fork_in_child() -> None:
 
     for cache in list(_CACHES):
         # Never to be freed, not even at exit: an engine would wait for its threads for ever.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._engines))
+        for kept in (cache._engines, cache._graphs):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         cache._renew()
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
-from sdrt.arguments import check_count, check_range
+from sdrt.arguments import check_count, check_integer, check_range
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import ArgumentError
 from sdrt.network.devices import Device, Precision
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Tune = Literal["eyes", "psnr"]
 Resampling = Literal[1, 2, 4, 8]
-Protect = Literal["auto", "text", "none"]
+Protect = Literal["auto", "text", "faces", "none"]
 
 LatentForm = Literal["sdl", "npz", "npz-grid", "latent", "latent-fp16"]
 
@@ -25,13 +25,45 @@ TUNES: tuple[Tune, ...] = get_args(Tune)
 PROTECTS: tuple[Protect, ...] = get_args(Protect)
 LATENT_FORMS: tuple[LatentForm, ...] = get_args(LatentForm)
 """What latents are written as, see ``sdrt.latent_cache``: our own files, kohya's caches, ComfyUI's."""
+MAX_EFFORT = 9
 MAX_BPP = 1000
 NEAR_LOSSLESS = 0.03
 """The ``latent_error`` of a cache for training: with the default pack the decoded picture changes by less than .1 dB,
 as ``python -m bench.latents`` measures it."""
+MAX_WEIGHT = 3
 
 Note = Callable[[str], None]
 """Called with a line for a person about each thing that reading a picture left out or changed."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a picture that gets more of the bytes, or fewer.
+
+    Args:
+        x: Of its left edge, in pixels of the upright picture.
+        y: Of its upper edge.
+        width: In pixels, at least 1. Its cells are the whole 64x64 pixels that it touches.
+        height: The same.
+        weight: The quantizer's step is divided by it there, 1/3 to 3, in steps of a quarter of an octave: above 1 is
+            finer than the rest, below coarser. Where regions overlap, the finest counts.
+
+    Raises:
+        ArgumentError: A value of the wrong type or out of range.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    weight: float = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("x", 0), ("y", 0), ("width", 1), ("height", 1)):
+            check_integer(f"{name} of a region", getattr(self, name), least)
+        if self.weight is None:
+            raise ArgumentError("weight of a region is None, it must be a number")
+        check_range("weight of a region", self.weight, 1 / MAX_WEIGHT, MAX_WEIGHT)
 
 
 class EncodeKeywords(TypedDict, total=False):
@@ -46,6 +78,9 @@ class EncodeKeywords(TypedDict, total=False):
     tune: Tune
     resampling: Resampling | None
     protect: Protect
+    effort: int
+    regions: Sequence[Region]
+    truth: bool
 
 
 class CodecKeywords(TypedDict, total=False):
@@ -81,8 +116,16 @@ class EncodeOptions:
         resampling: Encode the picture at a half, a quarter or an eighth of its sides (2, 4, 8); decoding enlarges it
             again. 1: never. None: only where a target needs less than quality 0.
         protect: "text": type, line art and screens that would be painted wrong are kept by a classical codec, as
-            patches of the picture, where that is worth their bytes. "auto": all that can be protected, which today is
-            the same. "none": everything is painted.
+            patches of the picture, where that is worth their bytes. "faces": these get more of the bytes; needs
+            OpenCV (``sdrt[faces]``). "auto": text, and with a pack whose graphs are told the quality also faces, where
+            OpenCV is installed, and the few places where structure would come out wrong. "none": everything is
+            painted as it comes.
+        effort: 0 to 9. Above 0 the latents are refined for this one picture by gradient descent through the decoder:
+            better pictures at the same size, for seconds to minutes more; decoding takes what it took. Beside patches
+            latents are not refined.
+        regions: Parts of the picture that get more of the bytes, or fewer; at a target size the rest pays for it.
+        truth: Say in the file how far each 32x32 cell of the decoded picture is from the original, see ``truth_map``.
+            The encoder decodes for it, once or twice.
 
     Raises:
         ArgumentError: A value of the wrong type or out of range, or more than one of the three rates.
@@ -97,6 +140,9 @@ class EncodeOptions:
     tune: Tune = "eyes"
     resampling: Resampling | None = None
     protect: Protect = "auto"
+    effort: int = 0
+    regions: Sequence[Region] = ()
+    truth: bool = False
 
     def __post_init__(self) -> None:
         rates = (self.quality, self.target_bytes, self.target_bpp, self.latent_error)
@@ -106,15 +152,21 @@ class EncodeOptions:
         check_count("target_bytes", self.target_bytes)
         check_range("target_bpp", self.target_bpp, 0, MAX_BPP)
         check_range("latent_error", self.latent_error, 0.001, 1)
-        for name in ("keep_metadata", "exact_alpha"):
+        for name in ("keep_metadata", "exact_alpha", "truth"):
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}, it must be True or False")
         if self.tune not in TUNES:
             raise ArgumentError(f"tune is {self.tune!r}, it must be one of {', '.join(TUNES)}")
         if self.protect not in PROTECTS:
             raise ArgumentError(f"protect is {self.protect!r}, it must be one of {', '.join(PROTECTS)}")
+        if not isinstance(self.regions, Sequence) or not all(isinstance(region, Region) for region in self.regions):
+            raise ArgumentError(f"regions is {self.regions!r}, it must be a sequence of Region")
         if self.resampling not in (None, *RESAMPLINGS):
             raise ArgumentError(f"resampling is {self.resampling!r}, it must be one of {RESAMPLINGS}")
+        if not isinstance(self.effort, int) or isinstance(self.effort, bool) or not 0 <= self.effort <= MAX_EFFORT:
+            raise ArgumentError(f"effort is {self.effort!r}, it must be an integer from 0 to {MAX_EFFORT}")
+        if self.effort and self.latent_error is not None:
+            raise ArgumentError("latent_error keeps latents as they are, effort changes them: give one of the two")
 
 
 def updated(options: EncodeOptions | None, **keywords: Unpack[EncodeKeywords]) -> EncodeOptions:

@@ -7,7 +7,7 @@ and the latents fewer, and one whose patch is the whole picture. The one with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.bitstream import FileWriter, LatentsOf
+from sdrt.bitstream import FileWriter, LatentsOf, Paint, Written
 from sdrt.container import sdl
 from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, encode_patches, kept_lines
 from sdrt.errors import UnsupportedError
@@ -23,10 +23,6 @@ from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
 from sdrt.pixels.picture import Pixels
 from sdrt.pixels.scaling import reduce
 from sdrt.pixels.type_cells import cell_sums, type_cells, widened
-
-Written = tuple[bytes, sdl.SdlFile]
-Paint = Callable[[bytes], Pixels]
-"""An .sdl file -> its picture, uint8 (H, W, 3)."""
 
 _WRONG = 100.0
 """Mean squared error from which a drawn cell counts as wrong: 28 dB, where strokes begin to lose their shape."""

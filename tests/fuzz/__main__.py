@@ -26,6 +26,7 @@ from tests.fuzz import (
     payloads,
     priors,
     step_maps,
+    truth_maps,
 )
 from tests.fuzz.run import Settings, fuzz
 
@@ -42,6 +43,7 @@ TARGETS = {
         step_maps.TARGET,
         patches.TARGET,
         latent_files.TARGET,
+        truth_maps.TARGET,
     )
 }
 

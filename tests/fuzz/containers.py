@@ -27,6 +27,7 @@ CHUNKS: dict[bytes, Mutation] = {
     sdl.STEP_MAP: mutated,
     sdl.PATCHES: mutated,
     sdl.EXIF: mutated,
+    sdl.TRUTH: mutated,
     sdl.XMP: mutated,
     b"NEWS": mutated,
     b"news": mutated,
@@ -146,6 +147,8 @@ def run(data: bytes) -> None:
     assert sdl.pack(file) == data, "two files of the same contents"
     picture = _codec().decode_picture(data)
     assert picture.rgb.shape == (file.height_px, file.width_px, 3)
+    classes = _codec().truth_map(data)
+    assert (classes is None) == (file.chunk(sdl.TRUTH) is None)
     assert (picture.alpha is None) == (file.chunk(sdl.ALPHA) is None)
     assert picture.alpha is None or picture.alpha.shape == picture.rgb.shape[:2]
 

@@ -155,3 +155,8 @@ def dequantize(coded: Int32, prior: Prior, step_indices: NDArray[np.integer]) ->
     latents *= prior.steps[:, None, None]
     latents *= _scales(step_indices)
     return latents
+
+
+def step_sizes(prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
+    """The step of each latent, float32 (C, h, w); indices (h, w)."""
+    return np.asarray(prior.steps[:, None, None] * _scales(step_indices), np.float32)

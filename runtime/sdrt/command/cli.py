@@ -12,8 +12,9 @@ from sdrt import __version__
 from sdrt.command import desktop, install, latents_arguments, thumbnail
 from sdrt.command.console import complain, flush_stdout, in_words, printable, put, read_input, tell
 from sdrt.container.sdl import RESAMPLINGS
-from sdrt.errors import SdrtError
+from sdrt.errors import ArgumentError, SdrtError
 from sdrt.network.devices import DEVICES, PRECISIONS
+from sdrt.options import MAX_EFFORT, Region
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -71,6 +72,7 @@ def _parser() -> _Parser:
     info = commands.add_parser("info", help="what .sdl files say about themselves")
     info.add_argument("inputs", nargs="+", metavar="FILE", help="an .sdl file; - is stdin")
     info.add_argument("--json", action="store_true", help="one JSON object a line for each file")
+    info.add_argument("--truth", action="store_true", help="how much is kept, plausible and invented, by its truth map")
     info.set_defaults(run=_info)
 
     models = commands.add_parser("models", help="the model packs that are found, and where they are sought")
@@ -129,6 +131,14 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="psnr: fewer bytes at equal squared error, less sharp to the eye",
     )
     encode.add_argument(
+        "--effort",
+        type=int,
+        choices=range(MAX_EFFORT + 1),
+        default=0,
+        metavar=f"0..{MAX_EFFORT}",
+        help="better pictures at the same size for seconds to minutes of encoding (default: 0, none)",
+    )
+    encode.add_argument(
         "--resampling",
         type=int,
         choices=RESAMPLINGS,
@@ -136,9 +146,21 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     encode.add_argument(
         "--protect",
-        choices=("auto", "text", "none"),
+        choices=("auto", "text", "faces", "none"),
         default="auto",
-        help="text: keep type and screens that would be painted wrong as patches; auto (default): all that can be kept",
+        help="text: keep type and screens that would be painted wrong as patches; faces: these get more of the bytes "
+        "(needs OpenCV); auto (default): all that helps; none",
+    )
+    encode.add_argument(
+        "--roi",
+        type=parse_region,
+        action="append",
+        default=[],
+        metavar="X,Y,W,H[,WEIGHT]",
+        help="a part of the picture that gets more of the bytes: its step is divided by WEIGHT, 1/3 to 3 (default: 2)",
+    )
+    encode.add_argument(
+        "--truth", action="store_true", help="say in the file how far each part of it will be from the original"
     )
     _add_engine(encode, "name, folder or zip of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)
@@ -151,7 +173,10 @@ def _add_decode(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--format", metavar="NAME", help="format where no suffix says it: png (default), jpg, webp, ..."
     )
     decode.add_argument("--crop", type=parse_crop, metavar="X,Y,W,H", help="decode this part only")
-    decode.add_argument("--strip", action="store_true", help="leave out the metadata that the file holds")
+    decode.add_argument("--strip", action="store_true", help="leave out all metadata: also that parts are synthetic")
+    decode.add_argument(
+        "--truth", metavar="FILE", help="write there, too, the picture with what is painted or invented tinted"
+    )
     _add_engine(decode, "name, folder or zip of the model pack (default: the one that the file names)")
     decode.set_defaults(run=_decode)
 
@@ -209,6 +234,17 @@ def parse_crop(text: str) -> tuple[int, int, int, int]:
     return x, y, width_px, height_px
 
 
+def parse_region(text: str) -> Region:
+    """``x,y,w,h`` in pixels, or these and a weight."""
+    try:
+        x, y, width_px, height_px, *weight = text.split(",")
+        return Region(int(x), int(y), int(width_px), int(height_px), *map(float, weight))
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no region: write x,y,width,height[,weight]") from None
+
+
 def _quality(text: str) -> float:
     number = _number(text)
     if not 0 <= number <= 100:
@@ -263,12 +299,16 @@ def _decode(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from sdrt.command.truth import told_truth
     from sdrt.file_info import info
 
     code = 0
     for source in arguments.inputs:
         try:
-            about = asdict(info(read_input(source)))
+            data = read_input(source)
+            about = asdict(info(data))
+            if arguments.truth:
+                about["truth"] = told_truth(data, as_json=arguments.json)
         except SdrtError as error:
             failure = complain(error, source)
             code = code or failure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sdrt.atomic import file_identity, make_folder
@@ -22,11 +22,13 @@ from sdrt.command.console import (
     standard_output,
     write_output,
 )
-from sdrt.errors import OutputError
+from sdrt.container.truth_map import CELL_PX
+from sdrt.errors import OutputError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.options import EncodeOptions
-from sdrt.pixels.metadata import Metadata
+from sdrt.pixels.picture import Picture, gather
 from sdrt.pixels.save import SAVE_OPTIONS, save
+from sdrt.pixels.truth_overlay import overlay
 
 USAGE = 2
 STDIN, STDOUT = 0, 1
@@ -106,6 +108,9 @@ def encode_files(arguments: argparse.Namespace) -> int:
         tune=arguments.tune,
         resampling=arguments.resampling,
         protect=arguments.protect,
+        effort=arguments.effort,
+        regions=arguments.roi,
+        truth=arguments.truth,
     )
 
     def encode(codec: Codec, job: Job) -> str:
@@ -134,20 +139,33 @@ def decode_files(arguments: argparse.Namespace) -> int:
     if suffix not in SAVE_OPTIONS:
         say(f"sdrt decode: error: --format {arguments.format}: choose one of {' '.join(SAVE_OPTIONS)}")
         return USAGE
+    if arguments.truth is not None and (len(arguments.inputs) > 1 or arguments.truth in (STDIO, arguments.output)):
+        say("sdrt decode: error: --truth names a file of its own, for one input")
+        return USAGE
 
     def decode(codec: Codec, job: Job) -> str:
-        picture = codec.decode_strips(
-            read_input(job.source), crop=arguments.crop, progress=Progress(job.source, wanted=not arguments.quiet)
-        )
-        if arguments.strip:
-            picture = replace(picture, metadata=Metadata())
+        data = read_input(job.source)
+        classes = None
+        if arguments.truth is not None:
+            check_output(arguments.truth, overwrite=arguments.force)
+            classes = codec.truth_map(data)
+            if classes is None:
+                raise UnsupportedError("the file has no truth map: encode with --truth")
+        strips = codec.decode_strips(
+            data, crop=arguments.crop, progress=Progress(job.source, wanted=not arguments.quiet)
+        ).for_file(strip=arguments.strip)
+        whole = None if classes is None else gather(strips)
+        picture = strips if whole is None else whole
         if job.destination == STDIO:
             with standard_output() as stream:
                 save(picture, stream, suffix=suffix)
         else:
             wanted = suffix if arguments.format else None
             save(picture, job.destination, suffix=wanted, overwrite=arguments.force)
-        return f"{picture.width_px}x{picture.height_px}"
+        if classes is not None and whole is not None:
+            tinted = Picture(overlay(whole.rgb, classes, CELL_PX, arguments.crop))
+            save(tinted, arguments.truth, overwrite=arguments.force)
+        return f"{strips.width_px}x{strips.height_px}"
 
     return _run(arguments, suffix, decode)
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from sdrt.atomic import atomic_file, scratch
 from sdrt.errors import ModelError, OutputError, first_line
 from sdrt.network.devices import graph_precision
-from sdrt.packs.manifest import MANIFEST, ModelPack
+from sdrt.packs.manifest import DEFAULT_PRECISION, GRADIENT, MANIFEST, ModelPack
 from sdrt.packs.search import read_verified
 
 NOTES = ("training", "prior", "graphs", "verified", "int8")
@@ -48,8 +48,12 @@ def ship(pack: ModelPack, destination: Path, *, precision: str | None = None, de
     graphs = [*graphs, pack.decoder_path(precision)]
     names = [*(path.name for path in graphs), pack.prior_path.name]
     names += [name for name in pack.priors.values() if name not in names]
+    if GRADIENT in pack.files and not decoder_only and precision == DEFAULT_PRECISION:
+        names.append(GRADIENT)  # nodes that stand on this very decoder's weights
     contents = {name: read_verified(pack, name) for name in names}
     manifest = {key: value for key, value in pack.manifest.items() if key not in NOTES}
+    if GRADIENT not in names:
+        manifest.pop("gradient", None)
     manifest["files"] = {name: pack.manifest["files"][name] for name in names}
     # Last: until it is written a folder is no pack.
     contents[MANIFEST] = _json(manifest, pack.folder / MANIFEST)

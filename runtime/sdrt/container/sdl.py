@@ -70,6 +70,7 @@ PATCHES = b"PTCH"
 SCALE = b"SCAL"
 STEP_MAP = b"STEP"
 EXIF = b"exif"
+TRUTH = b"trth"
 XMP = b"xmpp"
 KNOWN_CRITICAL = frozenset({ALPHA, PATCHES, SCALE, STEP_MAP})
 

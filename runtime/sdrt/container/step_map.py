@@ -54,6 +54,14 @@ def spread(offsets: Offsets | None, step_index: int, rows: int, columns: int, do
     return np.clip(step_index + UNIT * wide, 0, 1023)
 
 
+def reduced(offsets: Offsets, factor: int) -> Offsets:
+    """The map of the same picture at a fraction of its sides: the finest of the factor x factor cells in each."""
+    if factor == 1:
+        return offsets
+    rows, columns = (np.arange(0, side, factor) for side in offsets.shape)
+    return np.asarray(np.minimum.reduceat(np.minimum.reduceat(offsets, rows, 0), columns, 1))
+
+
 def encode_step_map(offsets: Offsets) -> bytes:
     """The data of the chunk.
 

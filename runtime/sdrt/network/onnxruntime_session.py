@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.errors import EngineError, first_line, raise_interrupt_behind
+from sdrt.errors import EngineError, ModelError, first_line, raise_interrupt_behind
 from sdrt.network.devices import GPU, INSTALL, PLUGINS
 from sdrt.network.graph import Graph, check_ports
 from sdrt.parallel import usable_cores
@@ -34,6 +34,9 @@ CUDA_OPTIONS = {
 
 Floats = NDArray[np.float32] | NDArray[np.float16]
 Runner = Callable[[Floats], NDArray[Any]]
+Named = Mapping[str, NDArray[np.float32]]
+"""Arrays by the names of a graph's inputs or outputs."""
+NamedRunner = Callable[[Named], Named]
 
 
 def cuda_options(tf32: bool) -> dict[str, str]:
@@ -118,6 +121,54 @@ def open_session(
     Raises EngineError: no such device, graph not readable, other than one tensor of floats in and one of floats or
     bytes out.
     """
+    path = graph if isinstance(graph, Path) else graph.path
+    session = _open(graph, device, threads, optimise=optimise, options=options)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    check_ports(path, [port.type for port in inputs], [port.type for port in outputs])
+    name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+
+    def run(array: Floats) -> NDArray[Any]:
+        try:
+            result: NDArray[Any] = session.run(None, {name: np.ascontiguousarray(array, dtype=wanted)})[0]
+        except Exception as error:
+            raise EngineError(f"{path.name} on {device} failed for input {array.shape}: {first_line(error)}") from None
+        return result
+
+    shape = inputs[0].shape
+    channels = shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
+    return run, Port(name, channels)
+
+
+def open_named(
+    graph: Graph, device: str, threads: int | None, *, inputs: Sequence[str], outputs: Sequence[str]
+) -> NamedRunner:
+    """A graph of several inputs and outputs in float32, run by their names.
+
+    Raises EngineError as ``open_session``, ModelError where the graph's inputs are others or an output is not there.
+    """
+    options = cuda_options(tf32=True) if device == "cuda" else {}
+    session = _open(graph, device, threads, optimise=True, options=options)
+    found = {port.name for port in session.get_inputs()}, {port.name for port in session.get_outputs()}
+    if found[0] != set(inputs) or not found[1].issuperset(outputs):
+        raise ModelError(
+            f"{graph.path} takes {', '.join(sorted(found[0]))} and gives {', '.join(sorted(found[1]))}; "
+            f"{', '.join(inputs)} and {', '.join(outputs)} were expected"
+        )
+    names = list(outputs)
+
+    def run(arrays: Named) -> Named:
+        try:
+            results = session.run(names, dict(arrays))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+            raise EngineError(f"{graph.path.name} on {device} failed for {shapes}: {first_line(error)}") from None
+        return dict(zip(names, results, strict=True))
+
+    return run
+
+
+def _open(graph: Graph | Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]) -> Any:
+    """The session itself. Raises EngineError as ``open_session``."""
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
     ort = load() if device in PLUGINS else require(device)
     settings = _session_options(ort, device, threads, optimise)
@@ -141,20 +192,7 @@ def open_session(
     if session.get_providers()[0] != provider:
         raise EngineError(f"device {device} cannot be had: ONNX Runtime chose {session.get_providers()[0]}")
     session._model_bytes = None  # it would hold the graph's bytes for as long as it lives, for a fallback that is off
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    check_ports(path, [port.type for port in inputs], [port.type for port in outputs])
-    name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
-
-    def run(array: Floats) -> NDArray[Any]:
-        try:
-            result: NDArray[Any] = session.run(None, {name: np.ascontiguousarray(array, dtype=wanted)})[0]
-        except Exception as error:
-            raise EngineError(f"{path.name} on {device} failed for input {array.shape}: {first_line(error)}") from None
-        return result
-
-    shape = inputs[0].shape
-    channels = shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
-    return run, Port(name, channels)
+    return session
 
 
 def _preload(ort: ModuleType) -> None:

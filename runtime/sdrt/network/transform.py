@@ -66,7 +66,7 @@ def to_latents(
     halo = None if halo_px is None else ceil(halo_px / cell)
     side = None if encoder.longest_side is None else encoder.longest_side // cell
     plan = plan_tiles(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side, tile_px=tile_px)
-    level = _level(pack, rows, columns, indices)
+    level = quality_level(pack, rows, columns, indices)
     done = 0
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
@@ -133,7 +133,7 @@ def pixel_strips(
     rows, columns = latents.shape[1:]
     plan = plan_tiles(pack, rows, columns, halo, window=window, side=decoder.longest_side, tile_px=tile_px)
     scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
-    level = _level(pack, rows, columns, indices)
+    level = quality_level(pack, rows, columns, indices)
     done = 0
     last: tuple[NDArray[np.float32], NDArray[np.uint8]] | None = None
 
@@ -170,7 +170,7 @@ def _painted(frame: NDArray[np.float32], pack: ModelPack, decoder: Engine) -> ND
     return pixels
 
 
-def _level(pack: ModelPack, rows: int, columns: int, indices: StepIndices | None) -> NDArray[np.float32] | None:
+def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices | None) -> NDArray[np.float32] | None:
     """The quality level of each latent, float32 (1, rows, columns), where the pack's graphs take it: octaves of the
     step above that of index 512."""
     if not pack.quality_input:

@@ -25,6 +25,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT_BYTES = 1 << 20
 PRIOR = "prior.npz"
+GRADIENT = "gradient.onnx"
+"""What turns the decoder's graph into one that gives its gradient as well; see ``search.read_gradient``."""
 DEFAULT_PRECISION = "w16"
 MAX_PACK_FILE_BYTES = 2**31 - 1
 """The largest graph that protobuf can hold."""

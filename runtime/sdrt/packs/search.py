@@ -11,7 +11,7 @@ from pathlib import Path
 from sdrt.errors import EngineError, ModelError, SdrtError
 from sdrt.packs.archive import archived_bytes, is_archive, read_pack_file
 from sdrt.packs.known_spaces import in_words
-from sdrt.packs.manifest import MANIFEST, ModelPack, called, read_pack
+from sdrt.packs.manifest import GRADIENT, MANIFEST, ModelPack, called, read_pack
 
 
 def search_paths() -> list[Path]:
@@ -133,6 +133,24 @@ def prior_name(pack: ModelPack, identity: bytes | None = None) -> str:
         here = ", ".join(prior.hex() for prior in pack.priors) or "none"
         raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no prior {identity.hex()}, it has {here}")
     return pack.priors[identity]
+
+
+def read_gradient(pack: ModelPack) -> tuple[Path, bytes]:
+    """The graph of the decoder and its gradient, and the path that messages name.
+
+    The pack stores the nodes that the gradient adds, as a part of an ONNX model. Messages of protobuf are joined by
+    putting one after the other: the decoder's bytes and these are the whole graph, and weights are stored once.
+
+    Raises ModelError if the pack has none, or one of another decoder, or a file is missing or altered.
+    """
+    command = f"python -m sdrt_export gradient {pack.folder}"
+    decoder = pack.decoder_path().name
+    if GRADIENT not in pack.files:
+        raise ModelError(f"model pack {pack.name!r} has no {GRADIENT}, which --effort needs: {command}")
+    note = pack.manifest.get("gradient")
+    if not isinstance(note, dict) or note.get("decoder") != pack.files[decoder]:
+        raise ModelError(f"model pack {pack.name!r}: {GRADIENT} is of another decoder: {command}")
+    return pack.folder / GRADIENT, read_verified(pack, decoder) + read_verified(pack, GRADIENT)
 
 
 def find_pack(

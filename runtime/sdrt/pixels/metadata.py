@@ -45,6 +45,10 @@ class Metadata:
         items = {name: data for name, data in vars(self).items() if data is not None}
         return items if self.exif is None else {**items, "exif": PREFIX + self.exif}
 
+    def painted(self) -> Metadata:
+        """The same with the word in XMP that a network painted parts of the picture."""
+        return Metadata(self.exif, xmp_text.painted(self.xmp))
+
     def of_part(self, width_px: int, height_px: int) -> Metadata:
         """The same for a part of the picture that has this size. What cannot be read stays as it is."""
         exif = self.exif

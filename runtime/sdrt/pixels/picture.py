@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,7 @@ class Strips:
             taken once, each before the next.
         alpha: uint8 (height_px, width_px), whole: one byte a pixel; None where all of the picture is opaque.
         metadata: EXIF and XMP.
+        synthetic: Whether a network painted some of it.
     """
 
     width_px: int
@@ -62,6 +63,12 @@ class Strips:
     rows: Iterator[Pixels]
     alpha: Pixels | None = None
     metadata: Metadata = field(default_factory=Metadata)
+    synthetic: bool = False
+
+    def for_file(self, *, strip: bool) -> Strips:
+        """The same with the metadata that a file of it gets: XMP says where it is synthetic; none with ``strip``."""
+        metadata = self.metadata.painted() if self.synthetic else self.metadata
+        return replace(self, metadata=Metadata() if strip else metadata)
 
 
 def gather(strips: Strips) -> Picture:

@@ -1,0 +1,77 @@
+"""Files that are written again after a look at what they paint.
+
+An encoder decodes its own file, compares it with the original, and says in the file how true it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrt.bitstream import FileWriter, Paint, Written
+from sdrt.container import sdl, truth_map
+from sdrt.pixels import structure
+from sdrt.pixels.picture import Picture, Pixels
+
+Write = Callable[[FileWriter], Written]
+
+_ROOM_TO_GROW_BYTES = 2
+"""Between the map of one writing and that of the next, whose step differs by a hair."""
+_SPARE = 0.005
+"""Share of a file that a map may leave unused; beyond it the file is written again."""
+
+
+def write_with_truth(writer: FileWriter, write: Write, original: Picture, paint: Paint) -> Written:
+    """The file of ``writer`` with a truth map of what ``paint`` makes of it.
+
+    A map tells of the file that it is in and takes bytes from it: where a size is the target the file is written with
+    room for a usual map, and again with room for its own where that was too little or too much. A map that exceeds its
+    room is told in larger blocks, which promises less.
+
+    Raises what ``write`` and ``paint`` raise.
+    """
+    rows, columns = truth_map.cells(*original.rgb.shape[:2])
+    most, least = truth_map.most_bytes(rows * columns), _size(np.full((rows, columns), truth_map.Truth.INVENTED))
+    room = max(least, rows * columns // 10)
+    for last in (False, True):
+        with_room = replace(writer, chunks=(*writer.chunks, sdl.Chunk(sdl.TRUTH, bytes(room))))
+        data, file = write(with_room)
+        classes = compared(original, paint(data))
+        if writer.budget_bytes is None:
+            room = most
+        elif not last and not 0 <= room - min(_size(classes), most) <= _SPARE * len(data):
+            room = min(max(_size(classes) + _ROOM_TO_GROW_BYTES, least), most)
+            writer = replace(writer, guess=file.step_index)
+            continue
+        coded = sdl.Chunk(sdl.TRUTH, _fitting(classes, min(room, most)))
+        file = replace(file, chunks=tuple(coded if chunk.kind == sdl.TRUTH else chunk for chunk in file.chunks))
+        return sdl.pack(file), file
+    raise AssertionError("the last writing returns")
+
+
+def compared(original: Picture, painted: Pixels) -> NDArray[np.uint8]:
+    """The class of each cell, uint8 (rows, columns). Colors that nobody sees, below alpha 0, do not count."""
+    if original.alpha is not None:
+        painted = np.where(original.alpha[:, :, None] == 0, original.rgb, painted)
+    return structure.classes(structure.compare(original.rgb, painted, truth_map.CELL_PX))
+
+
+def _size(classes: NDArray[np.integer]) -> int:
+    return len(truth_map.encode_truth_map(classes.tolist()))
+
+
+def _fitting(classes: NDArray[np.uint8], room_bytes: int) -> bytes:
+    """The data of the map, told in the smallest blocks that fit by the least that is true in each; at last, that
+    nothing is true."""
+    block, told = 1, classes
+    while _size(told) > room_bytes and block < max(classes.shape):
+        block *= 2
+        rows, columns = (np.arange(0, side, block) for side in classes.shape)
+        least = np.maximum.reduceat(np.maximum.reduceat(classes, rows, 0), columns, 1)
+        told = least.repeat(block, 0).repeat(block, 1)[: classes.shape[0], : classes.shape[1]]
+    if _size(told) > room_bytes:
+        told = np.full_like(classes, truth_map.Truth.INVENTED)
+    return truth_map.encode_truth_map(told.tolist())

@@ -1,0 +1,96 @@
+"""Where the bytes of a file go: the step map of regions that a caller names, of faces, and of what comes out wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import ceil, log2
+
+import numpy as np
+
+from sdrt.bitstream import FileWriter, Paint, Written
+from sdrt.container import step_map
+from sdrt.container.step_map import MOST_OFFSET, UNIT, Offsets
+from sdrt.errors import ArgumentError, UnsupportedError
+from sdrt.options import EncodeOptions, Region
+from sdrt.packs.manifest import ModelPack
+from sdrt.pixels import structure
+from sdrt.pixels.faces import find_faces
+from sdrt.pixels.picture import Pixels
+
+Write = Callable[[FileWriter], Written]
+
+_OCTAVE = 64 // UNIT
+"""Offsets that double the step."""
+_LINED = 0.45
+"""Share of a cell's error along lines from which it is wrong structure; texture has about .3, contours .5 and more."""
+_FEW = 0.15
+"""Share of the cells that may be protected: where more are wrong, there is nothing to take bytes from."""
+
+
+def regions_of(rgb: Pixels, options: EncodeOptions, pack: ModelPack) -> list[Region]:
+    """The caller's regions, and the faces that are to be protected; latents for training have none.
+
+    Raises UnsupportedError where faces are asked for and OpenCV is not installed.
+    """
+    wanted = options.protect == "faces" or (options.protect == "auto" and pack.quality_input)
+    if not wanted or options.latent_error is not None:
+        return list(options.regions)
+    try:
+        return [*options.regions, *(Region(*box) for box in find_faces(rgb))]
+    except UnsupportedError:
+        if options.protect == "faces":
+            raise
+        return list(options.regions)
+
+
+def offsets_of(regions: Sequence[Region], height_px: int, width_px: int, downscale: int) -> Offsets | None:
+    """The step map of a picture of this size in a latent space with ``downscale``; None where all of it is alike.
+
+    Raises ArgumentError for a region that does not lie in the picture.
+    """
+    rows, columns, side = step_map.cells(ceil(height_px / downscale), ceil(width_px / downscale), downscale)
+    cell_px = side * downscale
+    coarsest = MOST_OFFSET + 1
+    offsets = np.full((rows, columns), coarsest, np.int8)
+    for region in regions:
+        right, bottom = region.x + region.width, region.y + region.height
+        if right > width_px or bottom > height_px:
+            raise ArgumentError(
+                f"the region {region.width}x{region.height} at {region.x},{region.y} does not lie in the picture of "
+                f"{width_px}x{height_px} pixels"
+            )
+        part = offsets[region.y // cell_px : ceil(bottom / cell_px), region.x // cell_px : ceil(right / cell_px)]
+        np.minimum(part, -round(_OCTAVE * log2(region.weight)), out=part)
+    offsets[offsets == coarsest] = 0
+    return offsets if offsets.any() else None
+
+
+def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tuple[FileWriter, Written]:
+    """A file of uint8 (H, W, 3), and its writer: written once more where the first would be painted wrong in places.
+
+    The network paints once for it. Cells whose step the writer's own map has set stay as they are.
+    """
+    written = write(writer)
+    downscale = writer.coder.pack.space.downscale
+    _, _, side = step_map.cells(1, 1, downscale)
+    offsets = wrong_offsets(rgb, paint(written[0]), side * downscale)
+    if writer.offsets is not None and offsets is not None:
+        offsets = np.where(writer.offsets == 0, offsets, writer.offsets)
+    if offsets is None:
+        return writer, written
+    writer = replace(writer, offsets=offsets, guess=written[1].step_index)
+    return writer, write(writer)
+
+
+def wrong_offsets(original: Pixels, painted: Pixels, cell_px: int) -> Offsets | None:
+    """An octave finer where structure is wrong, not merely different; None where nothing is, or too much.
+
+    Wrong is a cell that is not kept (docs/TRUTH.md) and whose error lies along lines.
+    """
+    wrong = structure.classes(structure.compare(original, painted, cell_px), margin=0) > 0
+    if wrong.any():
+        wrong &= structure.lined(original, painted, cell_px) > _LINED
+    if not 0 < wrong.mean() <= _FEW:
+        return None
+    return np.asarray(np.where(wrong, np.int8(-_OCTAVE), np.int8(0)))
