@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.command import HEALTHY, one_line
+from tests.conftest import Unprivileged
 
 from sdrt.codec import Codec
 from sdrt.command import cli
 from sdrt.container import sdl
-from sdrt.errors import CorruptError, LimitError, OutputError
+from sdrt.errors import CorruptError, ImageError, LimitError, OutputError
 from sdrt.limits import MAX_SIDE_PX
 from sdrt.network.engine import Engine
 from sdrt.packs.manifest import ModelPack
@@ -184,6 +185,23 @@ def test_a_careless_batch_is_one_line(folder: Path, capsys: pytest.CaptureFixtur
             main(["decode", "a.sdl", "--out", "new", *option])
         assert left.value.code == 2
     assert not (folder / "new").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray Data: pip install 'sdrt[batch]'")
+def test_a_folder_that_a_batch_cannot_read_is_said(folder: Path, unprivileged: Unprivileged) -> None:
+    """Its pictures would be missing without a word; hidden ones are nobody's."""
+    from sdrt_batch.units import find_units
+
+    for name in (".secret", "secret"):
+        Path(name).mkdir()
+        Path(name).chmod(0)
+        folder.chmod(0o755)
+        with unprivileged(folder):
+            if name == "secret":
+                with pytest.raises(ImageError, match="secret: Permission denied"):
+                    find_units(["."], [".sdl"])
+            else:
+                assert len(find_units(["."], [".sdl"])) == 1
 
 
 def test_tiles_of_nothing_are_painted_once(testpack: ModelPack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 Until it is whole, a file has no name at all where the system knows such files (O_TMPFILE, on Linux): whatever ends the
 process, nothing is left. Elsewhere it has a temporary name beside the final one, which goes away with an exception and
-before a signal ends the process; only a kill that nobody can catch leaves it.
+before a signal ends the process; only a kill that nobody can catch leaves it, until somebody writes there a day later.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +27,10 @@ _DEADLY = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 _O_TMPFILE: int | None = getattr(os, "O_TMPFILE", None)
 _NOT_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Why there may be no second file beside one that can be written to."""
+
+_TEMPORARY = re.compile(r"\.sdrt-[0-9a-f]{16}\.tmp")
+_STALE_S = 86400.0
+"""Nobody writes a file for so long without a byte."""
 
 _scratch: dict[str, int] = {}
 """What is to be removed before this process ends -> the process that made it: a forked child removes nothing."""
@@ -183,7 +190,18 @@ def _open_unfinished(
 
         return tempfile.TemporaryFile(), "elsewhere"
     stack.enter_context(scratch(temporary))
+    _sweep(path.parent)
     return os.fdopen(descriptor, "w+b"), "named"
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left in ``folder``; once, for it may hold a million."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if ours and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
+                Path(entry.path).unlink()
 
 
 def _proc_name(descriptor: int) -> str:
