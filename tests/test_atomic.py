@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -272,3 +273,17 @@ def test_a_killed_process_leaves_nothing(number: signal.Signals, nameless: bool,
         assert process.wait(30) == -number
     left = 1 + (number == signal.SIGKILL and not nameless)
     assert len(names(tmp_path)) == left and path.read_bytes() == b"old"
+
+
+def test_what_a_kill_has_left_goes_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files without a name are not to be had; what is not ours, or may still be written, stays."""
+    monkeypatch.setattr("sdrt.atomic._O_TMPFILE", None)
+    day_s = 86400
+    names = {f".sdrt-{'a' * 16}.tmp": 2 * day_s, f".sdrt-{'b' * 16}.tmp": 0, ".sdrt-notes.tmp": 2 * day_s}
+    for name, age_s in names.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    (tmp_path / f".sdrt-{'c' * 16}.tmp").symlink_to(tmp_path / ".sdrt-notes.tmp")
+    write_atomic(tmp_path / "new", b"new")
+    left = {f".sdrt-{'b' * 16}.tmp", f".sdrt-{'c' * 16}.tmp", ".sdrt-notes.tmp", "new"}
+    assert {path.name for path in tmp_path.iterdir()} == left

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sdrt.command import process
-from sdrt.errors import SdrtError, UnsupportedError
+from sdrt.command.console import complain, flush_stdout, say, tell
+from sdrt.errors import UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import DEVICES, PRECISIONS
 from sdrt.options import LATENT_FORMS, NEAR_LOSSLESS, EncodeOptions
@@ -20,16 +22,19 @@ from sdrt_batch.settings import Settings, with_record
 from sdrt_batch.units import FILES_A_UNIT, SHARDS, Kind, Unit, find_units
 
 SOME_FAILED = 1
+_MOST_DIGITS = 15
+"""Of a number that somebody means; Python itself reads no more than 4,300."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command: 0 where every picture has a result, 1 where some have not, else the exit code of the error."""
     arguments = _parser().parse_args(argv)
     try:
-        return _run(arguments)
-    except SdrtError as error:
-        print(f"sdrt_batch: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        code = _run(arguments)
+        flush_stdout()
+        return code
+    except Exception as error:
+        return complain(error, program="sdrt_batch")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -48,9 +53,9 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     summary = run.run(units, settings, cluster, progress)
     progress.end()
-    print(summary.in_words())
+    tell(summary.in_words())
     if summary.failed:
-        print(f"sdrt_batch: {summary.failed:,} failed, see {Path(arguments.out) / run.ERRORS}", file=sys.stderr)
+        say(f"sdrt_batch: {summary.failed:,} failed, see {Path(arguments.out) / run.ERRORS}")
     return SOME_FAILED if summary.failed else 0
 
 
@@ -62,7 +67,7 @@ def _settings(arguments: argparse.Namespace, units: Sequence[Unit]) -> Settings:
     if arguments.job == "latents" and not any(value is not None for value in rate.values()):
         rate["latent_error"] = NEAR_LOSSLESS
     model = arguments.model
-    if model is not None and (Path(model).is_dir() or model.endswith(".zip")):
+    if model is not None and (os.path.isdir(model) or model.endswith(".zip")):  # noqa: PTH112 (Path's may raise)
         model = str(Path(model).absolute())
     return Settings(
         job=arguments.job,
@@ -98,13 +103,13 @@ def _parser() -> argparse.ArgumentParser:
         "--address", metavar="HOST:PORT", help="of a Ray cluster; auto finds one (default: this machine)"
     )
     where.add_argument("--workers", type=_count, metavar="N", help="default: one for each core, or GPU with --gpus")
-    where.add_argument("--gpus", type=float, default=0.0, metavar="X", help="of each worker; .5 puts two on one GPU")
+    where.add_argument("--gpus", type=_share, default=0.0, metavar="X", help="of each worker; .5 puts two on one GPU")
     where.add_argument("--threads", type=_count, default=1, metavar="N", help="and cores of each worker (default: 1)")
     codec = parser.add_argument_group("what is done")
     codec.add_argument("--model", metavar="NAME|FOLDER")
     codec.add_argument("--device", choices=DEVICES, default="auto")
     codec.add_argument("--precision", choices=PRECISIONS)
-    codec.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")
+    codec.add_argument("--max-pixels", type=_limit, metavar="N", help="refuse larger pictures (0: no limit)")
     rate = codec.add_mutually_exclusive_group()
     rate.add_argument("-q", "--quality", type=float, metavar="0..100")
     rate.add_argument("--target-bytes", type=_count, metavar="N")
@@ -120,9 +125,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not _limit(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return share
 
 
 if __name__ == "__main__":

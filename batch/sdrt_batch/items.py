@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdrt.atomic import file_identity
 from sdrt.errors import CorruptError
 from sdrt.latent_cache import FLIPPED, READERS, SDL, SIZES
 from sdrt.latents.webdataset import read_tar
@@ -78,7 +79,7 @@ def _reader(path: Path) -> Callable[[], Mapping[str, bytes]]:
         members = {path.suffix.lower().lstrip("."): path.read_bytes()}
         if path.suffix.lower() == f".{SDL}":
             beside = {extension: path.with_name(f"{path.stem}.{extension}") for extension in (FLIPPED, SIZES)}
-            members |= {extension: file.read_bytes() for extension, file in beside.items() if file.exists()}
+            members |= {extension: file.read_bytes() for extension, file in beside.items() if file_identity(file)}
         return members
 
     return read

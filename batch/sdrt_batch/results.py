@@ -5,28 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 import sdrt
-from sdrt.atomic import atomic_file, write_atomic
+from sdrt.atomic import atomic_file, make_folder, write_atomic
 from sdrt.container import sdl
 from sdrt.errors import CorruptError, OutputError, SdrtError
 from sdrt.latent_cache import FLIPPED, READERS, SDL
-from sdrt.latents.webdataset import Members, TarWriter, read_tar
+from sdrt.latents.webdataset import Members, TarWriter, checked_key, read_tar
 from sdrt_batch.settings import Settings
 from sdrt_batch.units import Kind
 
 FAILURES = "errors.json"
 """Behind a shard's name: the pictures that it lacks, key -> error. It is there before the shard is."""
-
-
-def checked_key(key: str) -> str:
-    """``key`` where it names a file in a folder. Raises OutputError."""
-    path = PurePosixPath(key)
-    if not path.name or path.is_absolute() or ".." in path.parts or "\\" in key or not key.isprintable():
-        raise OutputError(f"{key!r} is no name for a file in a folder")
-    return key
 
 
 def check_whole(extension: str, data: bytes) -> None:
@@ -64,10 +56,7 @@ class Files:
     def write(self, key: str, members: Members) -> None:
         """Raises OutputError. The first member is written last: where it is, all are."""
         target = self._folder / checked_key(key)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {target.parent}: {error.strerror or error}") from None
+        make_folder(target.parent)
         for extension in reversed(list(members)):
             write_atomic(target.with_name(f"{target.name}.{extension}"), members[extension])
 
@@ -113,10 +102,7 @@ def shard_path(settings: Settings, name: str) -> Path:
 @contextlib.contextmanager
 def shard(path: Path, settings: Settings) -> Iterator[ShardWriter]:
     """Writes a shard, which takes its name when the block ends without an exception. Raises OutputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror or error}") from None
+    make_folder(path.parent)
     with atomic_file(path) as file:
         writer: ShardWriter
         if settings.form == "tar":

@@ -89,7 +89,7 @@ def with_record(settings: Settings, *, again: bool) -> Settings:
     path = Path(settings.destination) / RECORD
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = path.read_text("utf-8") if path.exists() else None
+        before = path.read_text("utf-8", "replace") if path.exists() else None
         if before not in (text, None) and not again:
             raise OutputError(
                 f"{settings.destination} holds results of other settings ({RECORD} has them): choose another folder, "

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdrt.errors import MissingFileError, UnsupportedError
+from sdrt.errors import ImageError, MissingFileError, UnsupportedError
 from sdrt.latent_cache import FLIPPED
 
 Kind = Literal["files", "tar", "parquet"]
 SHARDS: dict[str, Kind] = {".tar": "tar", ".parquet": "parquet"}
+_HIDDEN = (".", "_")
+"""What names of files and folders begin with that are passed over."""
 FILES_A_UNIT = 16
 """Enough that handing out work costs nothing beside it, few enough that all workers end together."""
 
@@ -65,11 +68,15 @@ def find_units(sources: Sequence[str], suffixes: Sequence[str], files_a_unit: in
 
     Raises:
         MissingFileError: A source that is not there, or none that holds a file.
+        ImageError: A source, or a folder in it, that cannot be looked into.
         UnsupportedError: A Parquet file whose footer cannot be read.
     """
     named: dict[str, str] = {}
     for source in sources:
-        found = list(_files(source, suffixes))
+        try:
+            found = list(_files(source, suffixes))
+        except OSError as error:
+            raise ImageError(f"cannot read {error.filename or source}: {error.strerror or error}") from None
         if not found:
             raise MissingFileError(f"{source}: there is nothing to read")
         named.update(found)
@@ -84,16 +91,27 @@ def _files(source: str, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:
     paths = [folder]
     if folder.is_dir():
         wanted = (*suffixes, *SHARDS)
-        paths = [path for path in folder.rglob("*") if path.suffix.lower() in wanted]
+        paths = [path for path in _below(folder) if path.suffix.lower() in wanted]
     elif not folder.is_file():
         paths = [Path(path) for path in glob.glob(source, recursive=True)]  # noqa: PTH207 (pathlib's needs a folder)
     if not folder.is_dir():
         folder = root_of(source)
     for path in sorted(path for path in paths if path.is_file()):
         inside = path.relative_to(folder)
-        hidden = any(part.startswith((".", "_")) for part in inside.parts)
+        hidden = any(part.startswith(_HIDDEN) for part in inside.parts)
         if not hidden and not inside.name.endswith(f".{FLIPPED}"):  # that one is read with the file it belongs to
             yield str(path.absolute()), inside.with_suffix("").as_posix()
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files below ``folder``, to its bottom. Raises OSError for a folder that hides some: Path.rglob passes it."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
+        yield from (Path(parent, name) for name in names)
 
 
 def root_of(pattern: str) -> Path:

@@ -11,11 +11,10 @@ import numpy as np
 import sdrt
 from sdrt.errors import SdrtError, first_line
 from sdrt.latent_cache import FLIPPED, OWN, SIZES, read_members, write_members
-from sdrt.latents.webdataset import Members
+from sdrt.latents.webdataset import Members, checked_key
 from sdrt_batch import results
 from sdrt_batch.attempts import MOST_ENDS, Attempts
 from sdrt_batch.items import Item, extensions, items_of
-from sdrt_batch.results import checked_key
 from sdrt_batch.settings import Settings
 from sdrt_batch.units import Unit
 

@@ -2,7 +2,7 @@
 
 Until it is whole, a file has no name at all where the system knows such files (O_TMPFILE, on Linux): whatever ends the
 process, nothing is left. Elsewhere it has a temporary name beside the final one, which goes away with an exception and
-before a signal ends the process; only a kill that nobody can catch leaves it.
+before a signal ends the process; only a kill that nobody can catch leaves it, until somebody writes there a day later.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +27,10 @@ _DEADLY = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 _O_TMPFILE: int | None = getattr(os, "O_TMPFILE", None)
 _NOT_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Why there may be no second file beside one that can be written to."""
+
+_TEMPORARY = re.compile(r"\.sdrt-[0-9a-f]{16}\.tmp")
+_STALE_S = 86400.0
+"""Nobody writes a file for so long without a byte."""
 
 _scratch: dict[str, int] = {}
 """What is to be removed before this process ends -> the process that made it: a forked child removes nothing."""
@@ -94,6 +101,29 @@ def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) 
         raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
 
 
+def make_folder(folder: str | os.PathLike[str], mode: int = 0o777) -> None:
+    """Make ``folder`` and those above it, as far as they are missing. ``mode``: of the last one, where it is made.
+
+    Raises OutputError.
+    """
+    try:
+        Path(folder).mkdir(mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {os.fspath(folder)}: {error.strerror or error}") from None
+
+
+def file_identity(place: str | os.PathLike[str] | int) -> tuple[int, int] | None:
+    """Device and number of the regular file behind a path or a descriptor; None where there is none to be seen.
+
+    Names do not tell: links, ``..``, letters of either case and bind mounts all give one file several of them.
+    """
+    try:
+        status = os.stat(place)  # noqa: PTH116 (of a descriptor too)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[None]:
     """Whatever has this name when the block ends, a file or a folder, is removed: after an exception, and before a
@@ -160,7 +190,18 @@ def _open_unfinished(
 
         return tempfile.TemporaryFile(), "elsewhere"
     stack.enter_context(scratch(temporary))
+    _sweep(path.parent)
     return os.fdopen(descriptor, "w+b"), "named"
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left in ``folder``; once, for it may hold a million."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if ours and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
+                Path(entry.path).unlink()
 
 
 def _proc_name(descriptor: int) -> str:

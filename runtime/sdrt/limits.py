@@ -9,13 +9,26 @@ DEFAULT_MAX_PIXELS = 178_956_970
 """Where Pillow itself raises DecompressionBombError: twice a quarter of a GiB of 24-bit pixels. None means no limit."""
 
 
+MAX_SIDE_PX = 65_535
+"""The longest side where there is a limit at all; JPEG has no longer one. Pixels are coded in whole cells: a picture of
+one column takes the work of one that is as wide as a cell."""
+
+
 def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
-    """Refuse a picture of more than ``max_pixels`` pixels; call it before anything of that size is allocated.
+    """Refuse a picture of more than ``max_pixels`` pixels, or with a side beyond MAX_SIDE_PX, unless ``max_pixels`` is
+    None; call it before anything of that size is allocated.
 
     Raises LimitError, and ArgumentError for a limit that no picture could keep.
     """
     check_count("max_pixels", max_pixels)
-    if max_pixels is not None and width_px * height_px > max_pixels:
+    if max_pixels is None:
+        return
+    if max(width_px, height_px) > MAX_SIDE_PX:
+        raise LimitError(
+            f"the picture has {width_px} x {height_px} pixels, the limit of a side is {MAX_SIDE_PX}: set max_pixels to "
+            "None (--max-pixels 0) if you trust its source"
+        )
+    if width_px * height_px > max_pixels:
         raise LimitError(beyond(f"{width_px} x {height_px} = {width_px * height_px} pixels", max_pixels))
 
 

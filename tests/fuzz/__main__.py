@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.fuzz import (
     alphas,
+    archives,
     containers,
     graphs,
     latent_files,
@@ -37,6 +38,7 @@ TARGETS = {
         payloads.TARGET,
         priors.TARGET,
         manifests.TARGET,
+        archives.TARGET,
         graphs.TARGET,
         step_maps.TARGET,
         patches.TARGET,

@@ -28,8 +28,10 @@ MOST_GROWTH_BYTES = 32 << 20
 MOST_CASE_BYTES = 1 << 30
 LARGEST_KEPT_BYTES = 4096
 """The corpus stays small: one input for each outcome."""
-SILENCE_S = 120.0
-"""After so long without a new case the process is taken for one that will not come back; the machine may be busy."""
+SILENCE_S = 60.0
+"""A process that works so long on a case, or sleeps so long, is taken for one that will not come back. Time in which it
+could work and others do does not count: the machine may be busy."""
+_LOOK_S = 0.2
 _WARM_UP = 500
 _WATCH_EVERY = 500
 _MOST_FAULTS = 20
@@ -80,12 +82,12 @@ def fuzz(targets: Sequence[Target], settings: Settings) -> int:
 
 def _watch(child: int, targets: Sequence[Target], settings: Settings, slot: mmap.mmap) -> int:
     """Waits for the working process. One that dies, or stays with a case, is a fault of that case."""
-    last, since_s = -1, time.monotonic()
+    last, since_s, asleep_s = -1, 0.0, 0.0
     why = "it did not come back"
-    while time.monotonic() - since_s < SILENCE_S:
+    while asleep_s < SILENCE_S:
         try:
             ended, status = os.waitpid(child, os.WNOHANG)
-            time.sleep(0 if ended else 0.2)
+            time.sleep(0 if ended else _LOOK_S)
         except KeyboardInterrupt:
             continue  # the child has it too, and tells its table
         if ended and os.WIFEXITED(status):
@@ -93,15 +95,24 @@ def _watch(child: int, targets: Sequence[Target], settings: Settings, slot: mmap
         if ended:
             why = f"it died of signal {os.WTERMSIG(status)}"
             break
-        number = _SLOT.unpack_from(slot)[0]
+        number, (runs, cpu_s) = _SLOT.unpack_from(slot)[0], _activity(child)
         if number != last:
-            last, since_s = number, time.monotonic()
-    else:
+            last, since_s, asleep_s = number, cpu_s, 0.0
+        asleep_s += 0.0 if runs else _LOOK_S
+        if cpu_s - since_s > SILENCE_S:
+            break
+    if not ended:
         os.kill(child, 9)
         os.waitpid(child, 0)
     _, target, size = _SLOT.unpack_from(slot)
     _tell(targets[target], slot[_SLOT.size : _SLOT.size + size], why, settings)
     return 1
+
+
+def _activity(process: int) -> tuple[bool, float]:
+    """Whether it runs or would like to, and its CPU seconds: proc_pid_stat(5)."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return fields[0] == "R", sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def _work(targets: Sequence[Target], settings: Settings, slot: mmap.mmap) -> int:

@@ -17,8 +17,8 @@ from sdrt.streams import WholeWriter, flush_whole, own_descriptor
 STDIO = "-"
 
 
-def complain(error: Exception, source: str | None = None) -> int:
-    """Print one line about ``error`` (of input ``source``) on stderr; returns its exit code.
+def complain(error: Exception, source: str | None = None, *, program: str = "sdrt") -> int:
+    """Print one line about ``error`` (of input ``source``) on stderr, as ``program``; returns its exit code.
 
     With the environment variable SDRT_TRACEBACK set the whole stack is printed before it, for developers.
     """
@@ -37,7 +37,7 @@ def complain(error: Exception, source: str | None = None) -> int:
             1,
         )
     name = "" if source is None or source in text else f"{'stdin' if source == STDIO else source}: "
-    say("sdrt: " + " ".join((name + text).split()))
+    say(f"{program}: " + " ".join((name + text).split()))
     return code
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdrt.atomic import file_identity, make_folder
 from sdrt.codec import Codec
 from sdrt.command import process
 from sdrt.command.console import (
@@ -83,15 +82,8 @@ def _destination(source: str, out_dir: str | None, suffix: str) -> str:
 
 
 def _identity(name: str, descriptor: int) -> tuple[int, int] | None:
-    """Device and number of the regular file behind a name, or behind ``descriptor`` for ``-``; None if there is none.
-
-    Names do not tell: links, ``..``, letters of either case and bind mounts all give one file several of them.
-    """
-    try:
-        status = os.fstat(descriptor) if name == STDIO else Path(name).stat()
-    except (OSError, ValueError):
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+    """Of the regular file behind a name, or behind ``descriptor`` for ``-``."""
+    return file_identity(descriptor if name == STDIO else name)
 
 
 def _place(name: str) -> tuple[int, int, str] | str:
@@ -185,10 +177,7 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
         say(f"sdrt: error: {error}")
         return USAGE
     if arguments.out_dir is not None:
-        try:
-            Path(arguments.out_dir).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {arguments.out_dir}: {error.strerror or error}") from None
+        make_folder(arguments.out_dir)
     codec = Codec(
         arguments.model,
         device=arguments.device,

@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             tell(f"{would}write {path}")
             if not arguments.dry_run:
                 _write(path, content)
-        elif path.exists():
+        elif os.path.lexists(path):  # unlike Path.exists, it is False of what cannot be looked at
             tell(f"{would}remove {path}")
             if not arguments.dry_run:
                 _remove(path)
@@ -139,12 +139,9 @@ def _magic() -> str:
 
 
 def _write(path: Path, content: str) -> None:
-    from sdrt.atomic import write_atomic
+    from sdrt.atomic import make_folder, write_atomic
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror or error}") from None
+    make_folder(path.parent)
     write_atomic(path, content.encode())
 
 
@@ -164,6 +161,9 @@ def _update_mime_database(folder: Path) -> None:
     if program is None:
         say("update-mime-database is not installed: log in again, or run it, before thumbnails come")
         return
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises where it cannot look)
         tell(f"run {program} {folder}")
-        subprocess.run([program, folder], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            subprocess.run([program, folder], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            say(f"{program} cannot be run: {error.strerror or error}")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from sdrt.atomic import atomic_file
+from sdrt.atomic import atomic_file, file_identity, make_folder
 from sdrt.codec import Codec
 from sdrt.command.console import check_output, complain, say, write_output
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
-from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, read_tar
+from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, checked_key, read_tar
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.options import NEAR_LOSSLESS, EncodeOptions, LatentForm
 from sdrt.streams import read_at_most
@@ -40,20 +40,29 @@ class _Tar:
 class _Folder:
     """Files beside their source, or in ``folder``. Several files of one sample are there before its main one."""
 
-    def __init__(self, folder: Path | None, *, overwrite: bool) -> None:
+    def __init__(self, folder: Path | None, sources: Sequence[Path], *, overwrite: bool) -> None:
         self._folder, self._overwrite = folder, overwrite
+        self._sources = {file_identity(source) for source in sources} - {None}
+        self._written: dict[tuple[int, int] | None, Path] = {}
 
     def write(self, key: str, members: Members, source: Path) -> None:
-        """Raises OutputError: a file exists, cannot be written, or a key leads out of the folder."""
-        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\\" in key:
-            raise OutputError(f"{source}: {key!r} is no name for a file in a folder")
+        """Raises OutputError: a file exists, is an input or another's result, or cannot be written; a tar's key leads
+        out of the folder."""
+        if source.suffix.lower() == TAR:
+            checked_key(key)
         folder = source.parent if self._folder is None else self._folder
         paths = {extension: folder / f"{key}.{extension}" for extension in members}
         for path in paths.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             check_output(str(path), overwrite=self._overwrite)
+            file = file_identity(path)
+            if file in self._sources:
+                raise OutputError(f"{path} is an input and would be overwritten")
+            if file in self._written:
+                raise OutputError(f"{path} was just written from {self._written[file]}")
         for extension in reversed(list(members)):
             write_output(str(paths[extension]), members[extension], overwrite=self._overwrite)
+            self._written[file_identity(paths[extension])] = source
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -67,11 +76,11 @@ def convert(arguments: argparse.Namespace) -> int:
     if output is not None and output.suffix.lower() != TAR:
         say(f"sdrt: error: -o {output}: latents of many pictures go into one .tar; use --out-dir for other files")
         return USAGE
-    if output is not None and output.exists() and any(s.exists() and s.samefile(output) for s in sources):
+    if output is not None and file_identity(output) in {file_identity(source) for source in sources} - {None}:
         say(f"sdrt: error: {output} is an input and would be overwritten")
         return USAGE
     code = 0
-    with _sink(output, arguments) as sink:
+    with _sink(output, sources, arguments) as sink:
         work = _Work(codec, sink, options, arguments.to, arguments.verbose)
         for source in sources:
             if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in sources:
@@ -115,9 +124,10 @@ def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
 
 
 @contextlib.contextmanager
-def _sink(output: Path | None, arguments: argparse.Namespace) -> Iterator[_Sink]:
+def _sink(output: Path | None, sources: Sequence[Path], arguments: argparse.Namespace) -> Iterator[_Sink]:
     if output is None:
-        yield _Folder(None if arguments.out_dir is None else Path(arguments.out_dir), overwrite=arguments.force)
+        folder = None if arguments.out_dir is None else Path(arguments.out_dir)
+        yield _Folder(folder, sources, overwrite=arguments.force)
         return
     check_output(str(output), overwrite=arguments.force)
     with atomic_file(output, overwrite=arguments.force) as file:
@@ -140,7 +150,7 @@ def _members_of(source: Path) -> Iterator[tuple[str, Members]]:
     if kind == SDL:
         for extension in (FLIPPED, SIZES):
             beside = source.with_name(f"{key}.{extension}")
-            if beside.exists():
+            if file_identity(beside) is not None:
                 members[extension] = _read(beside)
     yield key, members
 

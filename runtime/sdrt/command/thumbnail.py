@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sdrt.errors import OutputError
+from sdrt.errors import ImageError, OutputError
 
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
 """Longest side -> the folder of a file manager's cache that thumbnails of that size lie in."""
@@ -26,13 +26,13 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _size(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= max(FOLDERS):
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= max(FOLDERS):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 1 to {max(FOLDERS)}")
     return int(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    write_thumbnail(Path(arguments.input).absolute(), arguments.output and Path(arguments.output), arguments.size)
+    write_thumbnail(Path(arguments.input), arguments.output and Path(arguments.output), arguments.size)
     return 0
 
 
@@ -52,22 +52,28 @@ def cache_place(source: Path, size_px: int) -> Path:
 
 
 def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Path:
-    """Write the thumbnail of the .sdl file at an absolute path, with what a file manager needs to know whether it is of
-    that file still. None: to its place in the cache. Returns where it is.
+    """Write the thumbnail of an .sdl file, with what a file manager needs to know whether it is of that file still.
+
+    ``destination``: None is its place in the cache. Returns where it is.
 
     Raises what ``Codec.decode_strips`` raises, and OutputError.
     """
     import io
 
-    from sdrt.atomic import write_atomic
+    from sdrt.atomic import file_identity, make_folder, write_atomic
     from sdrt.codec import Codec
     from sdrt.container import sdl
     from sdrt.container.source import read_source
     from sdrt.pixels.picture import scatter
     from sdrt.pixels.png import write_png
 
+    if destination is not None and file_identity(source) == file_identity(destination) is not None:
+        raise OutputError(f"{destination} is the input and would be overwritten")
     data = read_source(source)
-    status = source.stat()
+    try:
+        source, status = source.absolute(), source.stat()
+    except OSError as error:  # it went away, or the folder in which we stand did
+        raise ImageError(f"cannot read {source}: {error.strerror or error}") from None
     header = sdl.unpack(data)
     picture = Codec(device="cpu").thumbnail(data, size_px)  # a GPU's start takes longer than all of this
     texts = {
@@ -81,14 +87,14 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
     }
     png = io.BytesIO()
     write_png(scatter(picture), png, texts)
-    try:
-        if destination is not None:
+    if destination is not None:
+        try:
             # Not atomic: who asks for a thumbnail has made the file, and may read it through a handle that is open.
             destination.write_bytes(png.getbuffer())
-            return destination
-        destination = cache_place(source, size_px)
-        destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {destination}: {error.strerror or error}") from None
+        except OSError as error:
+            raise OutputError(f"cannot write {destination}: {error.strerror or error}") from None
+        return destination
+    destination = cache_place(source, size_px)
+    make_folder(destination.parent, 0o700)
     write_atomic(destination, png.getbuffer())
     return destination

@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
-from sdrt.errors import CorruptError, LimitError, first_line
+from sdrt.errors import CorruptError, LimitError, OutputError, first_line
 from sdrt.streams import Sink
 
 MAX_MEMBER_BYTES = 1 << 30
@@ -26,6 +27,14 @@ def split_key(name: str) -> tuple[str, str]:
     folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension
+
+
+def checked_key(key: str) -> str:
+    """``key`` where it names a file in a folder. Raises OutputError."""
+    path = PurePosixPath(key)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\\" in key or not key.isprintable():
+        raise OutputError(f"{key!r} is no name for a file in a folder")
+    return key
 
 
 def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
@@ -47,6 +56,8 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
             for entry in tar:
                 if not entry.isfile():
                     continue
+                if entry.issparse():  # of a few bytes it makes as many zeros as it likes
+                    raise tarfile.ReadError(f"{entry.name!r} is a sparse file")
                 of, extension = split_key(entry.name)
                 if entry.size > MAX_MEMBER_BYTES:
                     raise LimitError(f"{name}: {entry.name!r} has {entry.size} bytes, the limit is {MAX_MEMBER_BYTES}")
@@ -58,7 +69,7 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
                 members[extension] = b"" if file is None else file.read()
             if watched.block(tar.offset) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
                 raise tarfile.ReadError(f"it breaks off or is damaged at byte {tar.offset}")
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise CorruptError(f"{name}: no whole tar file: {first_line(error)}") from None
     if key is not None:
         yield key, members

@@ -62,13 +62,13 @@ def install(source: Path, *, name: str | None = None, replace: bool = False) -> 
 
 def _read_strictly(source: Path) -> ModelPack:
     """The pack in a folder or zip that holds nothing else; in a folder no links either. Raises ModelError."""
-    if not source.is_dir():
-        if not is_archive(source):
-            raise ModelError(f"{source} is no model pack: neither a folder nor a .zip file")
-        return read_pack(source)
-    source = source.resolve()
-    pack = read_pack(source)
     try:
+        if not source.is_dir():
+            if not is_archive(source):
+                raise ModelError(f"{source} is no model pack: neither a folder nor a .zip file")
+            return read_pack(source)
+        source = source.resolve()
+        pack = read_pack(source)
         entries = list(os.scandir(source))
     except OSError as error:
         raise ModelError(f"cannot read {source}: {error.strerror or error}") from None
@@ -80,7 +80,8 @@ def _read_strictly(source: Path) -> ModelPack:
 
 
 def _checked_name(name: str) -> str:
-    if not name.isprintable() or name.startswith((".", "-")) or any(c in '/\\:*?"<>|' for c in name):
+    strange = not name.isprintable() or name != name.strip() or any(c in '/\\:*?"<>|' for c in name)
+    if strange or name.startswith((".", "-")):
         raise OutputError(f"{name!r} cannot be a pack's name: choose another with --name")
     return name
 

@@ -28,6 +28,7 @@ from sdrt.pixels.examine import encoding_in, examine
 from sdrt.pixels.formats import PREFIX_BYTES, add_plugin, check_picture, check_prefix, seek_whole, unknown
 from sdrt.pixels.jpeg_segments import SIGNATURE as JPEG_SIGNATURE
 from sdrt.pixels.jpeg_segments import completed
+from sdrt.pixels.libtiff import overheard
 from sdrt.pixels.metadata import read_metadata
 from sdrt.pixels.picture import Picture, Pixels
 from sdrt.pixels.pillow_state import reading
@@ -212,13 +213,14 @@ def _from_pillow(image: Image.Image, max_pixels: int | None, declared: Declared)
     raw_mode = tiles[0].args if tiles else ""
     if isinstance(raw_mode, tuple):
         raw_mode = raw_mode[0] if raw_mode else ""
-    image.load()
+    with overheard() if image.format == "TIFF" else contextlib.nullcontext(()) as words:
+        image.load()
     check_pixels(image.width, image.height, max_pixels)
     if image.width < 1 or image.height < 1:
         raise ImageError(f"the picture has no pixels: {image.width} x {image.height}")
     source = read_metadata(image)
     icc = declared.info.get("icc_profile", image.info.get("icc_profile"))
-    notes = [*source.notes, *declared.notes]
+    notes = [*source.notes, *declared.notes, *(f"the library that read it says: {text}" for text in words)]
     encoding = declared.encoding
     if encoding is None and not icc:
         encoding = encoding_in(image, notes) or (ADOBE_RGB if source.adobe_rgb else None)

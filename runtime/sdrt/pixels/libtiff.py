@@ -1,0 +1,100 @@
+"""What libtiff says of a damaged file becomes a note. By itself it writes to the process's stderr, past Python.
+
+Its handler of errors belongs to the process: the first reader sets ours, the last one puts the old one back, which
+meanwhile gets what other threads' pictures are told. Redirecting descriptor 2 would take every thread's words instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+from PIL import _imaging
+
+_MOST_BYTES = 300
+_lock = threading.RLock()
+_heard: dict[int, list[str]] = {}
+"""Thread that reads now -> what was said in it."""
+_old: Any = None
+"""The handler that was there before, a pointer."""
+
+
+@contextlib.contextmanager
+def overheard() -> Iterator[list[str]]:
+    """The first thing that libtiff says in this thread within the block, if anything.
+
+    Nothing where its handler cannot be had (a library linked statically): it writes to stderr then, as ever.
+    """
+    thread, words = threading.get_ident(), list[str]()
+    set_handler = _setter()
+    if set_handler is None or thread in _heard:
+        yield words
+        return
+    with _lock:
+        if not _heard:
+            _exchange(set_handler)
+        _heard[thread] = words
+    try:
+        yield words
+    finally:
+        with _lock:
+            if _heard.pop(thread, None) is not None and not _heard:
+                set_handler(_old)
+
+
+def _exchange(set_handler: Callable[[Any], Any]) -> None:
+    global _old  # noqa: PLW0603 (of the process, as the handler is)
+    _old = set_handler(_handler())
+
+
+def _after_fork_in_child() -> None:
+    """None of the other threads that were reading are here."""
+    set_handler = _setter() if _heard else None
+    _heard.clear()
+    if set_handler is not None:
+        set_handler(_old)
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork_in_child)
+
+
+@cache
+def _setter() -> Callable[[Any], Any] | None:
+    """``TIFFSetErrorHandler`` of the library that Pillow itself is linked with; None where it is out of reach."""
+    try:
+        if sys.platform == "win32":
+            return None
+        function = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_void_p
+        _handler()  # some systems allow no code that is made at run time
+    except (OSError, AttributeError, MemoryError):
+        return None
+    return function
+
+
+@cache
+def _handler() -> Any:
+    """``void (*)(const char *module, const char *format, va_list)``; the list is a pointer to us."""
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+    print_to = ctypes.CDLL(None).vsnprintf
+    print_to.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p]
+
+    def said(module: bytes | None, text: bytes | None, arguments: int | None) -> None:
+        words = _heard.get(threading.get_ident())
+        if words is None:
+            if _old:
+                kind(_old)(module, text, arguments)
+        elif not words and text is not None:
+            buffer = ctypes.create_string_buffer(_MOST_BYTES)
+            print_to(buffer, _MOST_BYTES, text, arguments)
+            words.append(" ".join(buffer.value.decode("utf-8", "replace").split()))
+
+    return kind(said)
