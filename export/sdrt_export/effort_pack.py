@@ -28,7 +28,7 @@ from sdrt_export.graph_files import fold, save_graph
 from sdrt_export.precision import convert
 from sdrt_metrics.perceptual import Lpips, MetricWeightsError
 
-VGG_WEIGHT, TEXTURE_WEIGHT = 0.75, 1.1
+VGG_WEIGHT, TEXTURE_WEIGHT = 2.0, 1.2
 TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)
 """Weights of VGG16's five maps in the texture term: textures are missed most where maps are deep."""
 _LEAST_LENGTH, _LEAST_VARIANCE = 1e-10, 1e-8

@@ -79,7 +79,7 @@ def recipe_of(effort: int, tune: str) -> Recipe:
     steps = STEPS[effort]
     if tune == "psnr":
         return Recipe(steps, rate=min(0.1, 0.05 * math.sqrt(30 / steps)), error_weight=60, anchor=2)
-    return Recipe(steps, rate=0.02 * math.sqrt(30 / steps), error_weight=90, anchor=3, eyes_weight=1, share=0.25)
+    return Recipe(steps, rate=0.018 * math.sqrt(30 / steps), error_weight=45, anchor=3, eyes_weight=1, share=0.25)
 
 
 @dataclass(frozen=True)
