@@ -22,6 +22,12 @@ KL: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
+KL_THREE_BLOCKS: dict[str, Any] = {
+    **KL,
+    "block_out_channels": (8, 8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+}
 FOUR_BLOCKS: dict[str, Any] = {
     "block_out_channels": (8,) * 4,
     "down_block_types": ("DownEncoderBlock2D",) * 4,

@@ -166,13 +166,9 @@ def test_a_small_autoencoder_of_stable_diffusions_kind(
     """AutoencoderKL, random: the joined graph's gradient is autograd's, and its pictures come nearer to a target."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(1)
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=4,
-    ).eval()
+    from tests.small_autoencoders import KL_THREE_BLOCKS  # which imports diffusers
+
+    vae = diffusers.AutoencoderKL(**KL_THREE_BLOCKS).eval()
     space = describe_space(vae, None, None)
     encoder, decoder = halves(vae, space, space)
     exported = export_modules(encoder, decoder, tmp_path, space=space, latent_distribution=True, precisions=["fp32"])

@@ -344,13 +344,9 @@ def test_an_autoencoder_of_stable_diffusions_kind_has_its_gradient() -> None:
     """Group normalization, SiLU and attention: both halves of an AutoencoderKL, in float32 and with fp16 weights."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(1)
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        norm_num_groups=4,
-    ).eval()
+    from tests.small_autoencoders import KL  # which imports diffusers
+
+    vae = diffusers.AutoencoderKL(**KL).eval()
     space = describe_space(vae, None, None)
     examples = torch.zeros(2, 3, 6, 10), torch.zeros(2, 4, 3, 5)
     for half, example in zip(halves(vae, space, space), examples, strict=True):

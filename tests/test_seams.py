@@ -38,13 +38,9 @@ def kl_pack(tmp_path_factory: pytest.TempPathFactory) -> ModelPack:
     """The pack of a small AutoencoderKL with random weights: 4 channels at a quarter of the size."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(1)
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
+    from tests.small_autoencoders import KL_THREE_BLOCKS  # which imports diffusers
+
+    vae = diffusers.AutoencoderKL(**KL_THREE_BLOCKS)
     space = describe_space(vae, None, None)
     folder = tmp_path_factory.mktemp("packs") / "kl"
     exported = export_modules(*halves(vae.eval(), space, space), folder, space=space, latent_distribution=True)

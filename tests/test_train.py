@@ -14,6 +14,7 @@ from sdrt.errors import ModelError
 
 torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
+from sdrt.packs.manifest import GRADIENT, is_prior  # noqa: E402
 from sdrt.packs.search import load_pack  # noqa: E402
 from sdrt_export.halo import dependence  # noqa: E402
 from sdrt_metrics import perceptual  # noqa: E402 (after importorskip, on purpose)
@@ -343,8 +344,12 @@ def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
     trainer = Trainer(small_recipe(), torch.device("cpu"))
     trainer.start(torch.rand(8, 3, 64, 64) * 2 - 1)
     trainer.save(tmp_path / "checkpoint.pt")
+    (tmp_path / "small").mkdir()
+    for name in ("prior.npz", "prior.0123.npz"):
+        (tmp_path / "small" / name).write_bytes(b"of other latents")
     pack = write([tmp_path / "checkpoint.pt"], tmp_path / "small", "none")
     assert load_pack(tmp_path / "small").space == pack.space == space_of(trainer.average)
+    assert GRADIENT in pack.files and not any(is_prior(path.name) for path in pack.folder.iterdir())
     assert pack.quality_input and pack.halo is not None and pack.manifest["verified"]["parity"][0]["passed"]
     with torch.no_grad():
         trainer.average.encoder.out.bias += 1

@@ -26,11 +26,9 @@ from sdrt_export.gradient import add_gradient
 from sdrt_export.graph import OPSET
 from sdrt_export.graph_files import fold, save_graph
 from sdrt_export.precision import convert
-from sdrt_metrics.perceptual import Lpips, MetricWeightsError
+from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, MetricWeightsError
 
 VGG_WEIGHT, TEXTURE_WEIGHT = 2.0, 1.2
-TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)
-"""Weights of VGG16's five maps in the texture term: textures are missed most where maps are deep."""
 _LEAST_LENGTH, _LEAST_VARIANCE = 1e-10, 1e-8
 """Under roots, whose slope has no end at 0."""
 

@@ -26,6 +26,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of the photographs that the backbones were trained on, red, green and blue in [0, 1]."""
 
+TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)
+"""Weights of VGG16's five maps in a texture term. Deep maps weigh more: there texture is missed most (eyes, leaves,
+letters), and there LPIPS says least."""
+
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),

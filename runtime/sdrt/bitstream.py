@@ -265,3 +265,7 @@ class FileWriter:
             payload=payload.encode(coded, prior, indices),
             chunks=tuple(chunks),
         )
+
+
+Write = Callable[[FileWriter], Written]
+"""A way to write the file that a writer stands for, perhaps in several tries."""

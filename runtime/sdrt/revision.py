@@ -5,18 +5,15 @@ An encoder decodes its own file, compares it with the original, and says in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.bitstream import FileWriter, Paint, Written
+from sdrt.bitstream import FileWriter, Paint, Write, Written
 from sdrt.container import sdl, truth_map
 from sdrt.pixels import structure
 from sdrt.pixels.picture import Picture, Pixels
-
-Write = Callable[[FileWriter], Written]
 
 _ROOM_TO_GROW_BYTES = 2
 """Between the map of one writing and that of the next, whose step differs by a hair."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, log2
 
 import numpy as np
 
-from sdrt.bitstream import FileWriter, Paint, Written
+from sdrt.bitstream import FileWriter, Paint, Write, Written
 from sdrt.container import step_map
 from sdrt.container.step_map import MOST_OFFSET, UNIT, Offsets
 from sdrt.errors import ArgumentError, UnsupportedError
@@ -17,8 +17,6 @@ from sdrt.packs.manifest import ModelPack
 from sdrt.pixels import structure
 from sdrt.pixels.faces import find_faces
 from sdrt.pixels.picture import Pixels
-
-Write = Callable[[FileWriter], Written]
 
 _OCTAVE = 64 // UNIT
 """Offsets that double the step."""

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdrt_metrics.perceptual import Lpips
+from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips
 from sdrt_train.model import DOWNSCALE, LEVELS
-
-_TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)  # weights of VGG16's five maps in the texture term
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,12 @@ def spread(values: Tensor, n: int) -> Tensor:
 def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:
     """(N,) from feature maps: how far each channel's mean and deviation over the window are from the photograph's,
     relative to both; mean over channels, weighted sum over maps. It tells whether there is texture, not where its
-    grains lie. Deep maps weigh more: there it is missed most (eyes, leaves, letters), and there LPIPS says least.
+    grains lie.
 
     Huang & Belongie, "Arbitrary Style Transfer in Real-Time with Adaptive Instance Normalization" (ICCV 2017).
     """
     total = torch.zeros(painted[0].shape[0], device=painted[0].device)
-    for weight, a, b in zip(_TEXTURE_DEPTH, painted, real, strict=True):
+    for weight, a, b in zip(TEXTURE_DEPTH, painted, real, strict=True):
         a_deviation, a_mean = torch.std_mean(a.float(), dim=(2, 3))
         b_deviation, b_mean = torch.std_mean(b.float(), dim=(2, 3))
         error = (a_mean - b_mean).square() + (a_deviation - b_deviation).square()

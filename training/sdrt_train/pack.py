@@ -16,8 +16,9 @@ from pathlib import Path
 from torch import nn
 
 from sdrt.errors import ModelError, SdrtError
-from sdrt.packs.manifest import LatentSpace, ModelPack
+from sdrt.packs.manifest import LatentSpace, ModelPack, is_prior
 from sdrt_export.graph import export_modules
+from sdrt_export.pack_gradient import add_to_pack
 from sdrt_export.pack_writer import update_manifest, write_pack
 from sdrt_export.verify import report, verify_pack
 from sdrt_train.folded import UNIT_LOG2_STEP, fold
@@ -70,7 +71,9 @@ def write(checkpoints: Sequence[Path], folder: Path, photos: str) -> ModelPack:
     model, training = read_checkpoints(checkpoints)
     space = space_of(model)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prior.npz").unlink(missing_ok=True)  # a prior of other latents is worse than none
+    for path in folder.glob("*.npz"):
+        if is_prior(path.name):  # of other latents
+            path.unlink()
     halves = fold(model)
     exported = export_modules(*halves, folder, space=space, quality_input=True)
     pack = write_pack(
@@ -88,7 +91,7 @@ def write(checkpoints: Sequence[Path], folder: Path, photos: str) -> ModelPack:
         training=training,
         licence="Apache-2.0",
     )
-    return _verified(pack, *halves)
+    return add_to_pack(_verified(pack, *halves))
 
 
 def _verified(pack: ModelPack, encoder: nn.Module, decoder: nn.Module) -> ModelPack:
