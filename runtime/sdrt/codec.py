@@ -1,4 +1,4 @@
-"""Picture to .sdl file and back: connects the other rooms.
+"""Picture to .sdl file and back: the door to everything below.
 
 Encoding: picture -> encoder graph, tile by tile -> latents -> bitstream. The graph runs once; only the coding of its
 latents repeats while a target size is sought. Decoding is the way back.
@@ -8,43 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from math import ceil
 from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from sdrt.arguments import check_count
 from sdrt.atomic import write_atomic
-from sdrt.bitstream import FileWriter, IndicesOf, Latents, Refine, Symbols, Written
-from sdrt.container import sdl, truth_map
-from sdrt.container.alpha import DEFAULT_MAX_ERROR, decode_alpha, encode_alpha
-from sdrt.container.source import SdlSource, read_source
+from sdrt.container.source import SdlSource
+from sdrt.decoding import decode_strips, decode_thumbnail
+from sdrt.encoding import encode_picture
 from sdrt.errors import ArgumentError
-from sdrt.file_info import Info, describe, info
-from sdrt.latents.units import to_normalized, to_raw
-from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
-from sdrt.metadata_chunks import from_chunks, to_chunks
+from sdrt.file_info import Info, describe
+from sdrt.latent_codec import LatentCodec
+from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.model_cache import ModelCache
 from sdrt.network.devices import Device, Precision, devices_to_try
 from sdrt.network.engine import Engine
-from sdrt.network.preview import preview, preview_box, subdivision
-from sdrt.network.refine import Refinement, recipe_of, refine
-from sdrt.network.transform import Progress, StepIndices, pixel_strips, to_latents
+from sdrt.network.refine import recipe_of
+from sdrt.network.transform import Progress
 from sdrt.options import EncodeOptions, Note, updated
-from sdrt.packs.manifest import LatentSpace, ModelPack
+from sdrt.packs.manifest import ModelPack
 from sdrt.parallel import InOrder
-from sdrt.patching import overlay_of
-from sdrt.pixels.load import Source, load
-from sdrt.pixels.metadata import Metadata
-from sdrt.pixels.picture import Crop, Picture, Strips, checked_crop, gather
+from sdrt.pixels.load import Source
+from sdrt.pixels.picture import Crop, Picture, Strips, gather
 from sdrt.pixels.save import save, to_pil
-from sdrt.pixels.scaling import enlarge, reduce, window_of
-from sdrt.pixels.thumbnail import reduce_preview, reduce_strips, thumbnail_sides
-from sdrt.protection import cells_to_protect, write_protected
-from sdrt.revision import write_with_truth
-from sdrt.steering import offsets_of, regions_of, revised
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +42,7 @@ if TYPE_CHECKING:
     from sdrt.options import EncodeKeywords
 
 
-class Codec:
+class Codec(LatentCodec):
     """Encodes and decodes pictures; reuses its model and inference sessions from picture to picture.
 
     Safe for calls from several threads: models and sessions are loaded once, under a lock, and pictures are coded side
@@ -99,9 +88,8 @@ class Codec:
         devices_to_try(device, precision)
         for name, value in (("threads", threads), ("max_pixels", max_pixels), ("tile_px", tile_px)):
             check_count(name, value)
-        self._max_pixels = max_pixels
+        super().__init__(ModelCache(model, device=device, precision=precision, threads=threads), max_pixels)
         self._tile_px = tile_px
-        self._models = ModelCache(model, device=device, precision=precision, threads=threads)
         self._again = partial(
             Codec,
             model,
@@ -170,46 +158,22 @@ class Codec:
         """As ``encode``, with what the file says about itself, which need not be parsed for it."""
         options = updated(options, **keywords)
         pack = self._models.encoding_pack()
-        coder = self._models.coder(pack)
-        encoder = self._engine(pack, "encoder")
+        coder, encoder = self._models.coder(pack), self._engine(pack, "encoder")
         refinement = None
         if options.effort:
             refinement = self._models.refinement(pack, recipe_of(options.effort, options.tune))
-        if not isinstance(picture, Picture):
-            picture = load(picture, max_pixels=self._max_pixels)
-        if note is not None:
-            for text in picture.notes:
-                note(text)
-        height_px, width_px = picture.rgb.shape[:2]
-        offsets = offsets_of(regions_of(picture.rgb, options, pack), height_px, width_px, pack.space.downscale)
-        chunks = _chunks_of(picture.alpha, picture.metadata, options)
-        writer = FileWriter(coder, width_px, height_px, chunks, options, offsets)
-        analysis = _Analysis(
-            picture.rgb, pack, encoder, refinement=refinement, progress=progress, tile_px=self._tile_px
+        data, file = encode_picture(
+            picture,
+            options,
+            coder=coder,
+            encoder=encoder,
+            refinement=refinement,
+            paint=self._painted,
+            max_pixels=self._max_pixels,
+            tile_px=self._tile_px,
+            progress=progress,
+            note=note,
         )
-        improve = analysis.refined if options.effort else None
-        as_it_comes = options.latent_error is not None  # latents for training are kept whole
-        marked = cells_to_protect(picture.rgb) if options.protect in ("auto", "text") and not as_it_comes else None
-        # Where graphs are not told the quality finer steps buy too little truth: docs/TRUTH.md has what was measured.
-        steered = options.protect == "auto" and pack.quality_input and not as_it_comes
-
-        def write(writer: FileWriter, improve: Refine | None = improve) -> Written:
-            if marked is not None:
-                found = write_protected(picture.rgb, marked, writer, analysis.kept_latents, self._painted)
-                if improve is None or found[1].chunk(sdl.PATCHES) is not None:  # beside these latents stay as they are
-                    return found
-            return writer.write(analysis.kept_latents, improve)
-
-        written: Written | None = None
-        if marked is None and not steered and not options.truth:
-            del picture  # the analysis alone holds the pixels now, and lets them go when they have served
-            written = writer.write(analysis.latents, improve)
-        if steered:
-            writer, looked_at = revised(writer, partial(write, improve=None), picture.rgb, self._painted)
-            written = looked_at if improve is None else None
-        if options.truth:
-            written = write_with_truth(writer, write, picture, self._painted)
-        data, file = write(writer) if written is None else written
         return data, describe(file, len(data), pack)
 
     def encode_file(
@@ -302,34 +266,8 @@ class Codec:
         It takes the memory of the latents, one row of tiles, and the alpha plane where there is one. EngineError, and
         ModelError for what the graph returns, may come with any strip; all other errors come before the first.
         """
-        file = self._read(data)
-        crop = left, top, width_px, height_px = checked_crop(crop, file.width_px, file.height_px)
-        overlay = overlay_of(file)
-        bare = overlay is not None and overlay.hides_all  # then no network is needed
-        pack = self._models.decoding_pack(file, to_paint=not bare)
-        decoder = None if bare else self._engine(pack, "decoder")
-        latents, indices = self._models.coder_of(file).latents(file)
-        coded_alpha = file.chunk(sdl.ALPHA)
-        alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
-        metadata = from_chunks(file.chunks)
-        if (width_px, height_px) != (file.width_px, file.height_px):
-            metadata = metadata.of_part(width_px, height_px)
-        window = window_of(crop, file.resampling, *file.coded_px)
-        if decoder is not None:
-            rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=self._tile_px, indices=indices)
-            rows = enlarge(rows, window, file.resampling, crop)
-        else:
-            rows = iter(())
-        if overlay is not None:
-            rows = overlay.over(rows, crop)
-        return Strips(
-            width_px=width_px,
-            height_px=height_px,
-            rows=rows,
-            alpha=None if alpha is None else alpha[top : top + height_px, left : left + width_px],
-            metadata=metadata,
-            synthetic=not bare,
-        )
+        file, open_decoder = self._read(data), partial(self._engine, half="decoder")
+        return decode_strips(file, crop, self._models, open_decoder, tile_px=self._tile_px, progress=progress)
 
     def decode_file(
         self,
@@ -383,19 +321,8 @@ class Codec:
         And what ``decode`` raises.
         """
         check_count("side_px", side_px)
-        file = self._read(data)
-        if file.chunk(sdl.PATCHES) is not None:  # of which latents say nothing
-            return reduce_strips(self.decode_strips(data), side_px)
-        pack = self._models.decoding_pack(file)
-        parts = subdivision(pack, *file.coded_px, side_px)
-        if parts is None:
-            return reduce_strips(self.decode_strips(data), side_px)
-        latents, indices = self._models.coder_of(file).latents(file)
-        colors = preview(latents, pack, self._engine(pack, "decoder"), parts, indices=indices)
-        coded_alpha = file.chunk(sdl.ALPHA)
-        alpha = None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px)
-        sides = thumbnail_sides(file.width_px, file.height_px, side_px)
-        return reduce_preview(colors, preview_box(pack, *file.coded_px, parts), alpha, sides)
+        file, open_decoder = self._read(data), partial(self._engine, half="decoder")
+        return decode_thumbnail(file, side_px, self._models, open_decoder, tile_px=self._tile_px)
 
     def decode_many(self, files: Iterable[SdlSource], *, workers: int | None = None) -> Iterator[Image.Image]:
         """Decode many files on several threads, in order.
@@ -413,211 +340,11 @@ class Codec:
         """
         return InOrder(self.decode, files, workers)
 
-    def symbols(self, data: SdlSource) -> Symbols:
-        """The quantized latents of a file, int32 (channels, rows, columns). Needs no engine. Raises as ``decode``."""
-        file = self._read(data)
-        return self._models.coder_of(file).symbols(file)
-
-    def latents(self, data: SdlSource, *, scaled: bool = False) -> Latents:
-        """The latents of a file, without a network: about as fast as entropy decoding is.
-
-        Args:
-            data: The bytes of an .sdl file, its path, or a binary stream.
-            scaled: False: raw, as the VAE's encoder gave them and its decoder takes them. True:
-                ``(raw - shift) * scale`` with the numbers of the latent space, what a diffusion model is trained on.
-
-        Returns:
-            float32 (C, h, w): of the picture as it is coded, which is smaller where ``info`` says a resampling.
-
-        Raises as ``decode``, but for EngineError: no engine is needed.
-        """
-        file = self._read(data)
-        coder = self._models.coder_of(file)
-        normalized = coder.latents(file)[0]
-        return normalized if scaled else to_raw(normalized, coder.pack.space)
-
-    def latents_many(
-        self, files: Iterable[SdlSource], *, scaled: bool = False, workers: int | None = None
-    ) -> Iterator[Latents]:
-        """The latents of many files on several threads, in order: ``latents`` as ``decode_many`` is to ``decode``."""
-        return InOrder(partial(self.latents, scaled=scaled), files, workers)
-
-    def encode_latents(
-        self,
-        latents: ArrayLike,
-        width_px: int,
-        height_px: int,
-        options: EncodeOptions | None = None,
-        *,
-        scaled: bool = False,
-        alpha: NDArray[np.uint8] | None = None,
-        metadata: Metadata | None = None,
-        **keywords: Unpack[EncodeKeywords],
-    ) -> bytes:
-        """Encode latents that a VAE of the pack's space made, without running a network.
-
-        A pack that is told the quality level (``quality_input``) tells its decoder the step of the file: give the
-        quality that the latents were made for.
-
-        Args:
-            latents: Floats (C, h, w) or (1, C, h, w), h and w those of the picture over the space's downscale factor,
-                rounded up.
-            width_px: Of the picture, at least 1.
-            height_px: The same.
-            options: As of ``encode``. With a ``resampling`` the latents are those of the smaller picture; None is 1.
-                ``latent_error`` makes a cache.
-            scaled: As of ``latents``.
-            alpha: uint8 (height_px, width_px), 255 is opaque.
-            metadata: Kept where ``options.keep_metadata`` says so.
-            **keywords: Fields of ``EncodeOptions``, in place of those of ``options``.
-
-        Returns:
-            The bytes of an .sdl file.
-
-        Raises:
-            ArgumentError: Latents or alpha of another shape, or not finite; or as ``encode``.
-            LimitError: More than ``max_pixels`` pixels.
-            UnsupportedError, ModelError: As ``encode``.
-        """
-        options = updated(options, **keywords)
-        for name, value in (("width_px", width_px), ("height_px", height_px)):
-            check_count(name, value)
-        check_pixels(width_px, height_px, self._max_pixels)
-        if options.truth:
-            raise ArgumentError("truth compares with the picture, of which latents are all that is here")
-        if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != (height_px, width_px)):
-            raise ArgumentError(f"alpha must be uint8 {(height_px, width_px)}, it is {alpha.dtype} {alpha.shape}")
-        pack = self._models.encoding_pack()
-        factor = options.resampling or 1
-        coded_px = -(-width_px // factor), -(-height_px // factor)
-        normalized = to_normalized(latents, pack.space, *coded_px, scaled=scaled)
-        chunks = _chunks_of(alpha, metadata or Metadata(), options)
-        options = updated(options, resampling=options.resampling or 1)
-        offsets = offsets_of(options.regions, height_px, width_px, pack.space.downscale)
-        writer = FileWriter(self._models.coder(pack), width_px, height_px, chunks, options, offsets)
-        return writer.write(lambda _resampling, _indices, _final: normalized)[0]
-
-    def encoding_space(self) -> LatentSpace:
-        """What the numbers mean that this codec encodes: channels, downscale factor, scale and shift of its pack.
-
-        Raises ModelError where the pack is missing or altered.
-        """
-        return self._models.encoding_pack().space
-
-    def encode_latents_many(
-        self,
-        pictures: Iterable[tuple[ArrayLike, int, int]],
-        options: EncodeOptions | None = None,
-        *,
-        scaled: bool = False,
-        workers: int | None = None,
-        **keywords: Unpack[EncodeKeywords],
-    ) -> Iterator[bytes]:
-        """Encode the latents of many pictures on several threads, in order.
-
-        Args:
-            pictures: Latents, width and height in pixels of each.
-
-        The other arguments, what is returned and what is raised are those of ``encode_latents`` and ``encode_many``.
-        """
-        options = updated(options, **keywords)
-
-        def encode(picture: tuple[ArrayLike, int, int]) -> bytes:
-            return self.encode_latents(*picture, options, scaled=scaled)
-
-        return InOrder(encode, pictures, workers)
-
-    def truth_map(self, data: SdlSource) -> NDArray[np.uint8] | None:
-        """How far each 32x32 cell of the decoded picture is from the original, where the file says so.
-
-        Args:
-            data: The bytes of an .sdl file, its path, or a binary stream.
-
-        Returns:
-            uint8 (ceil(height / 32), ceil(width / 32)), each a ``Truth``; None where the file has no map.
-
-        Raises:
-            CorruptError: The map is broken, or the file.
-
-        And what else reading a file raises. Needs neither a model nor an engine.
-        """
-        file = self._read(data)
-        coded = file.chunk(sdl.TRUTH)
-        if coded is None:
-            return None
-        return np.array(truth_map.decode_truth_map(coded, file.height_px, file.width_px), np.uint8)
-
-    def info(self, data: SdlSource) -> Info:
-        """As ``sdrt.info``, with this codec's ``max_pixels``."""
-        return info(data, max_pixels=self._max_pixels)
-
     def _painted(self, data: bytes) -> NDArray[np.uint8]:
         """The pixels of a file that is being made."""
         return self.decode_picture(data).rgb
-
-    def _read(self, data: SdlSource) -> sdl.SdlFile:
-        return sdl.unpack(read_source(data), max_pixels=self._max_pixels)
 
     def _engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:
         engine = self._models.engine(pack, half)
         self.used_device, self.used_precision = engine.device, engine.precision
         return engine
-
-
-class _Analysis:
-    """A picture's way to latents, as often as rate control asks."""
-
-    def __init__(
-        self,
-        rgb: NDArray[np.uint8],
-        pack: ModelPack,
-        encoder: Engine,
-        *,
-        refinement: Refinement | None,
-        progress: Progress | None,
-        tile_px: int | None,
-    ) -> None:
-        self._rgb: NDArray[np.uint8] | None = rgb
-        self._told = pack.quality_input
-        self._kept: dict[tuple[int, bytes], Latents] = {}
-        self._run = partial(to_latents, pack=pack, encoder=encoder, progress=progress, tile_px=tile_px)
-        self._refinement = refinement
-        self._refine = partial(refine, pack=pack, progress=progress, tile_px=tile_px)
-        self._coded: NDArray[np.uint8] | None = None
-        """The picture that the last latents are of, where these will be refined."""
-
-    def latents(self, resampling: int, indices: IndicesOf, final: bool) -> Latents:
-        """The latents of the picture at a fraction of its sides; pixels are let go after the ``final`` call."""
-        assert self._rgb is not None, "the call before was the final one"
-        reduced = reduce(self._rgb, resampling)
-        if final:
-            self._rgb = None
-        if self._refinement is not None:
-            self._coded = reduced
-        return self._run(reduced, indices=indices(*reduced.shape[:2]))
-
-    def kept_latents(self, resampling: int, indices: IndicesOf, _final: bool) -> Latents:
-        """As ``latents``, for a search that comes back to the same ones: pixels and latents are kept."""
-        assert self._rgb is not None, "latents() was called for the last time"
-        sides = (ceil(side / resampling) for side in self._rgb.shape[:2])
-        told = indices(*sides).tobytes() if self._told else b""
-        if (resampling, told) not in self._kept:
-            self._kept[resampling, told] = self.latents(resampling, indices, False)
-        elif self._refinement is not None:
-            self._coded = reduce(self._rgb, resampling)
-        return self._kept[resampling, told]
-
-    def refined(self, latents: Latents, indices: StepIndices, step_sizes: NDArray[np.float32]) -> Latents:
-        """The last latents after gradient descent; the same where none was asked for."""
-        if self._refinement is None or self._coded is None:
-            return latents
-        return self._refine(latents, self._coded, self._refinement, step_sizes=step_sizes, indices=indices)
-
-
-def _chunks_of(alpha: NDArray[np.uint8] | None, metadata: Metadata, options: EncodeOptions) -> tuple[sdl.Chunk, ...]:
-    """What a file holds of a picture besides its colors."""
-    chunks = to_chunks(metadata) if options.keep_metadata else ()
-    if alpha is None:
-        return chunks
-    max_error = 0 if options.exact_alpha else DEFAULT_MAX_ERROR
-    return (sdl.Chunk(sdl.ALPHA, encode_alpha(alpha, max_error=max_error)), *chunks)

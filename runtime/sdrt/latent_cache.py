@@ -10,7 +10,7 @@ import json
 
 from sdrt.codec import Codec
 from sdrt.container import sdl
-from sdrt.container.alpha import decode_alpha
+from sdrt.container.alpha import alpha_of
 from sdrt.errors import CorruptError
 from sdrt.latents.kohya import read_npz, write_npz
 from sdrt.latents.safetensors import read_safetensors, write_safetensors
@@ -63,7 +63,6 @@ def write_members(codec: Codec, sample: LatentSample, form: LatentForm, options:
 def _from_sdl(codec: Codec, key: str, members: Members) -> LatentSample:
     latents = codec.latents(members[SDL])
     file = sdl.unpack(members[SDL], max_pixels=None)  # its size was checked a line before
-    coded_alpha = file.chunk(sdl.ALPHA)
     flipped = codec.latents(members[FLIPPED]) if FLIPPED in members else None
     if flipped is not None and flipped.shape != latents.shape:
         raise CorruptError(f"{key}.{FLIPPED} is of another size than {key}.{SDL}")
@@ -73,7 +72,7 @@ def _from_sdl(codec: Codec, key: str, members: Members) -> LatentSample:
         key=key,
         latents=latents,
         flipped=flipped,
-        alpha=None if coded_alpha is None else decode_alpha(coded_alpha, file.height_px, file.width_px),
+        alpha=alpha_of(file),
         original_size=(original_size[0], original_size[1]) if original_size else (file.width_px, file.height_px),
         crop_ltrb=(crop_ltrb[0], crop_ltrb[1], crop_ltrb[2], crop_ltrb[3]) if crop_ltrb else None,
     )

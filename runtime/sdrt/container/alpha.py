@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdrt.container.alpha_edges import MAX_RADIUS, decode_edges, encode_edges
+from sdrt.container.sdl import ALPHA, SdlFile
 from sdrt.errors import CorruptError, UnsupportedError
 
 Plane = npt.NDArray[np.uint8]
@@ -46,6 +47,12 @@ def encode_alpha(alpha: Plane, *, max_error: int = DEFAULT_MAX_ERROR) -> bytes:
     coded = bytes(best) + _deflated(values(*best), _THOROUGH)
     edges = encode_edges(alpha, min(max_error, MAX_RADIUS))
     return coded if edges is None else min(coded, bytes([_EDGES]) + edges, key=len)
+
+
+def alpha_of(file: SdlFile) -> Plane | None:
+    """The alpha plane of ``file``, uint8 (height_px, width_px); None where it has none. Raises as ``decode_alpha``."""
+    data = file.chunk(ALPHA)
+    return None if data is None else decode_alpha(data, file.height_px, file.width_px)
 
 
 def decode_alpha(data: bytes, height_px: int, width_px: int) -> Plane:
