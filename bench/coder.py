@@ -30,7 +30,7 @@ from bench.summary import bd_rate
 from sdrt.coding import payload
 from sdrt.coding.prior import Prior
 from sdrt.coding.prior_file import load_prior
-from sdrt.coding.quantize import dequantize, lambda_for_psnr, quantize, step_scale
+from sdrt.coding.quantize import bit_weight_for_psnr, dequantize, quantize, step_scale
 from sdrt.coding.symbols import to_channels
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_latents, to_pixels
@@ -57,7 +57,7 @@ def flat(latents: Float32, step_index: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A pack and its latents (C, h, w) of each picture, in normalised units."""
+    """A pack and its latents (C, h, w) of each picture, in normalized units."""
 
     pack: ModelPack
     prior: Prior
@@ -141,7 +141,7 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
     """Bits that ``--tune psnr`` saves against plain rounding, at equal PSNR and at equal LPIPS."""
     decoder = Engine(subject.pack.decoder_path(), device="cpu")
     chosen = photos[:: max(1, len(photos) // count)][:count]
-    weights = {"plain": 0.0, "decided": lambda_for_psnr(subject.prior)}
+    weights = {"plain": 0.0, "decided": bit_weight_for_psnr(subject.prior)}
     curves: dict[str, list[tuple[float, float, float]]] = {"plain": [], "decided": []}
     for step_index in RDO_INDICES:
         for name, points in curves.items():
@@ -215,7 +215,7 @@ def time_coder(pack_name: str, out: Path) -> None:
             at.append(time.process_time())
             payload.decode(coded, prior, indices)
             at.append(time.process_time())
-            quantize(latents, prior, indices, weight=lambda_for_psnr(prior))
+            quantize(latents, prior, indices, weight=bit_weight_for_psnr(prior))
             at.append(time.process_time())
             for name, seconds in zip(spans, np.diff(at), strict=True):
                 spans[name].append(float(seconds))

@@ -88,7 +88,7 @@ def table(rgb: Rgb, groups: Sequence[Sequence[Trial]]) -> str:
 
 
 def panels(rgb: Rgb, group: Sequence[Trial]) -> list[Panel]:
-    """The original, then each trial of one size, labelled with its bytes."""
+    """The original, then each trial of one size, labeled with its bytes."""
     raw_bytes = rgb.size
     shown = [Panel("original", f"{raw_bytes:,} bytes of pixels", rgb)]
     return [*shown, *(Panel(t.title, f"{t.coded.bytes:,} bytes", t.picture) for t in group)]
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = groups[sizes_bytes.index(options.shown)]
     sheet(panels(rgb, shown), CROPS).save(options.out, quality=92)
     print("\nWebP and JPEG get our file's bytes: the largest quality within them; their time is for that one file.")
-    print("PSNR and MS-SSIM favour blur over texture: see the picture, and `make bench-rd` for LPIPS and DISTS.")
+    print("PSNR and MS-SSIM favor blur over texture: see the picture, and `make bench-rd` for LPIPS and DISTS.")
     print(f"pictures side by side: {options.out}      our files: {shown[0].coded.path.parent}")
     return 0
 

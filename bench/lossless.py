@@ -1,6 +1,6 @@
 """What others spend on the same integers: each takes symbols int32 (C, h, w) and gives bits, side information apart.
 
-Image codecs get all channels as one grey picture, in the better of two layouts; 8 bits must hold the symbols.
+Image codecs get all channels as one gray picture, in the better of two layouts; 8 bits must hold the symbols.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fixed_bits(symbols: Int32) -> float:
 
 
 def _layouts(symbols: Int32) -> list[Bytes8]:
-    """Channels stacked, and channels as tiles of a near-square; grey levels around 128."""
+    """Channels stacked, and channels as tiles of a near-square; gray levels around 128."""
     if symbols.min() < -128 or symbols.max() > 127:
         raise ValueError("symbols do not fit 8 bits")
     levels = (symbols + 128).astype(np.uint8)
@@ -91,7 +91,7 @@ def others() -> dict[str, Callable[[Int32], float]]:
 def seed_method(latents: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
     """The seed article's way: bits, and the latents it gives back.
 
-    Channels by fours as RGBA, each of the four scaled from its range to 8 bits, a palette of 256 colours with
+    Channels by fours as RGBA, each of the four scaled from its range to 8 bits, a palette of 256 colors with
     dithering, zlib over palette and indices. A last group of fewer than four channels repeats its last one.
     """
     channels = len(latents)
@@ -103,25 +103,25 @@ def seed_method(latents: NDArray[np.float32]) -> tuple[float, NDArray[np.float32
         span = np.maximum(high - low, 1e-9)
         levels = np.rint((four - low) / span * 255).astype(np.uint8)
         picture = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)), "RGBA")
-        # Of Pillow's quantisers only this one takes RGBA; it does not dither, so the dither is ours.
+        # Of Pillow's quantizers only this one takes RGBA; it does not dither, so the dither is ours.
         palette = picture.quantize(256, Image.Quantize.FASTOCTREE)
-        colours = np.array(palette.getpalette("RGBA") or [], np.uint8).reshape(-1, 4)
-        indices = _dither(levels.transpose(1, 2, 0).astype(np.float32), colours.astype(np.float32))
-        bits += 8.0 * len(zlib.compress(colours.tobytes() + indices.tobytes(), 9)) + 16 * 8
-        rebuilt[first : first + 4] = colours[indices].transpose(2, 0, 1) / np.float32(255) * span + low
+        colors = np.array(palette.getpalette("RGBA") or [], np.uint8).reshape(-1, 4)
+        indices = _dither(levels.transpose(1, 2, 0).astype(np.float32), colors.astype(np.float32))
+        bits += 8.0 * len(zlib.compress(colors.tobytes() + indices.tobytes(), 9)) + 16 * 8
+        rebuilt[first : first + 4] = colors[indices].transpose(2, 0, 1) / np.float32(255) * span + low
     return bits, rebuilt[:channels]
 
 
-def _dither(levels: NDArray[np.float32], colours: NDArray[np.float32]) -> Bytes8:
-    """Floyd-Steinberg over RGBA (h, w, 4): the index of the nearest colour, its error passed on."""
+def _dither(levels: NDArray[np.float32], colors: NDArray[np.float32]) -> Bytes8:
+    """Floyd-Steinberg over RGBA (h, w, 4): the index of the nearest color, its error passed on."""
     rest = np.pad(levels, ((0, 1), (1, 1), (0, 0)))
     height, width = levels.shape[:2]
     indices = np.empty((height, width), np.uint8)
     for y in range(height):
         for x in range(1, width + 1):
-            nearest = int(np.square(colours - rest[y, x]).sum(1).argmin())
+            nearest = int(np.square(colors - rest[y, x]).sum(1).argmin())
             indices[y, x - 1] = nearest
-            error = rest[y, x] - colours[nearest]
+            error = rest[y, x] - colors[nearest]
             rest[y, x + 1] += error * np.float32(7 / 16)
             rest[y + 1, x - 1] += error * np.float32(3 / 16)
             rest[y + 1, x] += error * np.float32(5 / 16)

@@ -13,16 +13,16 @@ from sdrt_metrics.meter import METRICS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Tol's bright palette: told apart by colour-blind readers and in print.
-_COLOURS = {"jpeg": "#BBBBBB", "webp": "#228833", "avif": "#4477AA", "jxl": "#CCBB44"}
-_OUR_COLOURS = ("#EE6677", "#AA3377", "#66CCEE")
+# Tol's bright palette: told apart by color-blind readers and in print.
+_COLORS = {"jpeg": "#BBBBBB", "webp": "#228833", "avif": "#4477AA", "jxl": "#CCBB44"}
+_OUR_COLORS = ("#EE6677", "#AA3377", "#66CCEE")
 
 
-def _line(ax: Axes, mine: Sequence[Point], name: str, colour: str, ours: bool) -> None:
+def _line(ax: Axes, mine: Sequence[Point], name: str, color: str, ours: bool) -> None:
     ax.plot(
         [p.bpp for p in mine],
         [p.scores[name] for p in mine],
-        color=colour,
+        color=color,
         marker="o",
         markersize=4 if ours else 3,
         linewidth=2.4 if ours else 1.4,
@@ -40,11 +40,11 @@ def draw(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
     means = points(rows, names)
     fig, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.8), squeeze=False, layout="constrained")
     codecs = list(dict.fromkeys(p.codec for p in means))
-    ours = [c for c in codecs if c not in _COLOURS]
+    ours = [c for c in codecs if c not in _COLORS]
     for ax, name in zip(axes[0], names, strict=True):
         for codec in codecs:
-            colour = _COLOURS.get(codec) or _OUR_COLOURS[ours.index(codec) % len(_OUR_COLOURS)]
-            _line(ax, [p for p in means if p.codec == codec], name, colour, codec in ours)
+            color = _COLORS.get(codec) or _OUR_COLORS[ours.index(codec) % len(_OUR_COLORS)]
+            _line(ax, [p for p in means if p.codec == codec], name, color, codec in ours)
         metric = METRICS[name]
         ax.set_title(f"{metric.title}, {'higher' if metric.higher_is_better else 'lower'} is better", fontsize=10)
         ax.set_xlabel("bits per pixel (real files)")

@@ -2,7 +2,7 @@
 
     python -m bench.seams PACK PICTURE... [--tile PX] [--fade PX] [--trim PX] [--save FOLDER]
 
-A seam is seen as a line in a flat part: a step between neighbouring pixels that is the same along many of them. So both
+A seam is seen as a line in a flat part: a step between neighboring pixels that is the same along many of them. So both
 pictures are averaged over SEGMENT_PX pixels along each line, and where the picture painted whole steps by less than
 FLAT levels of 255 from one such mean to the next, the steps of the tiled picture are looked at: the largest one and the
 mean, inside the bands in which tiles meet ("seam") and outside ("else"). Invisible seams are those where inside and

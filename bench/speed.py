@@ -137,7 +137,7 @@ def torch_contestants(
         return
     import torch
 
-    from bench import neighbours
+    from bench import neighbors
 
     torch.set_num_threads(threads)
     width, height = size_px
@@ -145,24 +145,24 @@ def torch_contestants(
     def latents(channels: int, downscale: int) -> Any:
         return torch.randn(1, channels, height // downscale, width // downscale)
 
-    sd_latents = latents(neighbours.SD_CHANNELS, neighbours.SD_DOWNSCALE)
+    sd_latents = latents(neighbors.SD_CHANNELS, neighbors.SD_DOWNSCALE)
     for title, decoder, channels in (
-        ("CompressAI mbt2018-mean, torch", neighbours.mbt2018_mean(), 192),
-        ("CompressAI cheng2020-anchor, torch", neighbours.cheng2020_anchor(), 128),
+        ("CompressAI mbt2018-mean, torch", neighbors.mbt2018_mean(), 192),
+        ("CompressAI cheng2020-anchor, torch", neighbors.cheng2020_anchor(), 128),
     ):
-        run = neighbours.torch_decode(decoder, latents(channels, 16), "float32")
+        run = neighbors.torch_decode(decoder, latents(channels, 16), "float32")
         yield Contestant(f"{title}: decoder network only", run)
     if importlib.util.find_spec("diffusers") is None:
         print("diffusers is not installed: TAESD and the SD VAE are left out", file=sys.stderr)
         return
-    made = [(TAESD, "taesd", neighbours.taesd)]
+    made = [(TAESD, "taesd", neighbors.taesd)]
     if with_sd:
-        made.append((SD, "sd15", neighbours.sd15_vae))
+        made.append((SD, "sd15", neighbors.sd15_vae))
     for title, name, make in made:
         vae = make()
         for dtype in ("float32", "bfloat16"):
-            yield Contestant(f"{title}, diffusers {dtype}", neighbours.torch_decode(vae.decode, sd_latents, dtype))
-        path = neighbours.export_decoder(make, name, cache / "graphs")
+            yield Contestant(f"{title}, diffusers {dtype}", neighbors.torch_decode(vae.decode, sd_latents, dtype))
+        path = neighbors.export_decoder(make, name, cache / "graphs")
         shape = tuple(sd_latents.shape)
         yield from plain_contestants(title, path, shape, threads, arithmetic)
         if title == SD:

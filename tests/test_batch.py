@@ -27,7 +27,7 @@ from sdrt.latents.kohya import read_npz, write_npz
 from sdrt.latents.sample import LatentSample
 from sdrt.latents.webdataset import Members, TarWriter, read_tar
 from sdrt.packs.manifest import ModelPack
-from sdrt_batch.attempts import MOST_ENDS, Attempts
+from sdrt_batch.attempts import MAX_ENDS, Attempts
 from sdrt_batch.progress import Progress
 from sdrt_batch.settings import Settings, with_record
 from sdrt_batch.units import Unit, find_units
@@ -224,18 +224,18 @@ def test_no_key_leads_out_of_the_folder(source: Path, photo: Pixels, key: str) -
 
 
 def test_a_picture_that_ends_the_process_is_given_up(source: Path) -> None:
-    """Ray starts an ended worker anew for ever; what it was at MOST_ENDS times when it ended is told as an error, and
+    """Ray starts an ended worker anew for ever; what it was at MAX_ENDS times when it ended is told as an error, and
     the others of its unit are done."""
     (unit,) = find_units([str(source)], JPEG)
     of = settings()
-    for _ in range(MOST_ENDS):
+    for _ in range(MAX_ENDS):
         attempts = Attempts(of.destination, unit.name)
         assert attempts.begin("a") and attempts.begin("b")
         del attempts  # as an ended process leaves it
     rows = run(of, [unit])
     assert statuses(rows) == {"done": 3, "failed": 2}
     (given_up,) = (row for row in rows if row["key"] == "b")
-    assert f"the worker's process ended {MOST_ENDS} times at this picture" in str(given_up["error"])
+    assert f"the worker's process ended {MAX_ENDS} times at this picture" in str(given_up["error"])
     assert not list(Path("out/_attempts").iterdir())
 
 

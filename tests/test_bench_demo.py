@@ -62,7 +62,7 @@ def test_others_get_our_bytes(photo: Rgb, tmp_path: Path) -> None:
 
 
 def test_the_sheet_shows_each_version_and_crops_at_2x(photo: Rgb) -> None:
-    """A column per version as wide as the picture; a crop's pixel is a 2x2 block of the same colour."""
+    """A column per version as wide as the picture; a crop's pixel is a 2x2 block of the same color."""
     black = np.zeros_like(photo)
     result = np.asarray(sheet([Panel("a", "", photo), Panel("b", "", black)], [(0.25, 0.5)]))
     height, width = photo.shape[:2]

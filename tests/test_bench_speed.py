@@ -1,4 +1,4 @@
-"""Laws of bench.contest, arithmetic, process and neighbours: what a time is compared with."""
+"""Laws of bench.contest, arithmetic, process and neighbors: what a time is compared with."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def test_a_process_that_fails_is_no_figure() -> None:
         process.measure("bad", [sys.executable, "-c", "raise SystemExit('no such luck')"], 1)
 
 
-def test_the_neighbours_paint_sixteen_fold() -> None:
+def test_the_neighbors_paint_sixteen_fold() -> None:
     """CompressAI's decoders take latents to a picture of 16 times their size, of three channels."""
     torch = pytest.importorskip("torch")
-    from bench import neighbours
+    from bench import neighbors
 
     with torch.no_grad():
-        assert neighbours.mbt2018_mean()(torch.zeros(1, 192, 2, 3)).shape == (1, 3, 32, 48)
-        assert neighbours.cheng2020_anchor()(torch.zeros(1, 128, 2, 3)).shape == (1, 3, 32, 48)
+        assert neighbors.mbt2018_mean()(torch.zeros(1, 192, 2, 3)).shape == (1, 3, 32, 48)
+        assert neighbors.cheng2020_anchor()(torch.zeros(1, 128, 2, 3)).shape == (1, 3, 32, 48)
 
 
 def test_the_headlines_are_ratios_of_medians() -> None:

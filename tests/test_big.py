@@ -19,7 +19,7 @@ LIMIT_MB = 1500
 
 
 def big_photo(photos: list[Path], side_px: int) -> NDArray[np.uint8]:
-    """Photographs laid side by side until (side_px, side_px, 3) is full: no tile is like its neighbour."""
+    """Photographs laid side by side until (side_px, side_px, 3) is full: no tile is like its neighbor."""
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in photos]
     big = np.empty((side_px, side_px, 3), np.uint8)
     count, y = 0, 0
@@ -52,9 +52,9 @@ def test_memory_and_time_of_big_pictures(tmp_path: Path, monkeypatch: pytest.Mon
         with Image.open(back) as image:
             assert image.size == (side_px, side_px)
     small, large = (side_px**2 / 1e6 for side_px in SIDES_PX)
-    for way, most_per_px in (("encode", 14), ("decode", 7)):
+    for way, max_per_px in (("encode", 14), ("decode", 7)):
         before, after = (runs[way, side_px] for side_px in SIDES_PX)
         per_px = (after.peak_mb - before.peak_mb) / (large - small)
-        assert per_px < most_per_px, (way, before, after)
+        assert per_px < max_per_px, (way, before, after)
         assert after.peak_mb + per_px * (100 - large) < LIMIT_MB, (way, before, after)
         assert after.cpu_s / before.cpu_s < 1.3 * large / small, (way, before, after)

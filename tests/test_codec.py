@@ -155,7 +155,7 @@ def test_tuning_for_psnr_saves_bytes_at_the_same_step(
 ) -> None:
     """``tune="psnr"`` decides where the pack's prior asks for plain rounding: fewer bytes at one quality for the same
     reader. What is no tune is refused with those there are."""
-    monkeypatch.setattr(bitstream, "load_prior", lambda *source: replace(load_prior(*source), decisions=0.0))
+    monkeypatch.setattr(bitstream, "load_prior", lambda *source: replace(load_prior(*source), bit_weight=0.0))
     codec = Codec("testpack")
     plain, tuned = codec.encode(photo, quality=60), codec.encode(photo, quality=60, tune="psnr")
     assert len(tuned) < len(plain)

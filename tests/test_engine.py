@@ -74,10 +74,10 @@ def sample() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def test_it_computes_what_the_graph_says(graph: Path, sample: Any) -> None:
-    """The result is the graph's, for any batch and size, in float32, with and without the optimiser."""
+    """The result is the graph's, for any batch and size, in float32, with and without the optimizer."""
     (reference,) = map(np.asarray, ReferenceEvaluator(str(graph)).run(None, {"sample": sample}))
-    for optimise in (True, False):
-        result = Engine(graph, device="cpu", threads=1, optimise=optimise).run(sample)
+    for optimize in (True, False):
+        result = Engine(graph, device="cpu", threads=1, optimize=optimize).run(sample)
         assert result.dtype == np.float32
         np.testing.assert_allclose(result, reference, atol=1e-5)
 
@@ -327,7 +327,7 @@ def test_openvino_says_what_it_does_not_know(tmp_path: Path) -> None:
 
 
 def test_bf16_sums_in_float32(tmp_path: Path) -> None:
-    """Normalisation in bf16 loses what rounding its input loses, 8 bits of each value, and nothing in its sums.
+    """Normalization in bf16 loses what rounding its input loses, 8 bits of each value, and nothing in its sums.
 
     65,536 values around 10 with a deviation of 1: summed in bf16, mean and variance would be far off.
     """

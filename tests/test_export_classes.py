@@ -132,7 +132,7 @@ def test_numbers_that_stay_in_float32_do_not_forbid_fp16() -> None:
     picture = np.full((1, 2, 4, 4), 1000, np.float32)
     largest, _ = peak(model, picture)
     assert largest < 1.01
-    given = open_session(convert(model, "fp16"), optimise=False).run(None, {"sample": picture})[0]
+    given = open_session(convert(model, "fp16"), optimize=False).run(None, {"sample": picture})[0]
     assert np.abs(given - 1).max() < 1e-2
 
 

@@ -71,7 +71,7 @@ def pair() -> tuple[nn.Module, nn.Module]:
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
-    """A small AutoencoderKL with normalisation and attention, its halves and its space."""
+    """A small AutoencoderKL with normalization and attention, its halves and its space."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(1)
     return diffusers.AutoencoderKL(
@@ -93,9 +93,9 @@ def kl_graphs(vae: Any) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     )
 
 
-def run(model: onnx.ModelProto, array: Tensor, folder: Path, *, optimise: bool = True) -> Tensor:
+def run(model: onnx.ModelProto, array: Tensor, folder: Path, *, optimize: bool = True) -> Tensor:
     onnx.save(model, folder / "g.onnx")
-    return torch.from_numpy(Engine(folder / "g.onnx", device="cpu", threads=1, optimise=optimise).run(array.numpy()))
+    return torch.from_numpy(Engine(folder / "g.onnx", device="cpu", threads=1, optimize=optimize).run(array.numpy()))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "w16", "fp16"])
@@ -201,7 +201,7 @@ def test_a_tile_with_its_halo_equals_the_whole_picture(pair: tuple[nn.Module, nn
         assert (np.abs(tile - whole).max() < 1e-5) == equal
 
 
-def test_normalisation_and_attention_have_no_halo(kl_graphs: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
+def test_normalization_and_attention_have_no_halo(kl_graphs: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     """A graph in which every pixel sees every other has no halo, and says so instead of guessing one."""
     assert [dependence(graph, 1) for graph in kl_graphs] == [None, None]
 
@@ -255,7 +255,7 @@ def value_types(model: onnx.ModelProto) -> dict[str, int]:
 def test_fp16_computes_in_half_but_on_its_islands(
     vae: Any, kl_graphs: tuple[onnx.ModelProto, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    """Convolutions and products take and give fp16, normalisation and softmax float32, and the picture holds."""
+    """Convolutions and products take and give fp16, normalization and softmax float32, and the picture holds."""
     torch.manual_seed(6)
     array = torch.randn(2, 4, 3, 7)
     for model in kl_graphs:
@@ -274,7 +274,7 @@ def test_fp16_computes_in_half_but_on_its_islands(
         assert seen == {"InstanceNormalization", "Softmax"}
     with torch.no_grad():
         expected = vae.decode(array).sample
-    result = run(convert(kl_graphs[1], "fp16"), array, tmp_path, optimise=False)
+    result = run(convert(kl_graphs[1], "fp16"), array, tmp_path, optimize=False)
     assert 1e-5 < (result - expected).abs().max() < 0.02
 
 

@@ -23,7 +23,7 @@ from sdrt.packs.search import load_pack
 from sdrt_export import int8
 from sdrt_export.__main__ import main
 from sdrt_export.graph import trace
-from sdrt_export.int8_graph import LEVELS, WEIGHT_LEVELS, convolutions, quantise, seams
+from sdrt_export.int8_graph import LEVELS, WEIGHT_LEVELS, convolutions, quantize_graph, seams
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import compare
 from sdrt_export.precision import convert, widen
@@ -69,7 +69,7 @@ def calibration(graph: onnx.ModelProto, inputs: list[Floats]) -> Calibration:
 
 @pytest.fixture(scope="module")
 def whole(graph: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
-    return quantise(graph, calibration.scales, [layer.output for layer in calibration.layers])
+    return quantize_graph(graph, calibration.scales, [layer.output for layer in calibration.layers])
 
 
 def test_the_form_is_the_one_that_every_engine_takes(graph: onnx.ModelProto, whole: onnx.ModelProto) -> None:
@@ -129,7 +129,7 @@ def test_the_picture_stays_close(
 
 def test_layers_left_out_are_stored_and_computed_as_w16(graph: onnx.ModelProto, calibration: Calibration) -> None:
     """With no layer chosen, an int8 graph is the w16 graph; widening that gives float32 weights back."""
-    nothing = quantise(graph, calibration.scales, [])
+    nothing = quantize_graph(graph, calibration.scales, [])
     assert nothing.graph == convert(graph, "w16").graph
     wide = widen(nothing)
     assert not [node for node in wide.graph.node if node.op_type == "Cast"]
@@ -210,7 +210,7 @@ def test_the_command_refuses_what_does_not_hold(
     """A picture below the bound is refused with its figure and exit code 1; an older graph of that name goes too."""
     pack = make_pack("small")
     (pack.folder / "decoder.int8.onnx").write_bytes(b"older")
-    monkeypatch.setattr(int8, "LEAST_PSNR_DB", 90.0)
+    monkeypatch.setattr(int8, "MIN_PSNR_DB", 90.0)
     assert main(["int8", str(pack.folder), "--images", str(photographs)]) == 1
     assert "REFUSED" in capsys.readouterr().out
     after = load_pack(pack.folder)
@@ -255,8 +255,8 @@ def test_as_few_layers_as_hold_stay_in_float(
         return int8._choose(graph, calibration, holds)[1]
 
     monkeypatch.setattr(int8, "FREE_SHARE", 0.0)
-    monkeypatch.setattr(int8, "MOST_SHARE", 1.0)
+    monkeypatch.setattr(int8, "MAX_SHARE", 1.0)
     assert [chosen(most) for most in (5, 4, 3, 2, 1)] == [order[:count] for count in range(5)]
     assert chosen(0) == order[:4]
-    monkeypatch.setattr(int8, "MOST_SHARE", sum(layer.work for layer in calibration.harmful_first()[:2]) / 1e9)
+    monkeypatch.setattr(int8, "MAX_SHARE", sum(layer.work for layer in calibration.harmful_first()[:2]) / 1e9)
     assert chosen(1) == []

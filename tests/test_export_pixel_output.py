@@ -33,7 +33,7 @@ def run(model: onnx.ModelProto, array: Any, folder: Path) -> Any:
 
 @pytest.mark.parametrize("precision", ["fp32", "w16", "fp16"])
 def test_pixels_are_those_that_the_runtime_computes(tmp_path: Path, precision: str) -> None:
-    """Bit for bit, also where the last node is a convolution that an optimiser would like to scale, and far outside."""
+    """Bit for bit, also where the last node is a convolution that an optimizer would like to scale, and far outside."""
     torch.manual_seed(0)
     layer = nn.Conv2d(4, 3, 3, padding=1)
     array = np.random.default_rng(1).normal(size=(1, 4, 64, 80)).astype(np.float32) * 3

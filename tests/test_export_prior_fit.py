@@ -278,8 +278,8 @@ def test_the_command_fits_a_pack(pack: Path, photos: Path, testpack: ModelPack, 
     assert list(fitted.priors) == [fitted.prior_identity, *kept]
     assert prior.channels == fitted.space.channels
     assert fitted.manifest["prior"]["iterations"] == 10
-    assert fitted.manifest["prior"]["decisions"] == prior.decisions
-    assert decisions is None or prior.decisions == decisions
+    assert fitted.manifest["prior"]["decisions"] == prior.bit_weight
+    assert decisions is None or prior.bit_weight == decisions
 
 
 def assert_same(one: encoded_crops.EncodedCrops, two: encoded_crops.EncodedCrops) -> None:

@@ -14,7 +14,7 @@ COLORS = list(product((0, 85, 170, 255), repeat=3))
 CORNERS = list(product((0, 255), repeat=3))
 SIZES = ((64, 64), (200, 313), (17, 5))
 """Height and width: whole tiles, sides that no grid divides, smaller than a cell."""
-MOST_LEVELS = 3
+MAX_LEVELS = 3
 
 
 def worst(codec: Codec, color: tuple[int, ...], size: tuple[int, int]) -> int:
@@ -38,4 +38,4 @@ def test_flat_colors_stay_flat_and_right(colors: list[tuple[int, ...]], sizes: t
     """Every color of four levels a channel is within 3 levels everywhere at 64x64, 313x200 and 5x17 pixels."""
     codec = Codec("tiny", device="cpu", threads=1)
     errors = {(color, size): worst(codec, color, size) for size in sizes for color in colors}
-    assert {case: levels for case, levels in errors.items() if levels > MOST_LEVELS} == {}
+    assert {case: levels for case, levels in errors.items() if levels > MAX_LEVELS} == {}

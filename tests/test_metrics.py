@@ -91,7 +91,7 @@ def test_a_batch_measures_each_picture_alone() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused(picture: fidelity.Rgb, reference: fidelity.Rgb) -> None:
-    """Shapes that differ, grey planes and floats are a ValueError, not a figure."""
+    """Shapes that differ, gray planes and floats are a ValueError, not a figure."""
     with pytest.raises(ValueError, match="expected"):
         fidelity.psnr(picture, reference)
 

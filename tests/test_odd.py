@@ -67,7 +67,7 @@ def test_every_odd_file_is_read_or_refused(odd: Path) -> None:
 
 
 def test_pngsuite_is_read_exactly_but_for_the_corrupt(odd: Path) -> None:
-    """Each sound PngSuite file has Pillow's own pixels without their gamma (16-bit grey and transparent colors apart,
+    """Each sound PngSuite file has Pillow's own pixels without their gamma (16-bit gray and transparent colors apart,
     which Pillow leaves out), and exactly the files that are corrupt on purpose are refused."""
     compared = 0
     for path in sorted((odd / "pngsuite").glob("*.png")):

@@ -48,7 +48,7 @@ def test_the_same_picture_from_every_kind_of_source(photo: Pixels, tmp_path: Pat
 
 
 def test_alpha_is_kept_and_opaque_alpha_is_none(photo: Pixels) -> None:
-    """Alpha that says something is kept next to the colours, alpha of 255 throughout is dropped."""
+    """Alpha that says something is kept next to the colors, alpha of 255 throughout is dropped."""
     alpha = np.tile(np.arange(photo.shape[1], dtype=np.uint8), (photo.shape[0], 1))
     rgba = np.dstack([photo, alpha])
     for source in (rgba, Image.fromarray(rgba), coded(Image.fromarray(rgba)), coded(Image.fromarray(rgba), "TIFF")):
@@ -61,8 +61,8 @@ def test_alpha_is_kept_and_opaque_alpha_is_none(photo: Pixels) -> None:
     assert load(Image.fromarray(rgba)).alpha is None
 
 
-def test_premultiplied_and_grey_alpha(photo: Pixels) -> None:
-    """LA and premultiplied RGBa give straight colours and their alpha."""
+def test_premultiplied_and_gray_alpha(photo: Pixels) -> None:
+    """LA and premultiplied RGBa give straight colors and their alpha."""
     la = Image.merge("LA", [Image.fromarray(photo[:, :, 0].copy()), Image.fromarray(photo[:, :, 1].copy())])
     picture = load(la)
     assert (picture.rgb == photo[:, :, :1]).all()
@@ -93,7 +93,7 @@ def test_a_palettes_transparency_becomes_alpha(transparency: int | bytes, photo:
 
 
 def test_a_color_key_makes_exactly_its_pixels_transparent(photo: Pixels) -> None:
-    """PNG's transparent colour makes exactly the pixels of that colour transparent, in RGB and in grey."""
+    """PNG's transparent color makes exactly the pixels of that color transparent, in RGB and in gray."""
     rgb = photo.copy()
     rgb[5:20, 7:30] = (10, 200, 30)
     expected = np.where((rgb == (10, 200, 30)).all(2), 0, 255)
@@ -101,10 +101,10 @@ def test_a_color_key_makes_exactly_its_pixels_transparent(photo: Pixels) -> None
     assert picture.alpha is not None
     assert (picture.alpha == expected).all()
     assert (picture.rgb == rgb).all()
-    grey = rgb[:, :, 0].copy()
-    picture = load(coded(Image.fromarray(grey), transparency=10))
+    gray = rgb[:, :, 0].copy()
+    picture = load(coded(Image.fromarray(gray), transparency=10))
     assert picture.alpha is not None
-    assert (picture.alpha == np.where(grey == 10, 0, 255)).all()
+    assert (picture.alpha == np.where(gray == 10, 0, 255)).all()
 
 
 # Deep pixels
@@ -112,7 +112,7 @@ def test_a_color_key_makes_exactly_its_pixels_transparent(photo: Pixels) -> None
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
 def test_sixteen_bits_are_scaled_not_clipped(byte_order: str) -> None:
-    """Of 16-bit grey every value becomes its nearest 8-bit level: the range is kept from black to white."""
+    """Of 16-bit gray every value becomes its nearest 8-bit level: the range is kept from black to white."""
     values = np.arange(65536, dtype="<u2").reshape(256, 256)
     expected = ((values.astype(np.int64) * 510 + 65535) // (2 * 65535)).astype(np.uint8)
     wide = Image.fromarray(values)
@@ -124,7 +124,7 @@ def test_sixteen_bits_are_scaled_not_clipped(byte_order: str) -> None:
 
 
 def test_twelve_bits_use_their_own_range() -> None:
-    """A TIFF of 12-bit grey is scaled by 4095, not by 65535: it is not dark."""
+    """A TIFF of 12-bit gray is scaled by 4095, not by 65535: it is not dark."""
     tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 134), (277, 1), (278, 1), (279, 6)]
     entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags)
     head = b"II*\x00" + struct.pack("<IH", 8, len(tags)) + entries
@@ -173,7 +173,7 @@ def test_integers_beyond_16_bits_are_stretched() -> None:
 @pytest.mark.parametrize("channels", [None, 1, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
 def test_arrays_of_every_type_give_the_same_levels(channels: int | None, dtype: type[np.generic]) -> None:
-    """Grey, RGB and RGBA arrays of every type give the same levels."""
+    """Gray, RGB and RGBA arrays of every type give the same levels."""
     shape = (16, 16) if channels is None else (16, 16, channels)
     levels = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
     white = {np.uint8: 255, np.uint16: 65535}.get(dtype, 1)
@@ -291,7 +291,7 @@ def test_broken_exif_is_dropped_not_fatal(exif: bytes) -> None:
     assert (picture.rgb == (1, 2, 3)).all()
 
 
-# Colour profiles
+# Color profiles
 
 
 def swapped_profile() -> bytes:
@@ -323,8 +323,8 @@ def test_other_profiles_are_converted(photo: Pixels) -> None:
             assert (picture.alpha == photo[:, :, 1]).all()
 
 
-def test_grey_with_an_rgb_profile_stays_grey(photo: Pixels) -> None:
-    """A grey image may carry an RGB profile: its neutral axis is kept."""
+def test_gray_with_an_rgb_profile_stays_gray(photo: Pixels) -> None:
+    """A gray image may carry an RGB profile: its neutral axis is kept."""
     picture = load(coded(Image.fromarray(photo[:, :, 0].copy()), icc_profile=swapped_profile()))
     assert np.abs(picture.rgb.astype(int) - photo[:, :, :1]).max() <= 2
 
@@ -515,7 +515,7 @@ def test_saved_pictures_come_back(suffix: str, photo: Pixels, tmp_path: Path) ->
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".tiff", ".avif"])
 def test_alpha_is_saved(suffix: str, photo: Pixels, tmp_path: Path) -> None:
-    """Formats with transparency keep the alpha plane, and the lossless ones the colours under it."""
+    """Formats with transparency keep the alpha plane, and the lossless ones the colors under it."""
     alpha = np.full(photo.shape[:2], 255, np.uint8)
     alpha[10:40, 10:60] = 0
     save(Picture(photo, alpha), tmp_path / f"x{suffix}")

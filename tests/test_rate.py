@@ -24,9 +24,9 @@ def test_the_finest_step_that_fits_is_found(budget: int) -> None:
     for guess in (0, 300, 512, 1023):
         asked: list[tuple[int, float]] = []
 
-        def code(index: int, thrift: float, asked: list[tuple[int, float]] = asked) -> bytes:
-            asked.append((index, thrift))
-            return bytes(round(size(index) / thrift**0.1))
+        def code(index: int, bit_weight: float, asked: list[tuple[int, float]] = asked) -> bytes:
+            asked.append((index, bit_weight))
+            return bytes(round(size(index) / bit_weight**0.1))
 
         found = rate.finest_within(code, budget, guess=guess, finest=100)
         best = max(size(index) for index in range(100, 1024) if size(index) <= budget)
@@ -38,15 +38,15 @@ def test_the_finest_step_that_fits_is_found(budget: int) -> None:
 def test_a_wobbling_curve_still_never_exceeds(seed: int) -> None:
     """Sizes that rise now and then lead to a budget that is kept, and used to 2 %."""
     size = curve(0.004, seed)
-    found = rate.finest_within(lambda index, _thrift: bytes(size(index)), 5000, guess=512, finest=0)
+    found = rate.finest_within(lambda index, _bit_weight: bytes(size(index)), 5000, guess=512, finest=0)
     assert 0.98 * 5000 <= len(found) <= 5000
 
 
-def test_thrift_fills_what_steps_leave() -> None:
-    """Where an index is worth 20 %, the budget is used to 98 % by a finer step with more thrift."""
+def test_a_larger_bit_weight_fills_what_steps_leave() -> None:
+    """Where an index is worth 20 %, the budget is used to 98 % by a finer step with a larger bit weight."""
 
-    def code(index: int, thrift: float) -> bytes:
-        return bytes(int(40_000 * 1.2 ** -(index // 10) / thrift**0.2))
+    def code(index: int, bit_weight: float) -> bytes:
+        return bytes(int(40_000 * 1.2 ** -(index // 10) / bit_weight**0.2))
 
     for budget in (777, 1000, 5000):
         found = rate.finest_within(code, budget, guess=100, finest=0)
@@ -56,7 +56,7 @@ def test_thrift_fills_what_steps_leave() -> None:
 def test_an_impossible_budget_names_the_smallest_size() -> None:
     """A budget below the coarsest file is refused with that file's size."""
     with pytest.raises(UnsupportedError, match="smallest file of this picture has 37 bytes"):
-        rate.finest_within(lambda index, _thrift: bytes(curve(0)(index)), 36, guess=512, finest=0)
+        rate.finest_within(lambda index, _bit_weight: bytes(curve(0)(index)), 36, guess=512, finest=0)
 
 
 @pytest.mark.parametrize("budget", [0, 1, 36])
@@ -66,13 +66,13 @@ def test_no_budget_is_too_small_to_be_told_the_smallest_size(budget: int) -> Non
         smallest = curve(0)(coarsest)
         with pytest.raises(rate.TargetError, match=f"{budget} bytes .* has {smallest} bytes"):
             rate.finest_within(
-                lambda index, _thrift: bytes(curve(0)(index)), budget, guess=512, finest=0, coarsest=coarsest
+                lambda index, _bit_weight: bytes(curve(0)(index)), budget, guess=512, finest=0, coarsest=coarsest
             )
 
 
 def test_a_generous_budget_gives_the_finest_step() -> None:
     """More bytes than the finest step needs: the finest step."""
-    assert rate.finest_within(lambda index, _thrift: b"%d" % index, 10**9, guess=512, finest=333) == b"333"
+    assert rate.finest_within(lambda index, _bit_weight: b"%d" % index, 10**9, guess=512, finest=333) == b"333"
 
 
 def test_a_pack_with_one_step_serves_or_refuses_by_it() -> None:

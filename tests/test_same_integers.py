@@ -20,7 +20,7 @@ from sdrt.network.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"
-SETTINGS = {"one thread": (1, True), "two threads": (2, True), "no optimisation": (1, False)}
+SETTINGS = {"one thread": (1, True), "two threads": (2, True), "no optimization": (1, False)}
 ABSENT = """
 import hashlib, sys
 sys.modules.update(onnxruntime=None, openvino=None)
@@ -45,17 +45,17 @@ def digest(symbols: NDArray[np.int32]) -> str:
 
 @pytest.mark.parametrize("precision", ["w16", "int8"])
 def test_integers_are_the_same_and_pixels_nearly(precision: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file under 1 and 2 threads and without graph optimisation: one array of integers, pixels one level apart.
+    """One file under 1 and 2 threads and without graph optimization: one array of integers, pixels one level apart.
 
     With onnxruntime out of reach the integers are the same as well: they need numpy and the coder only. In int8 the
-    threads agree exactly; without optimisation its steps are played in floats, where a tie may fall to the other side
+    threads agree exactly; without optimization its steps are played in floats, where a tie may fall to the other side
     and move others after it, so that the picture differs as it does from float32: in the mean by less than half a
     level.
     """
     integers: dict[str, str] = {}
     pixels: dict[str, NDArray[np.int16]] = {}
-    for name, (threads, optimise) in SETTINGS.items():
-        monkeypatch.setattr(model_cache, "Engine", functools.partial(Engine, optimise=optimise))
+    for name, (threads, optimize) in SETTINGS.items():
+        monkeypatch.setattr(model_cache, "Engine", functools.partial(Engine, optimize=optimize))
         codec = Codec(device="cpu", precision=precision, threads=threads)
         pixels[name] = np.asarray(codec.decode(file)).astype(np.int16)
         integers[name] = digest(codec.symbols(file))
@@ -72,5 +72,5 @@ def test_integers_are_the_same_and_pixels_nearly(precision: str, file: Path, mon
     if precision == "w16":
         assert max(difference.max() for difference in apart.values()) <= 1
     else:
-        assert apart["two threads"].max() == 0 and apart["no optimisation"].mean() < 0.5
-    assert np.ptp(pixels["one thread"]) > 100, "a picture, not a grey field"
+        assert apart["two threads"].max() == 0 and apart["no optimization"].mean() < 0.5
+    assert np.ptp(pixels["one thread"]) > 100, "a picture, not a gray field"

@@ -39,7 +39,7 @@ def test_strips_and_crops_are_parts_of_the_whole(factor: int) -> None:
 @pytest.mark.parametrize("factor", sdl.RESAMPLINGS)
 @pytest.mark.parametrize("size_px", [(1, 1), (7, 64), (65, 33)])
 def test_a_flat_picture_comes_back(factor: int, size_px: tuple[int, int]) -> None:
-    """No side is too odd, and neither filter changes a colour."""
+    """No side is too odd, and neither filter changes a color."""
     flat = np.full((*size_px, 3), (3, 130, 255), np.uint8)
     small = reduce(flat, factor)
     assert small.shape[:2] == tuple(-(-side // factor) for side in size_px)

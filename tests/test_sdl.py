@@ -83,7 +83,7 @@ def test_every_truncation_and_extension_is_refused(file: SdlFile) -> None:
 
 
 def test_bursts_and_swaps_are_refused() -> None:
-    """Altered spans of up to 32 bits, and neighbouring bytes exchanged, are refused."""
+    """Altered spans of up to 32 bits, and neighboring bytes exchanged, are refused."""
     data = pack(PLAIN)
     rng = np.random.default_rng(2)
     for start in range(4, len(data) - 4):

@@ -1,7 +1,7 @@
 """Laws of tiles for graphs that look everywhere at once: a real AutoencoderKL, with attention and group norms.
 
-Its tiles differ from the whole picture, because its normalisations see only the tile. What can be promised for every
-such graph is how little the change from one tile to the next adds to the step between two neighbouring pixels, and that
+Its tiles differ from the whole picture, because its normalizations see only the tile. What can be promised for every
+such graph is how little the change from one tile to the next adds to the step between two neighboring pixels, and that
 the result is never further from the whole picture than the tiles it is made of.
 """
 

@@ -38,9 +38,9 @@ def test_a_target_takes_three_to_four_codings(monkeypatch: pytest.MonkeyPatch) -
     def counted(code: Callable[[int, float], bytes], *arguments: Any, **keywords: Any) -> bytes:
         codings.append(0)
 
-        def one(index: int, thrift: float) -> bytes:
+        def one(index: int, bit_weight: float) -> bytes:
             codings[-1] += 1
-            return code(index, thrift)
+            return code(index, bit_weight)
 
         return search(one, *arguments, **keywords)
 

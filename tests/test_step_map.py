@@ -13,7 +13,7 @@ from sdrt.bitstream import FileWriter, IndicesOf, LatentCoder, Latents
 from sdrt.codec import Codec
 from sdrt.container import sdl
 from sdrt.container.step_map import (
-    MOST_OFFSET,
+    MAX_OFFSET,
     UNIT,
     Offsets,
     cells,
@@ -36,7 +36,7 @@ def random_map(rows: int, columns: int, most: int, seed: int) -> Offsets:
     return offsets
 
 
-@pytest.mark.parametrize("most", [1, 2, MOST_OFFSET])
+@pytest.mark.parametrize("most", [1, 2, MAX_OFFSET])
 def test_decoding_gives_the_encoded_map(most: int) -> None:
     """Every map of up to 6x6 cells comes back, and a decoder written from docs/FORMAT.md reads the same."""
     for rows in range(1, 7):
@@ -63,7 +63,7 @@ def test_a_flat_map_is_no_map() -> None:
     with pytest.raises(CorruptError, match="flat"):
         decode_step_map(b"", (3, 3))
     with pytest.raises(ValueError, match="within"):
-        encode_step_map(np.full((1, 1), MOST_OFFSET + 1, np.int8))
+        encode_step_map(np.full((1, 1), MAX_OFFSET + 1, np.int8))
 
 
 def test_corrupt_maps_are_refused_or_are_other_maps() -> None:
@@ -85,7 +85,7 @@ def test_corrupt_maps_are_refused_or_are_other_maps() -> None:
             except CorruptError:
                 refused += 1
                 continue
-            assert np.abs(found.astype(int)).max() <= MOST_OFFSET
+            assert np.abs(found.astype(int)).max() <= MAX_OFFSET
             assert encode_step_map(found) == altered
     assert refused > total // 2
 

@@ -116,7 +116,7 @@ def test_an_engine_is_built_once_and_then_loaded(
     assert runtime.opened[3].path == place / "context.onnx"
     assert not caplog.records
     assert str(place) in second.reason and "built now" not in second.reason
-    assert second.longest_side == SIDES.most, "the engine that is here keeps its own sizes"
+    assert second.longest_side == SIDES.max, "the engine that is here keeps its own sizes"
     assert sorted(entry.name for entry in place.parent.iterdir()) == [place.name]
 
 
@@ -135,7 +135,7 @@ def test_a_damaged_engine_is_built_again(
         (place / "context.onnx").unlink()
     else:
         record = json.loads((place / "built.json").read_text())
-        (place / "built.json").write_text(json.dumps({**record, "sides": {"least": 9, "usual": 3, "most": 4}}))
+        (place / "built.json").write_text(json.dumps({**record, "sides": {"min": 9, "opt": 3, "max": 4}}))
     Engine(graph, device="tensorrt", sides=SIDES)
     assert "is damaged; building one now" in caplog.text
     assert tensorrt_cache.find(place) == SIDES
@@ -173,7 +173,7 @@ def test_sizes_outside_the_profile_are_refused_before_the_provider_sees_them(run
     session.run(np.zeros((1, 4, 2, 128), np.float32))
     ran = list(runtime.opened[-1].shapes)
     for shape in ((1, 4, 64, 129), (1, 4, 1, 64)):
-        with pytest.raises(EngineError, match=r"sides from 2 to 128, got .* --sides LEAST USUAL MOST"):
+        with pytest.raises(EngineError, match=r"sides from 2 to 128, got .* --sides MIN OPT MAX"):
             session.run(np.zeros(shape, np.float32))
     assert runtime.opened[-1].shapes == ran == [(1, 4, 2, 128)]
     assert session.run(np.zeros((2, 4, 64, 64), np.float32)).shape[0] == 2
@@ -182,8 +182,8 @@ def test_sizes_outside_the_profile_are_refused_before_the_provider_sees_them(run
 
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (4, 3, 5), (1, 9, 8), (1, 2, 1 << 17)])
 def test_sides_that_do_not_rise_are_refused(numbers: tuple[int, int, int]) -> None:
-    """Least, usual and most come in this order, from 1 on."""
-    with pytest.raises(EngineError, match="sides must rise"):
+    """Minimum, optimum and maximum come in this order, from 1 on."""
+    with pytest.raises(EngineError, match="sides must be 1 <= min"):
         Sides(*numbers)
 
 

@@ -70,7 +70,7 @@ def test_spans_cover_once_with_halo_and_one_shape(length: int, frame: int, halo:
 
 
 def test_faded_spans_overlap_by_the_fade() -> None:
-    """Neighbours share exactly ``fade`` kept cells, and a window takes the tiles of the whole axis that touch it."""
+    """Neighbors share exactly ``fade`` kept cells, and a window takes the tiles of the whole axis that touch it."""
     whole = tile.spans(100, 30, halo=2, fade=6)
     for before, after in itertools.pairwise(whole):
         assert before.stop - after.start == after.fade == 6

@@ -28,8 +28,8 @@ def colors() -> Pixels:
     """(18, 18, 3) of the color cube, dark ones and saturated ones among them."""
     axis = np.array([0, 20, 80, 140, 200, 255], np.uint8)
     cube = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(12, 18, 3)
-    greys = np.linspace(0, 255, 108).astype(np.uint8).reshape(6, 18, 1).repeat(3, 2)
-    return np.concatenate([cube, greys])
+    grays = np.linspace(0, 255, 108).astype(np.uint8).reshape(6, 18, 1).repeat(3, 2)
+    return np.concatenate([cube, grays])
 
 
 def with_chunks(image: Image.Image, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -93,25 +93,25 @@ def test_png_gamma_is_undone(gamma: float) -> None:
 
 @pytest.mark.parametrize("kind", ["L", "P", "RGBA", "LA", "I;16"])
 def test_png_gamma_holds_for_every_kind_of_pixels(kind: str) -> None:
-    """Grey, palettes, 16 bits and pictures with alpha are converted like RGB; their alpha is left alone."""
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    image = Image.fromarray(grey)
+    """Gray, palettes, 16 bits and pictures with alpha are converted like RGB; their alpha is left alone."""
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(gray)
     if kind == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
     elif kind in ("RGBA", "LA"):
-        image = Image.merge("LA", [image, Image.fromarray(grey[::-1].copy())]).convert(kind)
+        image = Image.merge("LA", [image, Image.fromarray(gray[::-1].copy())]).convert(kind)
     elif kind == "P":
         image = image.convert("P")
     picture = load(with_chunks(image, gamma_chunk(1)))
-    expected = srgb_of((grey / 255)[:, :, None].repeat(3, 2), BT709)
+    expected = srgb_of((gray / 255)[:, :, None].repeat(3, 2), BT709)
     assert np.abs(picture.rgb - expected).max() < 0.6
     if kind in ("RGBA", "LA"):
         assert picture.alpha is not None
-        assert (picture.alpha == grey[::-1]).all()
+        assert (picture.alpha == gray[::-1]).all()
 
 
-def test_sixteen_bits_of_grey_are_converted_before_they_are_rounded() -> None:
-    """Linear grey of 16 bits keeps the steps of its shadows: every level is the nearest to its own light."""
+def test_sixteen_bits_of_gray_are_converted_before_they_are_rounded() -> None:
+    """Linear gray of 16 bits keeps the steps of its shadows: every level is the nearest to its own light."""
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     picture = load(with_chunks(Image.fromarray(values), gamma_chunk(1)))
     expected = srgb_of((values / 65535)[:, :, None].repeat(3, 2), BT709)
@@ -129,7 +129,7 @@ def test_png_corners_are_undone() -> None:
 
 
 def test_another_white_stays_white() -> None:
-    """With cHRM's white at D50 white and grey stay neutral: whites are adapted, not tinted."""
+    """With cHRM's white at D50 white and gray stay neutral: whites are adapted, not tinted."""
     pixels = colors()[-6:]
     rgb = load(with_chunks(Image.fromarray(pixels), corners_chunk(BT709, (0.3457, 0.3585)))).rgb.astype(int)
     assert np.abs(rgb - pixels).max() <= 1
@@ -193,7 +193,7 @@ def test_the_order_of_words_is_the_standards() -> None:
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 @pytest.mark.parametrize("kind", ["PNG", "AVIF"])
 def test_hdr_is_tone_mapped_with_a_word(kind: str, transfer: int, name: str) -> None:
-    """PQ and HLG come with a note; black stays black, order is kept, and the picture is no longer grey: its contrast
+    """PQ and HLG come with a note; black stays black, order is kept, and the picture is no longer gray: its contrast
     grows, and the brightest light becomes white."""
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     data = (
@@ -203,9 +203,9 @@ def test_hdr_is_tone_mapped_with_a_word(kind: str, transfer: int, name: str) -> 
     )
     picture = load(data)
     assert any("HDR" in note and name in note for note in picture.notes)
-    grey = picture.rgb[:, :, 0].ravel().astype(int)
-    assert grey[0] == 0 and grey[-1] == 255
-    assert (np.diff(grey) >= -1).all()
+    gray = picture.rgb[:, :, 0].ravel().astype(int)
+    assert gray[0] == 0 and gray[-1] == 255
+    assert (np.diff(gray) >= -1).all()
     assert np.ptp(picture.rgb.astype(int), axis=2).max() <= 1
 
 
@@ -227,14 +227,14 @@ def test_hdr_highlights_are_rolled_off_not_cut() -> None:
             Image.fromarray(np.arange(231, dtype=np.uint8).repeat(3).reshape(1, 231, 3)), (b"cICP", b"\1\x10\0\1")
         )
     ).rgb
-    grey = rgb[0, :, 0].astype(int)
+    gray = rgb[0, :, 0].astype(int)
     dark = load(
         with_chunks(
             Image.fromarray(np.arange(80, dtype=np.uint8).repeat(3).reshape(1, 80, 3)), (b"cICP", b"\1\x10\0\1")
         )
     ).rgb
-    assert (np.abs(grey[:80] - dark[0, :, 0]) <= 1).all()
-    assert (np.diff(grey[148:231:12]) > 0).all()
+    assert (np.abs(gray[:80] - dark[0, :, 0]) <= 1).all()
+    assert (np.diff(gray[148:231:12]) > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import sdrt
 from sdrt.codec import Codec
 from sdrt.command import cli
 from sdrt.container import sdl
-from sdrt.container.truth_map import CELL_PX, Truth, decode_truth_map, encode_truth_map, most_bytes, shares
+from sdrt.container.truth_map import CELL_PX, Truth, decode_truth_map, encode_truth_map, max_bytes, shares
 from sdrt.errors import ArgumentError, CorruptError, EngineError, LimitError
 from sdrt.options import EncodeOptions
 from sdrt.packs.manifest import ModelPack
@@ -128,8 +128,8 @@ def test_a_target_is_held_and_a_map_is_small(told: list[tuple[Pixels, bytes]]) -
         budget = 192 * 192 * 0.25 / 8
         assert 0.95 * budget < len(data) <= budget
         assert rgb.shape == (192, 192, 3)
-        assert sdrt.info(data).chunks["trth"] <= most_bytes(36)
-    assert most_bytes(256) + 5 == 60
+        assert sdrt.info(data).chunks["trth"] <= max_bytes(36)
+    assert max_bytes(256) + 5 == 60
 
 
 def test_a_map_of_noise_is_told_coarser_to_keep_its_size(testpack: ModelPack) -> None:

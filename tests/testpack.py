@@ -1,6 +1,6 @@
 """The tests' own model pack: an 8x8 cosine transform with small convolutions around it, about 45 kB.
 
-It paints recognisable pictures, has a halo, and never changes when models/tiny is trained again, so that golden files
+It paints recognizable pictures, has a halo, and never changes when models/tiny is trained again, so that golden files
 last. ``python -m tests.testpack`` writes tests/data/testpack; the committed folder is what tests use.
 """
 
@@ -26,7 +26,7 @@ HALO = {"encoder_px": 1, "decoder_latents": 2}
 
 _LUMA = ((0, 0), (0, 1), (1, 0), (2, 0), (1, 1), (0, 2))
 _CHROMA = ((0, 0), (0, 1), (1, 0))
-_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float64)
+_COLORS = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float64)
 
 
 def basis() -> NDArray[np.float32]:
@@ -36,9 +36,9 @@ def basis() -> NDArray[np.float32]:
         np.cos(np.pi / CELL * np.arange(CELL)[:, None] * place)
         * np.sqrt(np.where(np.arange(CELL) == 0, 1, 2) / CELL)[:, None]
     )
-    colours = _COLOURS / np.linalg.norm(_COLOURS, axis=1, keepdims=True)
+    colors = _COLORS / np.linalg.norm(_COLORS, axis=1, keepdims=True)
     pictures = [
-        colours[c][:, None, None] * np.outer(waves[v], waves[u])[None]
+        colors[c][:, None, None] * np.outer(waves[v], waves[u])[None]
         for c, which in ((0, _LUMA), (1, _CHROMA), (2, _CHROMA))
         for v, u in which
     ]
@@ -46,7 +46,7 @@ def basis() -> NDArray[np.float32]:
 
 
 def near_identity(channels: int, spread: float, seed: int) -> NDArray[np.float32]:
-    """(channels, channels, 3, 3): passes its input on, with a little of the neighbourhood mixed in."""
+    """(channels, channels, 3, 3): passes its input on, with a little of the neighborhood mixed in."""
     weight = np.random.default_rng(seed).normal(scale=spread, size=(channels, channels, 3, 3))
     weight[np.arange(channels), np.arange(channels), 1, 1] += 1
     return weight.astype(np.float32)

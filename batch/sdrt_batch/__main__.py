@@ -22,7 +22,7 @@ from sdrt_batch.settings import Settings, with_record
 from sdrt_batch.units import FILES_A_UNIT, SHARDS, Kind, Unit, find_units
 
 SOME_FAILED = 1
-_MOST_DIGITS = 15
+_MAX_DIGITS = 15
 """Of a number that somebody means; Python itself reads no more than 4,300."""
 
 
@@ -131,7 +131,7 @@ def _count(text: str) -> int:
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
     return int(text)
 

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-MOST_ENDS = 3
+MAX_ENDS = 3
 """A picture at which the process ended so often is not begun again."""
 FOLDER = "_attempts"
 
@@ -29,8 +29,8 @@ class Attempts:
         self._file.write("\n\n")
 
     def begin(self, key: str) -> bool:
-        """Says that ``key`` comes next. False: it ended the process MOST_ENDS times and must not."""
-        if self.ends[key] >= MOST_ENDS:
+        """Says that ``key`` comes next. False: it ended the process MAX_ENDS times and must not."""
+        if self.ends[key] >= MAX_ENDS:
             return False
         self._file.write(json.dumps(key) + "\n")
         self._file.flush()

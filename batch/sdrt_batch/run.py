@@ -26,7 +26,7 @@ from sdrt_batch.worker import Actor, Row
 
 ERRORS = "_errors.csv"
 SUMMARY = "_summary.json"
-_MOST_TASKS = 20_000
+_MAX_TASKS = 20_000
 """Beyond so many, one task has several units: Ray keeps a record of each."""
 
 
@@ -159,7 +159,7 @@ def _rows(units: Sequence[Unit], settings: Settings, cluster: Cluster, workers: 
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     texts = [{"unit": unit.to_json()} for unit in units]
-    dataset = ray.data.from_items(texts, override_num_blocks=min(len(texts), _MOST_TASKS)).map_batches(
+    dataset = ray.data.from_items(texts, override_num_blocks=min(len(texts), _MAX_TASKS)).map_batches(
         Actor,
         fn_constructor_args=(settings,),
         batch_size=1,

@@ -13,7 +13,7 @@ from sdrt.errors import SdrtError, first_line
 from sdrt.latent_cache import FLIPPED, OWN, SIZES, read_members, write_members
 from sdrt.latents.webdataset import Members, checked_key
 from sdrt_batch import results
-from sdrt_batch.attempts import MOST_ENDS, Attempts
+from sdrt_batch.attempts import MAX_ENDS, Attempts
 from sdrt_batch.items import Item, extensions, items_of
 from sdrt_batch.settings import Settings
 from sdrt_batch.units import Unit
@@ -108,7 +108,7 @@ class Worker:
         """Bytes that were read, and the files of each result."""
         checked_key(item.key)
         if not attempts.begin(key):
-            raise sdrt.ImageError(f"the worker's process ended {MOST_ENDS} times at this picture")
+            raise sdrt.ImageError(f"the worker's process ended {MAX_ENDS} times at this picture")
         if not item.main:
             raise sdrt.ImageError(f"it has none of {', '.join(_wanted(self._settings))}")
         members = item.read()

@@ -1,4 +1,4 @@
-"""``python -m sdrt_export tensorrt PACK``: compiles a pack's graphs for this machine's GPU, before anybody waits."""
+"""``python -m sdrt_export tensorrt PACK``: compiles a pack's graphs for this machine's GPU, ahead of time."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("pack", type=Path, help="the pack's folder, or its name")
     parser.add_argument(
-        "--precision", choices=[p for p in PRECISIONS if p != "bf16"], help="default: fp16 if it is here"
+        "--precision", choices=[p for p in PRECISIONS if p != "bf16"], help="default: fp16 if the pack has it"
     )
     parser.add_argument(
         "--sides",
         type=int,
         nargs=3,
-        metavar=("LEAST", "USUAL", "MOST"),
-        help="sides of pictures in pixels: least, best tuned, most (larger pictures are cut into tiles of MOST)",
+        metavar=("MIN", "OPT", "MAX"),
+        help="sides of pictures in pixels: minimum, tuned for, maximum (larger pictures are cut into tiles of MAX)",
     )
     parser.add_argument("--half", choices=HALVES, help="default: both, as far as the pack has them")
-    parser.add_argument("--rebuild", action="store_true", help="also where an engine of these sizes is here")
+    parser.add_argument("--rebuild", action="store_true", help="build again even if an engine of these sizes exists")
     parser.set_defaults(run=_run)
 
 
@@ -60,8 +60,8 @@ def _run(options: argparse.Namespace) -> int:
         path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
         sides = sides_in_cells(options.sides, pack, half)
         read_verified(pack, path.name)
-        print(f"{path.name}: sides {sides.least}, {sides.usual}, {sides.most}; this takes minutes", flush=True)
+        print(f"{path.name}: sides {sides.min}, {sides.opt}, {sides.max}; this takes minutes", flush=True)
         place, built = build_tensorrt(path, sides, rebuild=options.rebuild)
         size = sum(entry.stat().st_size for entry in place.iterdir())
-        print(f"{path.name}: {'built' if built else 'here already'}, {size / 1e6:.1f} MB in {place}")
+        print(f"{path.name}: {'built' if built else 'already built'}, {size / 1e6:.1f} MB in {place}")
     return 0

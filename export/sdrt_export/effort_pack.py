@@ -29,7 +29,7 @@ from sdrt_export.precision import convert
 from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, MetricWeightsError
 
 VGG_WEIGHT, TEXTURE_WEIGHT = 2.0, 1.2
-_LEAST_LENGTH, _LEAST_VARIANCE = 1e-10, 1e-8
+_MIN_LENGTH, _MIN_VARIANCE = 1e-10, 1e-8
 """Under roots, whose slope has no end at 0."""
 
 
@@ -59,7 +59,7 @@ class Distance(nn.Module):
 
 
 def _unit_length(features: Tensor) -> Tensor:
-    return features / (features.square().sum(1, keepdim=True) + _LEAST_LENGTH).sqrt()
+    return features / (features.square().sum(1, keepdim=True) + _MIN_LENGTH).sqrt()
 
 
 def _texture(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def _texture(ours: Tensor, theirs: Tensor) -> Tensor:
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     mean = features.mean((2, 3), keepdim=True)
     variance = (features - mean).square().mean((2, 3))
-    return mean[:, :, 0, 0], (variance + _LEAST_VARIANCE).sqrt()
+    return mean[:, :, 0, 0], (variance + _MIN_VARIANCE).sqrt()
 
 
 def effort_graph(distance: nn.Module) -> onnx.ModelProto:

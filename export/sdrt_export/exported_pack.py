@@ -11,7 +11,7 @@ from sdrt.errors import ModelError
 from sdrt.packs.manifest import GRADIENT, MANIFEST, PRIOR, LatentSpace, ModelPack
 from sdrt.packs.search import load_pack
 from sdrt_export.graph_files import Exported
-from sdrt_export.overflow import MOST
+from sdrt_export.overflow import MAX_PEAK
 from sdrt_export.pack_gradient import add_where_known
 from sdrt_export.pack_writer import read_manifest, update_manifest, write_pack
 from sdrt_export.parity import Parity, report, table
@@ -76,7 +76,7 @@ def write_exported(
 
 def tell_exported(pack: ModelPack, exported: Exported) -> int:
     """Says on stdout what was written and what comes next, and warns of an overflow. Returns the exit code."""
-    if exported.fp16_peak is not None and not exported.fp16_peak <= MOST:
+    if exported.fp16_peak is not None and not exported.fp16_peak <= MAX_PEAK:
         print(f"sdrt_export: warning: fp16 will overflow: numbers reach {exported.fp16_peak:.3g}", file=sys.stderr)
     sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
     print(f"{pack.folder}: latent space {pack.space.id} ({pack.space.channels} at 1/{pack.space.downscale}); {sizes}")

@@ -19,7 +19,7 @@ from sdrt_export.exported_pack import kept_fields, tell_exported, tell_parities,
 from sdrt_export.graph_files import Half, computes_on_shapes, fold, write_graphs
 from sdrt_export.made_pictures import CASES, make_picture
 from sdrt_export.onnx_source import HALVES, OnnxSource, read_onnx
-from sdrt_export.overflow import MOST, peak_of_pair
+from sdrt_export.overflow import MAX_PEAK, peak_of_pair
 from sdrt_export.pack_writer import describe_file
 from sdrt_export.parity import Parity, Wished, measure
 from sdrt_export.spaces import SPACES, resolve_space, translation
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     if "fp16" in precisions:
         picture = make_picture(*CASES[0], space.downscale)
         peak = peak_of_pair(graphs["encoder"], graphs["decoder"], picture, space.channels)
-        if not peak <= MOST and not options.allow_overflow:
+        if not peak <= MAX_PEAK and not options.allow_overflow:
             raise ModelError(f"{options.folder}: numbers reach {peak:.3g} inside, too large for fp16; use w16")
     notes: dict[str, Any] = {
         "opset": max(entry.version for model in graphs.values() for entry in model.opset_import),

@@ -20,7 +20,7 @@ from sdrt.errors import ModelError, first_line
 from sdrt.packs.manifest import LatentSpace
 from sdrt_export.graph_files import Exported, Half, fold, write_graphs
 from sdrt_export.made_pictures import CASES, make_picture, with_level
-from sdrt_export.overflow import FP16_MAX, MOST, peak_of_pair
+from sdrt_export.overflow import FP16_MAX, MAX_PEAK, peak_of_pair
 from sdrt_export.traceable import prepare
 
 OPSET = 18
@@ -71,7 +71,7 @@ def export_modules(
         picture = make_picture(*CASES[0], pixels)
         shown = with_level(picture, pixels) if quality_input else picture
         peak = peak_of_pair(traced["encoder"], traced["decoder"], shown, space.channels)
-        if not peak <= MOST and not allow_overflow:
+        if not peak <= MAX_PEAK and not allow_overflow:
             raise ModelError(
                 f"inside this autoencoder numbers reach {peak:.3g} on a made-up picture, and fp16 holds {FP16_MAX:g}, "
                 "half of which is kept free: pictures would be black; use --precision w16, or --allow-overflow"

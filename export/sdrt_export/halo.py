@@ -29,7 +29,7 @@ def dependence(model: onnx.ModelProto, output_block: int) -> int | None:
 
     ``output_block``: a block of this many output positions that starts at a multiple of it is what a tile is made of:
     1 latent for an encoder, the downscale factor for a decoder. None if the graph holds an operation that looks
-    further than a window (a normalisation over the picture, attention) or one that is not known here.
+    further than a window (a normalization over the picture, attention) or one that is not known here.
     """
     sides: list[int] = []
     for axis in (0, 1):

@@ -1,6 +1,6 @@
 """8-bit graphs for a pack, calibrated on photographs: ``python -m sdrt_export int8 PACK --images FOLDER``.
 
-Needs no checkpoint: the pack's own w16 or fp32 graphs are what is quantised. Layers are left in float by a rule that
+Needs no checkpoint: the pack's own w16 or fp32 graphs are what is quantized. Layers are left in float by a rule that
 measures: first the most harmful ones for their arithmetic, as long as they hold at most a twentieth of it; then more
 of them until the pictures of the calibration hold. A graph is kept only if other photographs hold too.
 """
@@ -24,7 +24,7 @@ from sdrt.errors import ImageError, ModelError, OutputError
 from sdrt.packs.manifest import PRIOR, ModelPack, graph_file_name
 from sdrt.packs.search import load_pack, read_prior, read_verified
 from sdrt.pixels.tensors import to_sample
-from sdrt_export.int8_graph import quantise
+from sdrt_export.int8_graph import quantize_graph
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
 from sdrt_export.pack_writer import update_manifest
@@ -36,12 +36,12 @@ from sdrt_export.session import open_session
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
-LEAST_PSNR_DB = 40.0
+MIN_PSNR_DB = 40.0
 """Between the pictures of the int8 and the float graph. A codec's own loss is 23 to 33 dB: this adds .1 dB to 25."""
-MOST_LPIPS = 0.01
+MAX_LPIPS = 0.01
 FREE_SHARE = 0.05
 """Of the multiplications: what may stay float for the picture's sake without being asked by the bounds."""
-MOST_SHARE = 0.5
+MAX_SHARE = 0.5
 """A graph that is more than half float saves too little to be worth a second file."""
 
 MARGIN_DB, MARGIN = 1.5, 0.7
@@ -100,7 +100,7 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
 def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The figures in the form in which the manifest keeps them."""
     return {
-        "bounds": {"psnr_db": LEAST_PSNR_DB, "lpips": MOST_LPIPS},
+        "bounds": {"psnr_db": MIN_PSNR_DB, "lpips": MAX_LPIPS},
         "graphs": [asdict(outcome) for outcome in outcomes],
     }
 
@@ -122,14 +122,14 @@ def _convert(
     if not calibration.layers:
         raise ModelError(f"there is no convolution to compute in int8 for {path}")
     before = pictures(graph, seen)
-    sure = (LEAST_PSNR_DB + MARGIN_DB, MOST_LPIPS * MARGIN)
+    sure = (MIN_PSNR_DB + MARGIN_DB, MAX_LPIPS * MARGIN)
     converted, floats, share = _choose(
         graph, calibration, lambda model: _holds(compare(pictures(model, seen), before), *sure)
     )
     likeness = compare(pictures(converted, judged), pictures(graph, judged))
     data = converted.SerializeToString(deterministic=True)
     try:
-        if _holds(likeness, LEAST_PSNR_DB, MOST_LPIPS):
+        if _holds(likeness, MIN_PSNR_DB, MAX_LPIPS):
             path.write_bytes(data)
         else:
             path.unlink(missing_ok=True)
@@ -150,25 +150,25 @@ def _convert(
 def _choose(
     graph: onnx.ModelProto, calibration: Calibration, holds: Callable[[onnx.ModelProto], bool]
 ) -> tuple[onnx.ModelProto, list[str], float]:
-    """The quantised graph, the convolutions that stay float, and their share of the multiplications."""
+    """The quantized graph, the convolutions that stay float, and their share of the multiplications."""
     order = calibration.harmful_first()
     work = np.array([layer.work for layer in order])
     shares = np.append(0, np.cumsum(work) / work.sum())
-    least, most = (int((shares[: len(order)] <= share).sum()) - 1 for share in (FREE_SHARE, MOST_SHARE))
+    fewest, limit = (int((shares[: len(order)] <= share).sum()) - 1 for share in (FREE_SHARE, MAX_SHARE))
 
     def converted(count: int) -> onnx.ModelProto:
-        return quantise(graph, calibration.scales, [layer.output for layer in order[count:]])
+        return quantize_graph(graph, calibration.scales, [layer.output for layer in order[count:]])
 
-    count = least
-    if not holds(converted(least)):
-        # More float is closer, so the least number that holds is found by halving; if none does, the most is judged.
-        counts = range(min(least + 1, most), most)
+    count = fewest
+    if not holds(converted(fewest)):
+        # More float is closer, so bisection finds the smallest count that holds; if none does, the largest is judged.
+        counts = range(min(fewest + 1, limit), limit)
         count = counts.start + bisect_left(counts, True, key=lambda count: holds(converted(count)))
     return converted(count), [layer.output for layer in order[:count]], float(shares[count])
 
 
-def _holds(likeness: Likeness, least_psnr_db: float, most_lpips: float) -> bool:
-    return likeness.psnr_db >= least_psnr_db and (likeness.lpips is None or likeness.lpips <= most_lpips)
+def _holds(likeness: Likeness, min_psnr_db: float, max_lpips: float) -> bool:
+    return likeness.psnr_db >= min_psnr_db and (likeness.lpips is None or likeness.lpips <= max_lpips)
 
 
 def _original(pack: ModelPack, half: str) -> onnx.ModelProto:
@@ -182,8 +182,8 @@ def _original(pack: ModelPack, half: str) -> onnx.ModelProto:
 def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]]:
     """Crops to calibrate with, and crops of other photographs to judge by."""
     shown = crops(list_images(folder), _CROPS, cell_px, seed=0)
-    most = max(cell_px, _LOOK_PX // cell_px * cell_px)
-    cut = [(held, np.ascontiguousarray(crop[:most, :most])) for held, crop in shown]
+    side_px = max(cell_px, _LOOK_PX // cell_px * cell_px)
+    cut = [(held, np.ascontiguousarray(crop[:side_px, :side_px])) for held, crop in shown]
     groups = [[crop for held, crop in cut if held is apart] for apart in (False, True)]
     if not all(groups):
         raise ImageError(f"{folder}: too few readable photographs to keep some apart")
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str]) -> int:
         print(
             f"{outcome.file}: {'kept' if outcome.kept else 'REFUSED'}, {outcome.bytes / 1e6:.2f} MB; "
             f"on {outcome.photographs} photographs PSNR {shown.psnr_db:.2f} dB (worst {shown.worst_psnr_db:.2f}, "
-            f"at least {LEAST_PSNR_DB:g}), LPIPS {lpips} (at most {MOST_LPIPS:g}), "
+            f"at least {MIN_PSNR_DB:g}), LPIPS {lpips} (at most {MAX_LPIPS:g}), "
             f"largest difference {shown.max_abs:.1f} of 255; {len(outcome.left_in_float)} of {outcome.convolutions} "
             f"convolutions in float ({outcome.float_share:.1%} of the multiplications)"
         )

@@ -30,20 +30,20 @@ def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def seams(model: onnx.ModelProto) -> set[str]:
-    """Names of the values that quantising may round: what goes into a convolution and what comes out of it."""
+    """Names of the values that quantizing may round: what goes into a convolution and what comes out of it."""
     ends = {name for node in convolutions(model) for name in (node.input[0], node.output[0])}
     return ends | set(_rectified(model).values())
 
 
-def quantise(model: onnx.ModelProto, scales: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
+def quantize_graph(model: onnx.ModelProto, scales: Mapping[str, float], layers: Collection[str]) -> onnx.ModelProto:
     """A copy of a float32 graph in which the convolutions ``layers`` (names of their outputs) compute in int8.
 
     ``scales``: the size of one int8 step for each name of ``seams``. Weights of the other layers are stored in fp16.
     Raises ModelError for a weight that fp16 cannot hold.
     """
-    quantised = onnx.ModelProto()
-    quantised.CopyFrom(model)
-    graph = quantised.graph
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    graph = quantized.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     rectified, readers = _rectified(model), _readers(model)
     chosen = {node.output[0] for node in convolutions(model)} & set(layers)
@@ -88,7 +88,7 @@ def quantise(model: onnx.ModelProto, scales: Mapping[str, float], layers: Collec
             seen_as[output] = f"{output}.shared"
     replace_nodes(graph, nodes)
     drop_unused(graph)
-    return convert(quantised, "w16")
+    return convert(quantized, "w16")
 
 
 def _rectified(model: onnx.ModelProto) -> dict[str, str]:

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from sdrt_export.int8_graph import LEVELS, convolutions, quantise, seams
+from sdrt_export.int8_graph import LEVELS, convolutions, quantize_graph, seams
 from sdrt_export.session import open_session
 
 Floats = NDArray[np.float32]
@@ -75,7 +75,11 @@ def calibrate(model: onnx.ModelProto, inputs: Sequence[Floats]) -> Calibration:
             work[node.output[0]] = work.get(node.output[0], 0) + values[node.output[0]].size * per_value
     scales = {name: _scale(np.concatenate(magnitudes)) for name, magnitudes in seen.items()}
     layers = [
-        Layer(output, multiplications, error_of(quantise(model, scales, [output]), inputs[:_HARMED], outputs[:_HARMED]))
+        Layer(
+            output,
+            multiplications,
+            error_of(quantize_graph(model, scales, [output]), inputs[:_HARMED], outputs[:_HARMED]),
+        )
         for output, multiplications in work.items()
     ]
     return Calibration(scales, tuple(layers))

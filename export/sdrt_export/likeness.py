@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-_LEAST_SIDE_PX = 32
+_MIN_SIDE_PX = 32
 """AlexNet halves and quarters pictures: smaller ones vanish."""
 
 
@@ -49,7 +49,7 @@ def _clamped(sample: Floats) -> Floats:
 
 def _lpips(pairs: Sequence[tuple[Floats, Floats]]) -> float | None:
     network = _network()
-    large = [pair for pair in pairs if min(pair[0].shape[2:]) >= _LEAST_SIDE_PX]
+    large = [pair for pair in pairs if min(pair[0].shape[2:]) >= _MIN_SIDE_PX]
     if network is None or not large:
         return None
     import torch

@@ -90,7 +90,7 @@ def read_onnx(folder: Path) -> OnnxSource:
 def run(model: onnx.ModelProto, array: Floats) -> Floats:
     """A graph of one input and one output as it was written. Raises ModelError where it does not run."""
     try:
-        session = open_session(model, optimise=False)
+        session = open_session(model, optimize=False)
         result: Floats = session.run(None, {session.get_inputs()[0].name: array})[0]
     except Exception as error:  # onnxruntime raises a dozen unrelated classes
         raise ModelError(f"the graph does not run on {array.shape}: {first_line(error)}") from None

@@ -16,7 +16,7 @@ from sdrt_export.precision import wide_values
 from sdrt_export.session import open_session
 
 FP16_MAX = 65504.0
-MOST = FP16_MAX / 2
+MAX_PEAK = FP16_MAX / 2
 """Other pictures than the ones tried may go higher: half of the range is kept free."""
 
 
@@ -30,7 +30,7 @@ def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDA
     floats = [value.name for value in types if value.type.tensor_type.elem_type == TensorProto.FLOAT]
     floats = [name for name in floats if name not in wide]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in floats)
-    session = open_session(observed, optimise=False)
+    session = open_session(observed, optimize=False)
     values = session.run(None, {graph.input[0].name: array})
     return max(float(np.abs(value).max()) for value in values), values[0]
 

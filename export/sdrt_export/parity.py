@@ -135,15 +135,15 @@ def measure(
         EngineError: a graph cannot run.
     """
     names = [name for half in ("encoder", "decoder") if (name := graph_file_name(half, precision)) in pack.files]
-    # Unoptimised, the CPU rounds at the seams of fp16 as a GPU would; its optimiser takes the roundings out.
-    optimise = precision != "fp16"
+    # Unoptimized, the CPU rounds at the seams of fp16 as a GPU would; its optimizer takes the roundings out.
+    optimize = precision != "fp16"
     engines: dict[str, Engine] = {}
     sizes: dict[str, int] = {}
     for name in names:
         half = name.split(".")[0]
         sizes[half] = len(read_verified(pack, name))
         sides = gpu_sides(pack, half)
-        engines[half] = Engine(pack.folder / name, device=device, optimise=optimise, sides=sides, tf32=False)
+        engines[half] = Engine(pack.folder / name, device=device, optimize=optimize, sides=sides, tf32=False)
     decoder = engines["decoder"]
     limit = tolerance(precision, decoder.device)
     few, many = (_Compared([], [], []) for _ in range(2))
@@ -174,7 +174,7 @@ def measure(
         picture_psnr_db=likeness.worst_psnr_db,
         picture_lpips=likeness.lpips,
         fp16_peak=None if peak is None else float(f"{peak:.4g}"),
-        passed=all(passed) and (peak is None or peak <= overflow.MOST),
+        passed=all(passed) and (peak is None or peak <= overflow.MAX_PEAK),
     )
 
 
@@ -189,10 +189,10 @@ class _Compared:
     def passes(self, limit: Tolerance, output: str, slack: float) -> bool:
         likeness = compare(self.pictures, self.wanted)
         # Where both are rounded, the smallest difference can become a whole level.
-        most = limit.picture_max_abs * slack + (1 if output == "uint8" else 0)
+        max_abs = limit.picture_max_abs * slack + (1 if output == "uint8" else 0)
         return (
             all(difference <= limit.latents_relative * slack for difference in self.latents)
-            and likeness.max_abs <= most
+            and likeness.max_abs <= max_abs
             and likeness.worst_psnr_db >= limit.picture_psnr_db - 20 * np.log10(slack)
         )
 

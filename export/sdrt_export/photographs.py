@@ -15,7 +15,7 @@ from sdrt.pixels.load import load
 
 CROP_PX = 384
 SUFFIXES = {".webp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".avif", ".bmp"}
-MOST_CROPS = 8
+MAX_CROPS = 8
 """Of one photograph, where there are few."""
 
 Pixels = NDArray[np.uint8]
@@ -40,7 +40,7 @@ class CropPlan:
         self.random = np.random.default_rng(seed)
         self.held = {path for path in paths if path.stem.endswith("0")} or set(paths[::8])
         self.order = [paths[index] for index in self.random.permutation(len(paths))][:count]
-        self.each = max(1, min(MOST_CROPS, count // len(self.order)))
+        self.each = max(1, min(MAX_CROPS, count // len(self.order)))
         self._cell_px = cell_px
 
     def cut(self, path: Path) -> list[Pixels]:

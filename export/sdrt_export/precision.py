@@ -13,7 +13,7 @@ from sdrt.errors import ModelError
 
 PRECISIONS = {
     "w16": "weights stored in fp16, all arithmetic in fp32 (any CPU)",
-    "fp16": "weights and arithmetic in fp16, normalisation and softmax in fp32 (GPU)",
+    "fp16": "weights and arithmetic in fp16, normalization and softmax in fp32 (GPU)",
     "fp32": "weights and arithmetic in fp32 (reference)",
 }
 ISLANDS = frozenset(
@@ -206,7 +206,7 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> No
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Initialisers that no node reads go."""
+    """Initializers that no node reads go."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     copies = []

@@ -11,10 +11,10 @@ import onnx
 from sdrt.network import onnxruntime_session
 
 
-def open_session(model: onnx.ModelProto, *, optimise: bool = True, basic_into: Path | None = None) -> Any:
-    """The graph on the CPU, an onnxruntime.InferenceSession. ``optimise`` False: as it was written.
+def open_session(model: onnx.ModelProto, *, optimize: bool = True, basic_into: Path | None = None) -> Any:
+    """The graph on the CPU, an onnxruntime.InferenceSession. ``optimize`` False: as it was written.
 
-    ``basic_into``: only what keeps the graph standard ONNX is optimised, and the result is written to this file.
+    ``basic_into``: only what keeps the graph standard ONNX is optimized, and the result is written to this file.
     """
     onnxruntime = onnxruntime_session.load()
     options = onnxruntime.SessionOptions()
@@ -24,7 +24,7 @@ def open_session(model: onnx.ModelProto, *, optimise: bool = True, basic_into: P
     options.intra_op_num_threads = cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if basic_into is not None:
         options.graph_optimization_level = levels.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(basic_into)

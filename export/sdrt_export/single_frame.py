@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sdrt.errors import ModelError
 from sdrt_export.traceable import RmsNorm, SpatialAttention, conv
 
-_LEAST_RMS = 2e-5
+_MIN_RMS = 2e-5
 """A vector across channels that is smaller is not brought to length one: fp16 could not hold the factor. diffusers has
 1e-12 over the root of the number of channels; features this small do not occur."""
 
@@ -101,7 +101,7 @@ def _flat(module: nn.Module) -> nn.Module | None:
 
 def _norm(norm: Any) -> RmsNorm:
     # Its bias is the number 0 where there is none.
-    return RmsNorm(norm.gamma, norm.bias if isinstance(norm.bias, Tensor) else None, least=_LEAST_RMS)
+    return RmsNorm(norm.gamma, norm.bias if isinstance(norm.bias, Tensor) else None, minimum=_MIN_RMS)
 
 
 class _Resample(nn.Module):

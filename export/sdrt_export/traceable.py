@@ -119,12 +119,12 @@ def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
 class RmsNorm(nn.Module):
     """x over its root mean square across channels, times a weight and plus a bias for each channel."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, added: float = 0.0, least: float = 0.0) -> None:
-        """``added`` to the mean square; ``least``: the root is not taken to be smaller."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, added: float = 0.0, minimum: float = 0.0) -> None:
+        """``added``: to the mean square (an epsilon). ``minimum``: of the root, which is clamped to it."""
         super().__init__()
         self.weight = nn.Parameter(weight.detach().float().flatten()[:, None, None].clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().float().flatten()[:, None, None].clone())
-        self.in_float32 = _InverseRms(added, least)
+        self.in_float32 = _InverseRms(added, minimum)
 
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = x * self.in_float32(x) * self.weight
@@ -132,14 +132,14 @@ class RmsNorm(nn.Module):
 
 
 class _InverseRms(nn.Module):
-    def __init__(self, added: float, least: float) -> None:
+    def __init__(self, added: float, minimum: float) -> None:
         super().__init__()
-        self.added, self.least = added, least
+        self.added, self.minimum = added, minimum
 
     def forward(self, x: Tensor) -> Tensor:
         square = x.square().mean(1, keepdim=True)
         root = torch.sqrt(square + self.added) if self.added else torch.sqrt(square)
-        return 1 / (root.clamp_min(self.least) if self.least else root)
+        return 1 / (root.clamp_min(self.minimum) if self.minimum else root)
 
 
 class SpatialAttention(nn.Module):

@@ -15,12 +15,13 @@ def check_count(name: str, value: object) -> None:
     check_integer(name, value, 1, " or None")
 
 
-def check_integer(name: str, value: object, least: int, or_else: str = "") -> None:
-    """Accept integers of ``least`` or more. ``or_else``: what else there is, for the message. Raises ArgumentError."""
+def check_integer(name: str, value: object, minimum: int, or_else: str = "") -> None:
+    """Accept integers of ``minimum`` or more. ``or_else``: for the message, what else is accepted. Raises
+    ArgumentError."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ArgumentError(f"{name} is {value!r}, it must be an integer{or_else}")
-    if int(value) < least:
-        raise ArgumentError(f"{name} is {value}, it must be at least {least}")
+    if int(value) < minimum:
+        raise ArgumentError(f"{name} is {value}, it must be at least {minimum}")
 
 
 def check_range(name: str, value: object, low: float, high: float) -> None:

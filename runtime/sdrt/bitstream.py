@@ -238,11 +238,11 @@ class FileWriter:
         return f", {kept_bytes} of them metadata: encode without keep_metadata (--keep-metadata)" if kept_bytes else ""
 
     def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:
-        """The file of ``latents`` at one step. ``bit_weight``, from 1 up: how much more than usual a bit weighs."""
+        """The file of ``latents`` at one step. ``bit_weight`` above 1 raises the weight of bits by what exceeds 1."""
         pack, prior = self.coder.pack, self.coder.prior
         # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
         optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]
-        weight = quantize.lambda_for_psnr(prior) if optimized else prior.decisions
+        weight = quantize.bit_weight_for_psnr(prior) if optimized else prior.bit_weight
         if self.options.latent_error is not None:
             weight = 0.0
         indices = self._steps(latents, step_index, resampling)

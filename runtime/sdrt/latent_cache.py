@@ -21,7 +21,7 @@ from sdrt.options import EncodeOptions, LatentForm, updated
 SDL, FLIPPED, SIZES = "sdl", "flipped.sdl", "latent.json"
 OWN = (SDL, FLIPPED, SIZES)
 """Extensions of one sample's files."""
-_MOST_PX = 2**31 - 1
+_MAX_PX = 2**31 - 1
 """Of a size in pixels that a file tells of: trainers keep them in 32 bits."""
 READERS = {"npz": read_npz, "latent": read_safetensors, "safetensors": read_safetensors}
 """Extension -> how samples are read out of such a file: bytes and key -> samples."""
@@ -85,7 +85,7 @@ def _sizes(text: bytes, name: str) -> dict[str, list[int]]:
         wanted = {"original_size": 2, "crop_ltrb": 4}
         sizes = {field: fields[field] for field in wanted if field in fields}
         for field, value in sizes.items():
-            if len(value) != wanted[field] or not all(type(n) is int and abs(n) <= _MOST_PX for n in value):
+            if len(value) != wanted[field] or not all(type(n) is int and abs(n) <= _MAX_PX for n in value):
                 raise ValueError(field)
     except (ValueError, TypeError, RecursionError):
         raise CorruptError(f"{name} holds no sizes: original_size has two integers, crop_ltrb four") from None

@@ -59,8 +59,8 @@ class Region:
     weight: float = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("x", 0), ("y", 0), ("width", 1), ("height", 1)):
-            check_integer(f"{name} of a region", getattr(self, name), least)
+        for name, minimum in (("x", 0), ("y", 0), ("width", 1), ("height", 1)):
+            check_integer(f"{name} of a region", getattr(self, name), minimum)
         if self.weight is None:
             raise ArgumentError("weight of a region is None, it must be a number")
         check_range("weight of a region", self.weight, 1 / MAX_WEIGHT, MAX_WEIGHT)

@@ -38,7 +38,7 @@ _FEATHER_PX = 4
 _FINEST = 100
 _LENGTH_GROWS = 3
 """Bytes by which the length of a chunk grows at most when its data do."""
-_MOST_PIXELS = 2**24
+_MAX_PIXELS = 2**24
 """AV1 takes minutes and gigabytes to code more."""
 _LONGEST_SIDE_PX = 16383
 """Of a WebP file."""
@@ -62,7 +62,7 @@ def cells_to_protect(rgb: Pixels) -> Mask | None:
     That is so where there are none, in pictures of more than 16 megapixels, and where Pillow lacks a codec.
     """
     height_px, width_px = rgb.shape[:2]
-    too_large = height_px * width_px > _MOST_PIXELS or max(height_px, width_px) > _LONGEST_SIDE_PX
+    too_large = height_px * width_px > _MAX_PIXELS or max(height_px, width_px) > _LONGEST_SIDE_PX
     if too_large or not (can_code("av1") and can_code("vp8l")):
         return None
     marked = type_cells(rgb, CELL_PX)

@@ -25,25 +25,25 @@ def write_with_truth(writer: FileWriter, write: Write, original: Picture, paint:
     """The file of ``writer`` with a truth map of what ``paint`` makes of it.
 
     A map tells of the file that it is in and takes bytes from it: where a size is the target the file is written with
-    room for a usual map, and again with room for its own where that was too little or too much. A map that exceeds its
-    room is told in larger blocks, which promises less.
+    room for a typical map, and again with room for its own where that was too little or too much. A map that exceeds
+    its room is coded in larger blocks, which promises less.
 
     Raises what ``write`` and ``paint`` raise.
     """
     rows, columns = truth_map.cells(*original.rgb.shape[:2])
-    most, least = truth_map.most_bytes(rows * columns), _size(np.full((rows, columns), truth_map.Truth.INVENTED))
-    room = max(least, rows * columns // 10)
+    largest, smallest = truth_map.max_bytes(rows * columns), _size(np.full((rows, columns), truth_map.Truth.INVENTED))
+    room = max(smallest, rows * columns // 10)
     for last in (False, True):
         with_room = replace(writer, chunks=(*writer.chunks, sdl.Chunk(sdl.TRUTH, bytes(room))))
         data, file = write(with_room)
         classes = compared(original, paint(data))
         if writer.budget_bytes is None:
-            room = most
-        elif not last and not 0 <= room - min(_size(classes), most) <= _SPARE * len(data):
-            room = min(max(_size(classes) + _ROOM_TO_GROW_BYTES, least), most)
+            room = largest
+        elif not last and not 0 <= room - min(_size(classes), largest) <= _SPARE * len(data):
+            room = min(max(_size(classes) + _ROOM_TO_GROW_BYTES, smallest), largest)
             writer = replace(writer, guess=file.step_index)
             continue
-        coded = sdl.Chunk(sdl.TRUTH, _fitting(classes, min(room, most)))
+        coded = sdl.Chunk(sdl.TRUTH, _fitting(classes, min(room, largest)))
         file = replace(file, chunks=tuple(coded if chunk.kind == sdl.TRUTH else chunk for chunk in file.chunks))
         return sdl.pack(file), file
     raise AssertionError("the last writing returns")
@@ -61,14 +61,16 @@ def _size(classes: NDArray[np.integer]) -> int:
 
 
 def _fitting(classes: NDArray[np.uint8], room_bytes: int) -> bytes:
-    """The data of the map, told in the smallest blocks that fit by the least that is true in each; at last, that
-    nothing is true."""
-    block, told = 1, classes
-    while _size(told) > room_bytes and block < max(classes.shape):
+    """The coded map: each block has its worst class, in the smallest blocks that fit.
+
+    Where none fit, all of it is ``INVENTED``.
+    """
+    block, coarse = 1, classes
+    while _size(coarse) > room_bytes and block < max(classes.shape):
         block *= 2
         rows, columns = (np.arange(0, side, block) for side in classes.shape)
-        least = np.maximum.reduceat(np.maximum.reduceat(classes, rows, 0), columns, 1)
-        told = least.repeat(block, 0).repeat(block, 1)[: classes.shape[0], : classes.shape[1]]
-    if _size(told) > room_bytes:
-        told = np.full_like(classes, truth_map.Truth.INVENTED)
-    return truth_map.encode_truth_map(told.tolist())
+        worst = np.maximum.reduceat(np.maximum.reduceat(classes, rows, 0), columns, 1)
+        coarse = worst.repeat(block, 0).repeat(block, 1)[: classes.shape[0], : classes.shape[1]]
+    if _size(coarse) > room_bytes:
+        coarse = np.full_like(classes, truth_map.Truth.INVENTED)
+    return truth_map.encode_truth_map(coarse.tolist())

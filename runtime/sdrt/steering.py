@@ -10,7 +10,7 @@ import numpy as np
 
 from sdrt.bitstream import FileWriter, Paint, Write, Written
 from sdrt.container import step_map
-from sdrt.container.step_map import MOST_OFFSET, UNIT, Offsets
+from sdrt.container.step_map import MAX_OFFSET, UNIT, Offsets
 from sdrt.errors import ArgumentError, UnsupportedError
 from sdrt.options import EncodeOptions, Region
 from sdrt.packs.manifest import ModelPack
@@ -49,7 +49,7 @@ def offsets_of(regions: Sequence[Region], height_px: int, width_px: int, downsca
     """
     rows, columns, side = step_map.cells(ceil(height_px / downscale), ceil(width_px / downscale), downscale)
     cell_px = side * downscale
-    coarsest = MOST_OFFSET + 1
+    coarsest = MAX_OFFSET + 1
     offsets = np.full((rows, columns), coarsest, np.int8)
     for region in regions:
         right, bottom = region.x + region.width, region.y + region.height

@@ -14,7 +14,7 @@ from typing import Protocol
 
 _BLOCK_BYTES = 1 << 20
 _PAUSE_S = 0.01
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 """As many symbolic links as Linux follows."""
 
 
@@ -115,12 +115,12 @@ def link_hops(path: Path) -> list[Path]:
     Relative paths stay relative, so that the working folder need not exist. Raises OSError: a circle of links.
     """
     hops = [path]
-    while len(hops) <= _MOST_LINKS:
+    while len(hops) <= _MAX_LINKS:
         try:
             hops.append(hops[-1].parent / hops[-1].readlink())
         except (OSError, ValueError):  # no link, or nothing is there
             return hops
-    raise OSError(f"more than {_MOST_LINKS} symbolic links")
+    raise OSError(f"more than {_MAX_LINKS} symbolic links")
 
 
 def _wait(stream: object, *, to_write: bool) -> None:

@@ -22,7 +22,7 @@ from sdrt.coding.symbols import with_extents
 from sdrt.command import cli
 from sdrt.container import npz, sdl
 from sdrt.container.alpha import decode_alpha, encode_alpha
-from sdrt.container.step_map import MOST_OFFSET, decode_step_map, encode_step_map
+from sdrt.container.step_map import MAX_OFFSET, decode_step_map, encode_step_map
 from sdrt.errors import ModelError, SdrtError, UnsupportedError
 from sdrt.network import tile
 from sdrt.network.graph import Graph
@@ -97,7 +97,7 @@ def test_all_symbols_come_back(which: int, size: tuple[int, int], draw: st.DataO
 step_maps = arrays.arrays(
     np.int8,
     arrays.array_shapes(min_dims=2, max_dims=2, max_side=30),
-    elements=st.integers(-MOST_OFFSET, MOST_OFFSET),
+    elements=st.integers(-MAX_OFFSET, MAX_OFFSET),
 ).filter(np.any)
 
 
@@ -162,8 +162,8 @@ def test_a_budget_is_kept_whatever_the_sizes(sizes: list[int], budget: int, gues
     curve = sorted(sizes, reverse=True) if falling else sizes
     seen: list[int] = []
 
-    def code(index: int, thrift: float) -> bytes:
-        seen.append(int(curve[index] / thrift**0.1))
+    def code(index: int, bit_weight: float) -> bytes:
+        seen.append(int(curve[index] / bit_weight**0.1))
         return bytes(seen[-1])
 
     try:

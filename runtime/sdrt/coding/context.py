@@ -116,8 +116,8 @@ class Canvas:
             columns = np.arange(grid.x, self.width, grid.stride) + WINDOW
             parts.append((rows[:, None] * self._stride + columns).ravel())
         places = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        if scan.least_extent:
-            places = places[self.symbols[places, 0] >= scan.least_extent]
+        if scan.min_extent:
+            places = places[self.symbols[places, 0] >= scan.min_extent]
         return places
 
     def rows(self, array: NDArray[_Number], places: Positions) -> NDArray[_Number]:

@@ -212,8 +212,8 @@ def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
         prediction = predict(canvas, scan, places)
         symbols = decoder.scan(prediction)
         if scan.start < prior.offset and symbols.size:
-            least, most = int(symbols.min()), int(symbols.max())
-            if least < 0 or most > len(prior.extents):
+            low, high = int(symbols.min()), int(symbols.max())
+            if low < 0 or high > len(prior.extents):
                 raise CorruptError(f"payload holds an extent that is not in 0..{len(prior.extents)}")
         again.scan(prediction, symbols)
         values = symbols.reshape(-1, scan.size)

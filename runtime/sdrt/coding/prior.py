@@ -62,7 +62,7 @@ class Scan:
     Attributes:
         start, stop: the channels that it codes, of those that the prior codes (the extents' included).
         grids: the positions, in the order of coding.
-        least_extent: positions of a smaller extent are skipped; 0: none is.
+        min_extent: positions of a smaller extent are skipped; 0: none is.
         wide: whether it codes channels after the near ones.
         near: how many channels it sees one by one: ``min(start, prior.near)``.
         bands: numbers of bands that it sees at the position itself and around it; (0, 0) unless wide.
@@ -83,7 +83,7 @@ class Scan:
     start: int
     stop: int
     grids: tuple[Grid, ...]
-    least_extent: int
+    min_extent: int
     wide: bool
     near: int
     bands: tuple[int, int]
@@ -122,7 +122,8 @@ class Prior:
         radius, low_bits: int32 (K,), of each class.
         frequencies: for each class uint16 (FRACTIONS, 2 * radius + 2); rows sum to 65536, the last entry is the escape.
         sensitivity: float32 (C,), pixel error per squared step error, relative; for the encoder only.
-        decisions: how much bits weigh against it, 0 is plain rounding; for the encoder only.
+        bit_weight: weight of bits against squared error (lambda, see ``quantize``), 0 to 100; 0 is plain rounding. For
+            the encoder only; the array ``decisions`` of the file.
     """
 
     steps: Float32
@@ -135,7 +136,7 @@ class Prior:
     low_bits: Int32
     frequencies: tuple[NDArray[np.uint16], ...]
     sensitivity: Float32
-    decisions: float
+    bit_weight: float
 
     @property
     def channels(self) -> int:

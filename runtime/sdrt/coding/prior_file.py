@@ -113,8 +113,8 @@ def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
     _check(bool(np.isfinite(steps).all() and (steps > 0).all()), name, "steps are finite and positive")
     _check(sensitivity.shape == (channels,), name, "one sensitivity for each channel")
     _check(bool(np.isfinite(sensitivity).all() and (sensitivity > 0).all()), name, "sensitivity is finite and positive")
-    decisions = _take(arrays, "decisions", "<f4", name).astype(np.float32)
-    _check(decisions.shape == () and bool(0 <= decisions <= 100), name, "decisions are from 0 to 100")
+    bit_weight = _take(arrays, "decisions", "<f4", name).astype(np.float32)
+    _check(bit_weight.shape == () and bool(0 <= bit_weight <= 100), name, "decisions are from 0 to 100")
     permutation = order.shape == (channels,) and np.array_equal(np.sort(order), np.arange(channels))
     _check(permutation, name, "order is a permutation of the channels")
     extents = _take(arrays, "extents", "<i2", name).astype(np.int64)
@@ -149,7 +149,7 @@ def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
         low_bits=low_bits,
         frequencies=tuple(table.astype(np.uint16) for table in frequencies),
         sensitivity=sensitivity,
-        decisions=float(decisions),
+        bit_weight=float(bit_weight),
     )
     for array in (steps, sensitivity, order, prior.class_of, radius, low_bits):
         array.setflags(write=False)
@@ -172,8 +172,8 @@ def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int
     for start, stop, grid_count, tap_count, own_count, hidden in table.tolist():
         _check(0 <= start < stop <= coded, name, "a scan codes channels")
         _check(1 <= grid_count <= LATTICE**2 and 1 <= hidden <= 1024, name, "sizes of a scan")
-        most = (2 * WINDOW + 1) ** 2
-        _check(0 <= min(tap_count, own_count) <= max(tap_count, own_count) <= most, name, "taps of a scan")
+        max_taps = (2 * WINDOW + 1) ** 2
+        _check(0 <= min(tap_count, own_count) <= max(tap_count, own_count) <= max_taps, name, "taps of a scan")
         wide, size, seen = start >= near, stop - start, min(start, near)
         _check(reach[start] == reach[stop - 1], name, "the channels of a scan have one extent")
         _check(not extents or start == 0 or bool((covered[0] == 1).all()), name, "extents are coded first")
@@ -209,7 +209,7 @@ def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int
                 start=start,
                 stop=stop,
                 grids=tuple(Grid(*row) for row in grids.tolist()),
-                least_extent=int(reach[start]),
+                min_extent=int(reach[start]),
                 wide=wide,
                 near=seen,
                 bands=bands,

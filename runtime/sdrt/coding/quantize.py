@@ -24,9 +24,9 @@ _FOR_PSNR = 1.0
 _KEPT = np.float32(0.6)  # of a step: what is smaller is not worth an extent of its own
 
 
-def lambda_for_psnr(prior: Prior) -> float:
-    """The weight of bits that saves most of them at equal PSNR; eyes want a smaller one, the prior's own."""
-    return max(prior.decisions, _FOR_PSNR)
+def bit_weight_for_psnr(prior: Prior) -> float:
+    """The weight of bits that saves the most bits at equal PSNR. The prior's own is smaller: tuned for perception."""
+    return max(prior.bit_weight, _FOR_PSNR)
 
 
 def step_scale(step_index: int) -> float:
@@ -72,7 +72,7 @@ def quantize(
         raise ValueError(f"latents of shape {latents.shape} do not fit a prior of {prior.channels} channels")
     if not np.isfinite(latents).all():
         raise ValueError("latents are not finite")
-    weight = prior.decisions if weight is None else weight
+    weight = prior.bit_weight if weight is None else weight
     exact = np.asarray(arrange(latents, prior), np.float32)
     exact /= prior.steps[prior.order]
     exact /= _scales(step_indices)[:, :, None]

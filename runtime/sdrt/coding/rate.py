@@ -25,8 +25,8 @@ FULL = 0.995
 """The search ends at a file that uses this share of its budget."""
 FILLED = 0.98
 """Below this share a finer step is tried with a larger weight on bits."""
-_MOST_THRIFT = 16.0
-_THRIFT_TRIES = 5
+_MAX_BIT_WEIGHT = 16.0
+_BIT_WEIGHT_TRIES = 5
 _STRAIGHT = 0.6
 """The power of a file's size that is nearly linear in the index: measured on tiny and on taef2."""
 _EMPTY = 225
@@ -55,9 +55,10 @@ def finest_within(
     """A file of an index in ``finest..coarsest`` that has at most ``budget_bytes`` and, if it can be, 98 % of them.
 
     Args:
-        code: ``code(index, thrift)`` makes a file; ``thrift``, 1 or more, multiplies the weight of bits against error.
-            It is called at most 17 times, on photographs three to four times (tests/test_shipped_pack.py). Sizes should
-            fall with both arguments; where they do not, the result still fits the budget.
+        code: ``code(index, bit_weight)`` makes a file. ``bit_weight``: 1 for the weight of bits (lambda) that the
+            options ask for, above 1 for a larger one, which saves bytes at the same step. ``code`` is called at most 17
+            times, on photographs three to four times (tests/test_shipped_pack.py). Sizes should fall with both
+            arguments; where they do not, the result still fits the budget.
         budget_bytes: the size that must not be exceeded.
         guess: the index that is tried first.
         finest: the smallest index that may be used.
@@ -71,11 +72,11 @@ def finest_within(
     sizes: dict[int, int] = {}
     best, smallest = b"", sys.maxsize
 
-    def fit(index: int, thrift: float = 1.0) -> bool:
+    def fit(index: int, bit_weight: float = 1.0) -> bool:
         nonlocal best, smallest
-        coded = code(index, thrift)
+        coded = code(index, bit_weight)
         smallest = min(smallest, len(coded))
-        if thrift == 1:
+        if bit_weight == 1:
             sizes[index] = len(coded)
         if len(coded) > budget_bytes:
             return False
@@ -98,8 +99,8 @@ def finest_within(
             after = _next(sizes, index, far if far in sizes else last, budget_bytes, 4.0 ** max(0, alike - 2))
         last, index = index, min(max(after, too_large + 1), fits - 1)
     if fits - 1 >= finest and (best or coarsest == MAX_STEP_INDEX):
-        low, high = 1.0, _MOST_THRIFT
-        for _ in range(_THRIFT_TRIES):
+        low, high = 1.0, _MAX_BIT_WEIGHT
+        for _ in range(_BIT_WEIGHT_TRIES):
             if len(best) >= FILLED * budget_bytes:
                 break
             middle = (low * high) ** 0.5

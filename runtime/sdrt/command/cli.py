@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command(arguments)
         flush_stdout()
         return code
-    except Exception as error:  # the last line of defence: a person gets a line, not a stack
+    except Exception as error:  # the last line of defense: a person gets a line, not a stack
         return complain(error)
 
 

@@ -61,7 +61,7 @@ def _fill_closed_descriptors() -> None:
 
 
 def _set_noise_apart() -> None:
-    """Move stderr, as Python knows it, to another descriptor: what C libraries write to the usual one is kept aside."""
+    """Move stderr, as Python knows it, to another descriptor: what C libraries write to descriptor 2 is kept aside."""
     global _noise_set_apart  # noqa: PLW0603 (of the process, which has one stderr)
     encoding = sys.stderr.encoding
     sys.stderr = os.fdopen(os.dup(_STDERR), "w", 1, encoding=encoding, errors="backslashreplace")

@@ -157,7 +157,7 @@ def _predicted(known: Plane) -> npt.NDArray[np.int16]:
 
 
 def _interpolation_residuals(alpha: Plane, radius: int) -> Plane:
-    """What a decoder needs to follow: the coarsest grid as it is, then per pass the quantised errors of the prediction.
+    """What a decoder needs to follow: the coarsest grid as it is, then per pass the quantized errors of the prediction.
 
     Steps are 2 * radius + 1 wide, so that every pixel lies within ``radius``. An error e is stored as 2 e, or -2 e - 1
     where negative; with radius 0 errors are taken modulo 256 into -128..127 first.

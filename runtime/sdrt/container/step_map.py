@@ -1,7 +1,7 @@
 """The step map: an offset of the quantizer's step index for each cell, in the critical chunk ``STEP``.
 
 A cell is a square of CELL_PX pixels of the coded picture, as many whole latent positions as lie in it. Its offset
-counts UNIT step indices (a quarter of an octave), MOST_OFFSET at most each way. docs/FORMAT.md has the coding.
+counts UNIT step indices (a quarter of an octave), MAX_OFFSET at most each way. docs/FORMAT.md has the coding.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sdrt.errors import CorruptError
 
 CELL_PX = 64
 UNIT = 16
-MOST_OFFSET = 7
+MAX_OFFSET = 7
 
 Offsets = NDArray[np.int8]
-"""int8 (rows, columns), each within +-MOST_OFFSET."""
+"""int8 (rows, columns), each within +-MAX_OFFSET."""
 
 # Where each kind of decision keeps its probabilities; three classes of how much the neighbors differ.
 _ZERO_AT, _SIGN_AT, _MORE_AT = 0, 3, 6
-_CONTEXTS = _MORE_AT + 2 * MOST_OFFSET
+_CONTEXTS = _MORE_AT + 2 * MAX_OFFSET
 
 
 def cells(rows: int, columns: int, downscale: int) -> tuple[int, int, int]:
@@ -68,8 +68,8 @@ def encode_step_map(offsets: Offsets) -> bytes:
     Raises:
         ValueError: an offset is out of range, or all are 0: such a file has no step map.
     """
-    if offsets.ndim != 2 or not offsets.any() or np.abs(offsets.astype(int)).max() > MOST_OFFSET:
-        raise ValueError(f"offsets of a step map are within +-{MOST_OFFSET} and not all 0")
+    if offsets.ndim != 2 or not offsets.any() or np.abs(offsets.astype(int)).max() > MAX_OFFSET:
+        raise ValueError(f"offsets of a step map are within +-{MAX_OFFSET} and not all 0")
     coder = BinaryEncoder(_CONTEXTS)
     _walk(coder, offsets.astype(int).tolist())
     return coder.finish()
@@ -96,8 +96,8 @@ def _walk(coder: BinaryCoder, source: list[list[int]]) -> list[list[int]]:
             above = found[y - 1][x] if y else left
             promised = (left + above) >> 1
             values.append(promised + _difference(coder, min(2, abs(left - above)), value - promised))
-            if abs(values[-1]) > MOST_OFFSET:
-                raise CorruptError(f"the step map holds an offset beyond {MOST_OFFSET}")
+            if abs(values[-1]) > MAX_OFFSET:
+                raise CorruptError(f"the step map holds an offset beyond {MAX_OFFSET}")
         found.append(values)
     return found
 
@@ -107,6 +107,6 @@ def _difference(coder: BinaryCoder, activity: int, difference: int) -> int:
         return 0
     negative = coder.bit(_SIGN_AT + activity, int(difference < 0))
     size = 1
-    while size < 2 * MOST_OFFSET and coder.bit(_MORE_AT + size - 1, int(abs(difference) > size)):
+    while size < 2 * MAX_OFFSET and coder.bit(_MORE_AT + size - 1, int(abs(difference) > size)):
         size += 1
     return -size if negative else size

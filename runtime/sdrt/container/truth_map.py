@@ -16,7 +16,7 @@ CELL_PX = 32
 
 
 class Truth(IntEnum):
-    """What is true of a cell, the most first; docs/TRUTH.md has the bounds."""
+    """How true a cell is, best first; docs/TRUTH.md has the bounds."""
 
     KEPT = 0
     """Structure as in the photograph, within the stated error."""
@@ -30,7 +30,7 @@ Classes = Sequence[Sequence[int]]
 """Rows of cells, each a ``Truth``."""
 
 _CONTEXTS = 10
-_BYTES_AT_512, _LEAST_BYTES = 55, 12
+_BYTES_AT_512, _MIN_BYTES = 55, 12
 
 
 def cells(height_px: int, width_px: int) -> tuple[int, int]:
@@ -38,9 +38,9 @@ def cells(height_px: int, width_px: int) -> tuple[int, int]:
     return -(-height_px // CELL_PX), -(-width_px // CELL_PX)
 
 
-def most_bytes(count: int) -> int:
-    """The most bytes that an encoder spends on the map of so many cells: 60 with the chunk's head at 512x512."""
-    return max(_LEAST_BYTES, _BYTES_AT_512 * count // 256)
+def max_bytes(count: int) -> int:
+    """The largest map, in bytes, that an encoder writes for ``count`` cells: 60 with the chunk header at 512x512."""
+    return max(_MIN_BYTES, _BYTES_AT_512 * count // 256)
 
 
 def encode_truth_map(classes: Classes) -> bytes:

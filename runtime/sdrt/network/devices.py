@@ -45,15 +45,24 @@ that the smallest file of full quality is theirs."""
 
 @dataclass(frozen=True)
 class Sides:
-    """Minimum, optimum and maximum height and width of a graph's input on a GPU, in input cells."""
+    """Height and width of a graph's input on a GPU, in input cells: pixels of an encoder, latents of a decoder.
 
-    least: int
-    usual: int
-    most: int
+    Args:
+        min: The smallest that is taken, at least 1.
+        opt: The one that kernels are tuned for.
+        max: The largest that is taken, at most 65536.
+
+    Raises:
+        EngineError: They do not rise, or are out of range.
+    """
+
+    min: int
+    opt: int
+    max: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.usual <= self.most <= 1 << 16:
-            raise EngineError(f"sides must rise from 1 to 65536, got {self.least}, {self.usual}, {self.most}")
+        if not 1 <= self.min <= self.opt <= self.max <= 1 << 16:
+            raise EngineError(f"sides must be 1 <= min <= opt <= max <= 65536, got {self.min}, {self.opt}, {self.max}")
 
 
 def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:

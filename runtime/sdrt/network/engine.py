@@ -72,7 +72,7 @@ class Engine:
         device: str = "auto",
         precision: str | None = None,
         threads: int | None = None,
-        optimise: bool = True,
+        optimize: bool = True,
         sides: Sides = DEFAULT_SIDES,
         tf32: bool = True,
     ) -> None:
@@ -80,7 +80,7 @@ class Engine:
 
         ``graph``: its path, or what gives the graph for the device that is taken. ``precision``: only bf16 matters here
         (see ``devices``), or float32 in OpenVINO for any other. ``threads`` 1 or more; None takes every core that
-        the process may use. ``optimise`` False keeps the graph as it was written, to tell an optimiser's fault from the
+        the process may use. ``optimize`` False keeps the graph as it was written, to tell an optimizer's fault from the
         graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own. ``tf32``
         False: CUDA multiplies float32 with all of its 24 bits, not with 11.
 
@@ -90,7 +90,7 @@ class Engine:
         """
         candidates = devices_to_try(device, precision)
         check_count("threads", threads)
-        settings = _Settings(precision, threads, optimise, sides, tf32)
+        settings = _Settings(precision, threads, optimize, sides, tf32)
         if len(candidates) == 1:
             self.device, found = candidates[0], _resolve(graph, candidates[0])
             opened = _open(found, self.device, settings)
@@ -121,7 +121,7 @@ def precision_of(path: Path) -> str:
 class _Settings:
     precision: str | None
     threads: int | None
-    optimise: bool
+    optimize: bool
     sides: Sides
     tf32: bool
 
@@ -199,7 +199,7 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
         return place, False
     graph = read_graph(path)
     graph.check_alone()
-    _, port = onnxruntime_session.open_session(graph, "cpu", 1, optimise=False, options={})
+    _, port = onnxruntime_session.open_session(graph, "cpu", 1, optimize=False, options={})
     if port.channels is None:
         raise EngineError(f"{path.name} leaves its channels open: TensorRT cannot be told what to expect")
     part = place.with_name(f".{place.name}.{os.getpid()}")
@@ -209,8 +209,8 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
             part.mkdir(parents=True, exist_ok=True)
             tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
             options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels)
-            run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimise=True, options=options)
-            run(np.zeros((1, port.channels, sides.usual, sides.usual), np.float32))
+            run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimize=True, options=options)
+            run(np.zeros((1, port.channels, sides.opt, sides.opt), np.float32))
             del run
             tensorrt_cache.write_record(part, path, sides, machine, time.perf_counter() - started_s)
             shutil.rmtree(place, ignore_errors=True)
@@ -260,10 +260,10 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         graph,
         device,
         settings.threads,
-        optimise=settings.optimise,
+        optimize=settings.optimize,
         options=onnxruntime_session.cuda_options(settings.tf32) if device == "cuda" else {},
     )
-    return _Opened(runner, "asked for", longest_side=settings.sides.most if device != "cpu" else None)
+    return _Opened(runner, "asked for", longest_side=settings.sides.max if device != "cpu" else None)
 
 
 def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
@@ -283,10 +283,10 @@ def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
         sides, reason = settings.sides, f"{reason}, built now: {sides}"
         build_tensorrt(path, sides)
     context = place / tensorrt_cache.CONTEXT
-    runner, _ = onnxruntime_session.open_session(context, "tensorrt", settings.threads, optimise=True, options={})
+    runner, _ = onnxruntime_session.open_session(context, "tensorrt", settings.threads, optimize=True, options={})
 
     def run(array: Floats) -> NDArray[np.float32]:
         tensorrt_cache.check_sides(sides, array.shape, path.name)
         return np.concatenate([runner(array[item : item + 1]) for item in range(len(array))])
 
-    return _Opened(run, reason, longest_side=sides.most)
+    return _Opened(run, reason, longest_side=sides.max)

@@ -112,7 +112,7 @@ _registered: set[str] = set()
 
 
 def open_session(
-    graph: Graph | Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]
+    graph: Graph | Path, device: str, threads: int | None, *, optimize: bool, options: Mapping[str, str]
 ) -> tuple[Runner, Port]:
     """A graph on ``device`` (any but openvino), ``options`` given to its provider as they are.
 
@@ -122,7 +122,7 @@ def open_session(
     bytes out.
     """
     path = graph if isinstance(graph, Path) else graph.path
-    session = _open(graph, device, threads, optimise=optimise, options=options)
+    session = _open(graph, device, threads, optimize=optimize, options=options)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     check_ports(path, [port.type for port in inputs], [port.type for port in outputs])
     name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
@@ -147,7 +147,7 @@ def open_named(
     Raises EngineError as ``open_session``, ModelError where the graph's inputs are others or an output is not there.
     """
     options = cuda_options(tf32=True) if device == "cuda" else {}
-    session = _open(graph, device, threads, optimise=True, options=options)
+    session = _open(graph, device, threads, optimize=True, options=options)
     found = {port.name for port in session.get_inputs()}, {port.name for port in session.get_outputs()}
     if found[0] != set(inputs) or not found[1].issuperset(outputs):
         raise ModelError(
@@ -167,11 +167,11 @@ def open_named(
     return run
 
 
-def _open(graph: Graph | Path, device: str, threads: int | None, *, optimise: bool, options: Mapping[str, str]) -> Any:
+def _open(graph: Graph | Path, device: str, threads: int | None, *, optimize: bool, options: Mapping[str, str]) -> Any:
     """The session itself. Raises EngineError as ``open_session``."""
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
     ort = load() if device in PLUGINS else require(device)
-    settings = _session_options(ort, device, threads, optimise)
+    settings = _session_options(ort, device, threads, optimize)
     # enable_fallback=0: else a provider that fails to start is replaced with a print on stdout.
     choice: dict[str, Any] = {"enable_fallback": 0}
     if device in PLUGINS:
@@ -202,7 +202,7 @@ def _preload(ort: ModuleType) -> None:
             ort.preload_dlls()
 
 
-def _session_options(ort: ModuleType, device: str, threads: int | None, optimise: bool) -> Any:
+def _session_options(ort: ModuleType, device: str, threads: int | None, optimize: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     # Never its own format, which it would know by the first bytes: what was checked is ONNX.
@@ -214,7 +214,7 @@ def _session_options(ort: ModuleType, device: str, threads: int | None, optimise
     # The arena stays: without it the peak is half as high again, and it stops growing at the largest picture.
     options.enable_mem_pattern = False
     levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     # Idle threads that spin burn a core between pictures for a gain of a few microseconds a node.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device != "cpu":

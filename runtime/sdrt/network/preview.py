@@ -82,9 +82,9 @@ def preview(
 
 def _starts(length: int, piece: int, count: int) -> list[int]:
     """Where ``count`` pieces begin, fewer where they would overlap, as far from each other and both ends as can be."""
-    most = max(1, min(count, length // piece))
-    gap = (length - most * piece) / (most + 1)
-    return [int(gap + number * (piece + gap)) for number in range(most)]
+    fitting = max(1, min(count, length // piece))
+    gap = (length - fitting * piece) / (fitting + 1)
+    return [int(gap + number * (piece + gap)) for number in range(fitting)]
 
 
 def _neighborhoods(latents: NDArray[np.float32]) -> NDArray[np.float32]:

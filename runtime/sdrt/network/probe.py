@@ -30,7 +30,7 @@ def failure(device: str) -> str | None:
         path.write_bytes(ONE_NODE)
         try:
             if device == "tensorrt":
-                run, _ = onnxruntime_session.open_session(path, device, 1, optimise=True, options={})
+                run, _ = onnxruntime_session.open_session(path, device, 1, optimize=True, options={})
             else:
                 run = Engine(path, device=device, threads=1, sides=Sides(1, 1, 2)).run
             given = run(sample)

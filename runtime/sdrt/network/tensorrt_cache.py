@@ -94,7 +94,7 @@ def find(place: Path) -> Sides | str:
         return f"none for {place.name}" + (f" (there is one for {', '.join(others)})" if others else "")
     try:
         record = json.loads((place / RECORD).read_text(encoding="utf-8"))
-        sides = Sides(*(int(record["sides"][key]) for key in ("least", "usual", "most")))
+        sides = Sides(*(int(record["sides"][key]) for key in ("min", "opt", "max")))
         complete = all((place / name).stat().st_size == size for name, size in record["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError):
         return f"the one in {place} is damaged"
@@ -136,9 +136,9 @@ def build_options(folder: Path, machine: Machine, sides: Sides, name: str, chann
     # The binding wants True and False for switches and throws at 1 and 0. trt_engine_cache_path is left out: with a
     # context graph the engine goes to that graph's folder, and an absolute path or an empty one is refused.
     return {
-        "trt_profile_min_shapes": shape(sides.least),
-        "trt_profile_opt_shapes": shape(sides.usual),
-        "trt_profile_max_shapes": shape(sides.most),
+        "trt_profile_min_shapes": shape(sides.min),
+        "trt_profile_opt_shapes": shape(sides.opt),
+        "trt_profile_max_shapes": shape(sides.max),
         "trt_fp16_enable": "False",
         "trt_layer_norm_fp32_fallback": "True",
         "trt_engine_cache_enable": "True",
@@ -152,10 +152,10 @@ def build_options(folder: Path, machine: Machine, sides: Sides, name: str, chann
 
 def check_sides(sides: Sides, shape: Sequence[int], where: str) -> None:
     """Raises EngineError for an input (N, C, H, W) that the engine was not built for: the provider only crashes."""
-    if not all(sides.least <= side <= sides.most for side in shape[2:]):
+    if not all(sides.min <= side <= sides.max for side in shape[2:]):
         raise EngineError(
-            f"{where}: the TensorRT engine takes sides from {sides.least} to {sides.most}, got "
-            f"{tuple(shape)}: {COMMAND} --sides LEAST USUAL MOST builds others"
+            f"{where}: the TensorRT engine takes sides from {sides.min} to {sides.max}, got "
+            f"{tuple(shape)}: {COMMAND} --sides MIN OPT MAX builds another"
         )
 
 

@@ -3,7 +3,7 @@
 All lengths here are in *cells*, the grid of the latents: one latent position, ``downscale`` pixels. A graph made of
 convolutions only gives a cell exactly as in the whole picture when at least ``halo`` cells around it are in the same
 run, or when the run ends where the whole picture ends (so that the graph's own zero padding acts at the same place).
-For any other graph neighbouring tiles overlap by ``fade`` cells and are blended linearly there.
+For any other graph neighboring tiles overlap by ``fade`` cells and are blended linearly there.
 
 Every span of one axis has the same frame length, so that engines see few shapes.
 """

@@ -26,7 +26,7 @@ FRAME_PX = 1536 * 1536
 GLOBAL_FRAME_PX = 768 * 768
 """The same for graphs that look everywhere at once (attention, group norms): these need twenty times the memory."""
 GLOBAL_FADE_PX = 96
-"""Overlap over which the tiles of such graphs are blended: a step between neighbouring pixels grows by at most a 96th
+"""Overlap over which the tiles of such graphs are blended: a step between neighboring pixels grows by at most a 96th
 of what the two tiles differ by. docs/TILES.md has what was measured."""
 GLOBAL_TRIM_PX = 32
 """Rim of such tiles that is thrown away: it saw the zeros around the tile instead of the picture. Twice as much did not
@@ -183,10 +183,10 @@ def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices
 def gpu_sides(pack: ModelPack, half: str) -> Sides:
     """The input sizes to prepare a GPU for: of ``encoder`` in pixels, of ``decoder`` in latents."""
     cell = pack.space.downscale
-    usual_px, most_px = GPU_SIDES_PX
+    opt_px, max_px = GPU_SIDES_PX
     if half == "encoder":
-        return Sides(cell, usual_px // cell * cell, most_px // cell * cell)
-    return Sides(1, usual_px // cell, most_px // cell)
+        return Sides(cell, opt_px // cell * cell, max_px // cell * cell)
+    return Sides(1, opt_px // cell, max_px // cell)
 
 
 def plan_tiles(

@@ -296,10 +296,10 @@ def _text(parent: Mapping[str, Any], key: str, where: Path) -> str:
     return value
 
 
-def _integer(parent: Mapping[str, Any], key: str, least: int, most: int, where: Path) -> int:
+def _integer(parent: Mapping[str, Any], key: str, minimum: int, maximum: int, where: Path) -> int:
     value = parent.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ModelError(f"{where}: {key} must be an integer from {least} to {most}")
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise ModelError(f"{where}: {key} must be an integer from {minimum} to {maximum}")
     return value
 
 

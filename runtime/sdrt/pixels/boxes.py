@@ -15,11 +15,11 @@ from sdrt.pixels.colorimetry import Encoding, from_cicp
 from sdrt.pixels.declared import GAIN_MAP_NOTE, MAX_PROFILE_BYTES, Declared
 
 _MAX_BOX_BYTES = MAX_PROFILE_BYTES + 2**20
-_MOST_BOXES = 2**14
+_MAX_BOXES = 2**14
 """Of one box, and items that have properties: a grid of that many tiles is larger than any limit."""
 _APPLE_GAIN_MAP = b"urn:com:apple:photo:2020:aux:hdrgainmap"
 _JP2_SPACES = (12, 15, 16, 17, 18)
-"""Enumerated color spaces that Pillow's decoder makes ink, grey or sRGB of: CMYK, black and white, sRGB, grey, sYCC."""
+"""Enumerated color spaces that Pillow's decoder makes ink, gray or sRGB of: CMYK, black and white, sRGB, gray, sYCC."""
 
 
 def is_boxes(prefix: bytes) -> bool:
@@ -71,7 +71,7 @@ def _outer_boxes(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
 
 def _inner_boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 0
-    for _ in range(_MOST_BOXES):
+    for _ in range(_MAX_BOXES):
         if at + 8 > len(data):
             return
         size_bytes, kind = struct.unpack_from(">I4s", data, at)
@@ -112,7 +112,7 @@ def _primary(boxes: dict[bytes, bytes], properties_of: dict[bytes, bytes]) -> li
     id_bytes = 2 if ipma[0] == 0 else 4
     place_bytes = 2 if ipma[3] & 1 else 1
     at = 8
-    for _ in range(min(int.from_bytes(ipma[4:8], "big"), _MOST_BOXES)):
+    for _ in range(min(int.from_bytes(ipma[4:8], "big"), _MAX_BOXES)):
         item, count = int.from_bytes(ipma[at : at + id_bytes], "big"), ipma[at + id_bytes]
         at += id_bytes + 1
         if item == primary:

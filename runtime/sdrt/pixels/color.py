@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from sdrt.pixels.colorimetry import Encoding, grey_to_srgb, to_srgb
+from sdrt.pixels.colorimetry import Encoding, gray_to_srgb, to_srgb
 from sdrt.pixels.picture import Pixels
 
 STRIP_PX = 2**22
@@ -45,7 +45,7 @@ def plan_conversion(image: Image.Image, raw_mode: str, icc: object, encoding: En
     to_levels = _levels(image, raw_mode, notes)
     transform = None
     if encoding is not None and not encoding.hdr and image.mode in _SIXTEEN_BIT:
-        to_levels = partial(_grey_levels, encoding, _white(raw_mode))  # while all of their bits are there
+        to_levels = partial(_gray_levels, encoding, _white(raw_mode))  # while all of their bits are there
     elif encoding is not None:
         transform = _from_encoding(image, encoding, notes)
     elif isinstance(icc, bytes) and icc:
@@ -129,8 +129,8 @@ def _white(raw_mode: str) -> float:
     return float(_LEVELS_OF_RAW_MODE.get(raw_mode, 65535))
 
 
-def _grey_levels(encoding: Encoding, white: float, values: npt.NDArray[np.generic]) -> Pixels:
-    return grey_to_srgb(encoding, values.astype(np.float64) / white)
+def _gray_levels(encoding: Encoding, white: float, values: npt.NDArray[np.generic]) -> Pixels:
+    return gray_to_srgb(encoding, values.astype(np.float64) / white)
 
 
 def _finite_range(image: Image.Image, notes: list[str]) -> tuple[float, float]:
@@ -154,8 +154,8 @@ def _from_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Callable[
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
-        grey = image.mode in ("1", "L", "LA", "La", "I", "F", *_SIXTEEN_BIT)
-        mode = "CMYK" if image.mode == "CMYK" else "L" if grey and space == "GRAY" else "RGB"
+        gray = image.mode in ("1", "L", "LA", "La", "I", "F", *_SIXTEEN_BIT)
+        mode = "CMYK" if image.mode == "CMYK" else "L" if gray and space == "GRAY" else "RGB"
         if space != {"CMYK": "CMYK", "L": "GRAY", "RGB": "RGB"}[mode]:
             notes.append(f"the color profile is for {space}, the pixels are {image.mode}: treated as sRGB")
             return None

@@ -143,7 +143,7 @@ def to_srgb(encoding: Encoding, peak: int = 255) -> Callable[[Pixels], Pixels] |
     return convert if changes.max() > _SAME_AS_SRGB_LEVELS else None
 
 
-def grey_to_srgb(encoding: Encoding, signal: Floats) -> Pixels:
+def gray_to_srgb(encoding: Encoding, signal: Floats) -> Pixels:
     """sRGB's levels of neutral signals 0..1, of any shape. Not for HDR."""
     levels: Pixels = np.rint(255 * _srgb_signal(np.clip(_light(encoding, signal), 0, 1))).astype(np.uint8)
     return levels

@@ -30,7 +30,7 @@ _SUBJECT = (0x9214, 0xA214)
 _SUB_PICTURES = 0x014A
 _THUMBNAIL = ((0x0201, 0x0202), (0x0111, 0x0117))
 """Offsets and sizes of a thumbnail's bytes: as JPEG, as strips."""
-_MOST_DIRECTORIES, _MOST_STRIPS = 8, 256
+_MAX_DIRECTORIES, _MAX_STRIPS = 8, 256
 _COLOR_SPACE, _INTEROP_INDEX = 0xA001, 0x0001
 
 
@@ -161,7 +161,7 @@ class Exif:
         gone = []
         link = self._image.next_at
         with contextlib.suppress(struct.error):  # the chain ends where it leads out of the bytes
-            for _ in range(_MOST_DIRECTORIES):
+            for _ in range(_MAX_DIRECTORIES):
                 if not (start := self._number(link, 4)):
                     break
                 thumbnail = self._directory(start)
@@ -205,5 +205,5 @@ class Exif:
         entry = next(self._entries(directory, tag), None)
         if entry is not None and entry.kind in (_SHORT, _LONG):
             each = _TYPE_BYTES[entry.kind]
-            stop = min(entry.value + each * min(entry.count, _MOST_STRIPS), len(self._data) - each + 1)
+            stop = min(entry.value + each * min(entry.count, _MAX_STRIPS), len(self._data) - each + 1)
             yield from (self._number(at, each) for at in range(entry.value, stop, each))

@@ -15,8 +15,8 @@ _CASCADE = "haarcascade_frontalface_default.xml"
 _SMALLEST_SHARE = 10
 """Faces whose side is less than this part of the picture's shorter side are not sought: most finds would be none."""
 _NEIGHBORS = 6
-"""Overlapping finds that make a face; OpenCV's usual 3 sees faces in leaves."""
-_MOST_SIDE_PX = 1024
+"""Overlapping finds that make a face; OpenCV's default of 3 sees faces in leaves."""
+_MAX_SIDE_PX = 1024
 """Larger pictures are looked at in smaller steps, every so many pixels."""
 _MISSING = "finding faces needs OpenCV 4: pip install 'sdrt[faces]'"
 _CHIN = 0.15
@@ -38,7 +38,7 @@ def find_faces(rgb: Pixels) -> list[Crop]:
     if cascade.empty():
         raise UnsupportedError(_MISSING)
     height_px, width_px = rgb.shape[:2]
-    stride = -(-max(height_px, width_px) // _MOST_SIDE_PX)
+    stride = -(-max(height_px, width_px) // _MAX_SIDE_PX)
     gray = cv2.cvtColor(np.ascontiguousarray(rgb[::stride, ::stride]), cv2.COLOR_RGB2GRAY)
     smallest = max(24, min(gray.shape) // _SMALLEST_SHARE)
     found = []

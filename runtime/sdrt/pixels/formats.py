@@ -24,7 +24,7 @@ _CAMERA_RAW = (
 
 _TIFF_KIND, _TIFF_INNER, _TIFF_DNG = 254, 330, 50706
 _REDUCED = 1
-_MOST_PREVIEWS = 8
+_MAX_PREVIEWS = 8
 _PSD_VERSION = 1057
 _WORDS = {
     "HEIF": "HEIF (HEIC) is read where its plugin is installed: pip install pillow-heif",
@@ -82,7 +82,7 @@ def check_picture(image: Image.Image) -> tuple[str, ...]:
 def seek_whole(image: Image.Image) -> None:
     """Turn a TIFF file that begins with previews of a later page to that page."""
     with contextlib.suppress(EOFError):
-        for page in range(1, _MOST_PREVIEWS):
+        for page in range(1, _MAX_PREVIEWS):
             if not _is_reduced(image):
                 return
             image.seek(page)

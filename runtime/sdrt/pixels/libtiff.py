@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import _imaging
 
-_MOST_BYTES = 300
+_MAX_BYTES = 300
 _lock = threading.RLock()
 _heard: dict[int, list[str]] = {}
 """Thread that reads now -> what was said in it."""
@@ -93,8 +93,8 @@ def _handler() -> Any:
             if _old:
                 kind(_old)(module, text, arguments)
         elif not words and text is not None:
-            buffer = ctypes.create_string_buffer(_MOST_BYTES)
-            print_to(buffer, _MOST_BYTES, text, arguments)
+            buffer = ctypes.create_string_buffer(_MAX_BYTES)
+            print_to(buffer, _MAX_BYTES, text, arguments)
             words.append(" ".join(buffer.value.decode("utf-8", "replace").split()))
 
     return kind(said)

@@ -59,9 +59,9 @@ class Overlay:
         rows = np.searchsorted(self.rows, np.arange(y, y + high))
         columns = np.searchsorted(self.columns, np.arange(x, x + wide))
         kept = self.atlas[np.ix_(np.minimum(rows, len(self.rows) - 1), np.minimum(columns, len(self.columns) - 1))]
-        most = max(self.feather_px, 1)
-        blend = share[:, :, None] * kept.astype(np.int16) + (most - share)[:, :, None] * painted.astype(np.int16)
-        return np.asarray((blend + most // 2) // most, np.uint8)
+        full = max(self.feather_px, 1)
+        blend = share[:, :, None] * kept.astype(np.int16) + (full - share)[:, :, None] * painted.astype(np.int16)
+        return np.asarray((blend + full // 2) // full, np.uint8)
 
     def shares(self, part: Crop) -> NDArray[np.int16]:
         """How much of each pixel of ``part`` is patch: int16 (height, width), 0 to max(feather_px, 1).

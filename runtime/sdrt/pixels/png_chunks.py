@@ -38,7 +38,7 @@ _TEXTS = {b"XML:com.adobe.xmp": "xmp", b"exif": "exif", b"Raw profile type exif"
 """Chunks, and keywords of texts, that are of use, and the name of what they tell: Pillow's where it reads that."""
 _BEFORE_PIXELS = (*_FIXED_BYTES, b"iCCP", b"tRNS")
 _TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
-"""Color type -> fewest and most bytes of tRNS."""
+"""Color type -> minimum and maximum bytes of tRNS."""
 
 
 class _Chunk(NamedTuple):
@@ -134,8 +134,8 @@ def _ancillary(stream: BinaryIO, chunk: _Chunk) -> bytes:
 
 
 def _check_transparency(stream: BinaryIO, chunk: _Chunk, color_type: int) -> None:
-    fewest, most = _TRANSPARENCY_BYTES.get(color_type, (1, 0))
-    if not fewest <= len(_read(stream, chunk, most)) <= most:
+    minimum, maximum = _TRANSPARENCY_BYTES.get(color_type, (1, 0))
+    if not minimum <= len(_read(stream, chunk, maximum)) <= maximum:
         raise _BrokenError("is too short")
 
 

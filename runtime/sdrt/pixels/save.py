@@ -113,10 +113,10 @@ def save(
 def _check_segments(metadata: Metadata, name: str) -> None:
     """Raises OutputError for more metadata than a segment of JPEG holds."""
     for item, prefix in _JPEG_PREFIXES.items():
-        size_bytes, most_bytes = len(getattr(metadata, item) or b""), _JPEG_SEGMENT_BYTES - len(prefix)
-        if size_bytes > most_bytes:
+        size_bytes, max_bytes = len(getattr(metadata, item) or b""), _JPEG_SEGMENT_BYTES - len(prefix)
+        if size_bytes > max_bytes:
             raise OutputError(
-                f"cannot write {name}: {size_bytes} bytes of {item.upper()}, of which JPEG holds {most_bytes}: "
+                f"cannot write {name}: {size_bytes} bytes of {item.upper()}, of which JPEG holds {max_bytes}: "
                 "leave the metadata out (--strip), or write .png or .webp"
             )
 

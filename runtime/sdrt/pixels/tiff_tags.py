@@ -11,7 +11,7 @@ _OF_THE_PIXELS = frozenset(
         *range(254, 260),  # kind, sides, bits, compression
         *(262, 263, 266),  # photometric interpretation, thresholding, fill order
         *(273, 274, 277, 278, 279),  # strips, orientation
-        *(284, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320),  # planes, grey, fax, predictor, colors
+        *(284, 290, 291, 292, 293, 297, 301, 317, 318, 319, 320),  # planes, gray, fax, predictor, colors
         *(321, 322, 323, 324, 325, 326, 327, 328, 330),  # halftones, tiles, fax, inner directories
         *(332, 333, 334, 336, 338, 339, 340, 341, 347),  # inks, more samples, their format, JPEG's tables
         *range(512, 522),  # JPEG as TIFF 6.0 had it

@@ -17,7 +17,7 @@ Cells = NDArray[np.bool_]
 
 class _Look(NamedTuple):
     """What a cell that looks drawn has. ``flat``, ``hard``: levels between neighbors that are still one ground, and
-    that are the edge of a stroke; ``flat_share``, ``hard_share``: least shares of its pixels; ``neighbors``: cells of
+    that are the edge of a stroke; ``flat_share``, ``hard_share``: minimum shares of its pixels; ``neighbors``: cells of
     the 3 x 3 around it, itself among them, that look so too, for type does not stand alone.
     """
 
