@@ -238,7 +238,7 @@ def test_the_command_builds_both_halves(
     runtime: FakeRuntime, testpack: ModelPack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every half of the pack gets an engine of the sizes that the runtime will send it; a second call keeps them."""
-    for word in ("built", "here already"):
+    for word in ("built", "already built"):
         assert main(["tensorrt", "testpack"]) == 0
         said = capsys.readouterr().out
         assert said.count(word) == 2, said
