@@ -219,7 +219,7 @@ def test_no_key_leads_out_of_the_folder(source: Path, photo: Pixels, key: str) -
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"key": [key], "bytes": [jpeg(photo[:16, :16])]}), source / "k.parquet")
     (row,) = run(settings(), find_units([str(source / "k.parquet")], []))
-    assert (row["status"], files()) == ("failed", {}) and "is no name for a file in a folder" in str(row["error"])
+    assert (row["status"], files()) == ("failed", {}) and "is not a valid file name" in str(row["error"])
     assert not list(source.parent.rglob("*.sdl"))
 
 

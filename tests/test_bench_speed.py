@@ -121,7 +121,7 @@ def test_what_a_machine_cannot_do_is_left_out(
     class Machine(Engine):
         def __init__(self, graph: Path, *, device: str, precision: str, **settings: Any) -> None:
             if precision == "bf16":
-                raise EngineError("bf16 cannot be had: this CPU has no instructions for it")
+                raise EngineError("bf16 is unavailable: this CPU has no instructions for it")
             super().__init__(graph, device="cpu", precision=precision, **settings)
 
     monkeypatch.setattr(speed, "Engine", Machine)

@@ -109,7 +109,7 @@ def test_headers_in_headers_of_a_tar_are_damage(kind: bytes, folder: Path, capsy
     header = tarfile.TarInfo("p")
     header.type, header.size = kind, len(data)
     Path("deep.tar").write_bytes((header.tobuf(tarfile.GNU_FORMAT) + data.ljust(512, b"\0")) * 2000)
-    assert "no whole tar" in refused("latents deep.tar --out-dir out", CorruptError.exit_code, capsys)
+    assert "not a complete tar" in refused("latents deep.tar --out-dir out", CorruptError.exit_code, capsys)
 
 
 def test_a_sparse_file_in_a_tar_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_names_in_a_tar_become_no_names_that_hide_or_color(folder: Path, capsys:
     write_tar("names.tar", *((tarfile.TarInfo(f"{name}.sdl"), SDL) for name in names))
     assert cli.main(["latents", "names.tar", "--out-dir", "out"]) == OutputError.exit_code
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(names) - 1 and all(line.isprintable() and "is no name" in line for line in lines)
+    assert len(lines) == len(names) - 1 and all(line.isprintable() and "is not a valid file name" in line for line in lines)
     assert [path.name for path in Path("out").rglob("*") if path.is_file()] == ["one.npz"]
 
 

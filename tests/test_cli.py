@@ -324,11 +324,11 @@ def test_models_lists_packs(
 
 
 def test_doctor(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """doctor is content here; two onnxruntime packages, an altered pack and no engine are troubles with advice."""
+    """doctor finds nothing here; two onnxruntime packages, an altered pack and no engine are problems with advice."""
     monkeypatch.setattr(search, "search_paths", lambda: [ROOT / "tests" / "data"])
     assert run("doctor") == 0
     out = capsys.readouterr().out
-    assert "all is well" in out and "onnxruntime" in out and "testpack" in out
+    assert "no problems found" in out and "onnxruntime" in out and "testpack" in out
 
     monkeypatch.setattr(engine, "installed_onnxruntimes", lambda: ["onnxruntime 1.2", "onnxruntime-gpu 1.2"])
     assert run("doctor") == 1
@@ -341,7 +341,7 @@ def test_doctor(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(search, "search_paths", list)
     assert run("doctor") == 1
     out = capsys.readouterr().out
-    assert "pip install 'sdrt[cpu]'" in out and "none is here" in out
+    assert "pip install 'sdrt[cpu]'" in out and "none found" in out
 
 
 def test_progress_is_for_terminals_only(

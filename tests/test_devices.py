@@ -56,7 +56,7 @@ def test_the_precision_is_the_device_s_unless_asked_for(
     with pytest.raises(ModelError, match=r"has no decoder\.int8\.onnx"):
         Codec(pack.folder, device="cpu", precision="int8").decode(file)
     runtime = FakeRuntime.install(monkeypatch, tmp_path)
-    with pytest.raises(ModelError, match="the decoder gives the shape"):  # the fake's
+    with pytest.raises(ModelError, match="the decoder returns shape"):  # the fake's
         Codec(pack.folder, device="cuda").decode(file)
     assert runtime.opened[-1].data == pack.decoder_path("fp16").read_bytes()
 

@@ -304,7 +304,7 @@ def test_what_is_missing_is_said_with_the_line_that_makes_it(
     with pytest.raises(ModelError, match=r"networks\.onnx is altered: python -m sdrt_export effort"):
         codec.encode(photo, effort=1)
     (eyes / effort.LIST).write_text("[]")
-    with pytest.raises(ModelError, match="no list of an effort pack"):
+    with pytest.raises(ModelError, match="not the manifest of an effort pack"):
         codec.encode(photo, effort=1)
     (eyes / effort.LIST).write_text(json.dumps({"format": 2, "files": {effort.GRAPH: {"sha256": ""}}}))
     with pytest.raises(ModelError, match="has format 2"):

@@ -108,7 +108,7 @@ def test_auto_says_what_it_chose(graph: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_device_that_is_not_here_is_refused_with_its_install_line(graph: Path, device: str) -> None:
-    """An explicit device is an error where it cannot be had, with the line that would install it."""
+    """An explicit device is an error where it is unavailable, with the line that would install it."""
     if any(report.device == device and report.available for report in available_devices()):
         pytest.skip(f"{device} is here")
     with pytest.raises(EngineError, match=r"pip install 'sdrt\[gpu\]'") as caught:

@@ -150,7 +150,7 @@ def test_verify_refuses_a_source_of_another_space(fresh: Path, tmp_path: Path, c
     """Another encoder is another latent space: comparing pictures with it would mean nothing."""
     other = save_kl(tmp_path / "source", seed=2)
     assert main(["verify", str(fresh), "--source", str(other), "--device", "cpu"]) == 7
-    assert "speaks latent space" in capsys.readouterr().err
+    assert "has latent space" in capsys.readouterr().err
 
 
 def test_fp16_is_refused_where_numbers_leave_its_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,7 +238,7 @@ def test_every_refusal_of_the_command_is_one_line(tmp_path: Path, capsys: pytest
         for arguments in attempts:
             assert main(arguments) == code
             error = capsys.readouterr().err
-            refusal = [line for line in error.splitlines() if "taken for granted" not in line]
+            refusal = [line for line in error.splitlines() if "assumed:" not in line]
             assert len(refusal) == 1
             assert refusal[0].startswith("sdrt_export: ")
 

@@ -183,7 +183,7 @@ def test_a_configuration_that_its_class_refuses_is_refused(folder: Path) -> None
     """What diffusers says against a configuration is passed on."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "down_block_types": ["NoSuchBlock"]}))
-    assert "no configuration of AutoencoderKL: NoSuchBlock does not exist" in refusal(folder)
+    assert "not a configuration of AutoencoderKL: NoSuchBlock does not exist" in refusal(folder)
     wan = {"_class_name": "AutoencoderKLWan", **small.VIDEO, "is_residual": True}
     (folder / "config.json").write_text(json.dumps(wan))
     assert "Wan 2.2" in refusal(folder)
@@ -268,7 +268,7 @@ def test_several_tiny_pairs_want_a_name(tmp_path: Path) -> None:
     assert str(tmp_path / "taesd_encoder.pth") in message
     (tmp_path / "taesd_decoder.pth").unlink()
     (tmp_path / "taesdxl_decoder.pth").write_bytes((tmp_path / "taesdxl_encoder.pth").read_bytes())
-    assert "taesdxl_decoder.pth is no tiny decoder" in refusal(tmp_path)
+    assert "taesdxl_decoder.pth is not a tiny decoder" in refusal(tmp_path)
 
 
 def test_real_weights_in_a_wrong_pair_are_refused(shared: Path, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_source_that_is_nothing_is_refused(location: str) -> None:
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     """The suffixes that are taken are listed."""
     (tmp_path / "x.txt").write_text("x")
-    assert "is no checkpoint: .safetensors, .sft, .ckpt" in refusal(tmp_path / "x.txt")
+    assert "is not a checkpoint: .safetensors, .sft, .ckpt" in refusal(tmp_path / "x.txt")
 
 
 class Payload:

@@ -98,7 +98,7 @@ def test_a_name_finds_one_pack_and_the_others_are_told_by_their_path(
     assert main(["install", str(mine)]) == 0
     monkeypatch.setenv("SDRT_MODELS", str(mine))
     assert main(["install", str(mine), "--force"]) == 0
-    assert f"{mine} comes first" in capsys.readouterr().err
+    assert f"finds {mine} first" in capsys.readouterr().err
     assert main(["models"]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
     assert told == ["mine", "tiny", str(models / "mine")]
@@ -160,7 +160,7 @@ def test_links_encryption_and_repeated_names_are_refused(mine: Path, models: Pat
     """What zipfile itself would read is refused where a pack has no such thing."""
     bad = mine.with_name("bad.zip")
     for attribute, value, named in (
-        ("external_attr", (stat.S_IFLNK | 0o777) << 16, "no regular file"),
+        ("external_attr", (stat.S_IFLNK | 0o777) << 16, "not a regular file"),
         ("flag_bits", 1, "encrypted"),
         ("compress_type", zipfile.ZIP_BZIP2, "deflated"),
         ("filename", "mine/decoder.onnx", "twice"),
@@ -235,7 +235,7 @@ def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path, models: Pa
     (source / "notes.txt").unlink()
     (source / "decoder.onnx").unlink()
     (source / "decoder.onnx").symlink_to(TESTPACK / "decoder.onnx")
-    with pytest.raises(ModelError, match="no regular file"):
+    with pytest.raises(ModelError, match="not a regular file"):
         install(source)
     assert not list(models.rglob("*"))
 

@@ -162,7 +162,7 @@ def test_other_npz_files_are_refused(fields: dict[str, NDArray[np.generic]]) -> 
     """One line each; nothing is unpickled."""
     stream = io.BytesIO()
     np.savez(stream, **fields)  # type: ignore[arg-type]
-    with pytest.raises(CorruptError, match="a: no latent cache: "):
+    with pytest.raises(CorruptError, match="a: not a latent cache: "):
         read_npz(stream.getvalue(), "a")
 
 
@@ -208,7 +208,7 @@ def test_comfyuis_file_is_safetensors(sample: LatentSample) -> None:
 )
 def test_other_safetensors_files_are_refused(data: bytes) -> None:
     """Lengths, kinds and shapes are checked before memory is taken for them."""
-    with pytest.raises(CorruptError, match="a: no safetensors file with latents: "):
+    with pytest.raises(CorruptError, match="a: not a safetensors file with latents: "):
         read_safetensors(data, "a")
 
 
@@ -228,7 +228,7 @@ def test_tars_are_read_in_order_and_damage_is_said() -> None:
     damaged = bytearray(whole)
     damaged[2048 + 150] ^= 1  # in the third header
     for data in (b"", b"x" * 2000, whole[:2048], whole[:2300], whole[:3500], bytes(damaged)):
-        with pytest.raises(CorruptError, match="t: no whole tar file"):
+        with pytest.raises(CorruptError, match="t: not a complete tar file"):
             list(read_tar(io.BytesIO(data), "t"))
     assert next(read_tar(io.BytesIO(whole[:3500]), "t")) == samples[0]
 

@@ -29,7 +29,7 @@ def test_a_damaged_picture_has_one_note(damaged: bytes, capfd: pytest.CaptureFix
     """For callers in Python as for the command, from bytes as from an image that Pillow has opened."""
     for source in (damaged, Image.open(io.BytesIO(damaged))):
         (note,) = load(source).notes
-        assert note.startswith("the library that read it says: Bad code word at line 4")
+        assert note.startswith("decoder warning: Bad code word at line 4")
     assert capfd.readouterr().err == ""
 
 

@@ -248,7 +248,7 @@ def test_what_is_no_file_is_refused_at_once(name: str, kind: str, home: Path) ->
     else:
         path.symlink_to(kind)
     with within(5):
-        with pytest.raises(ModelError, match=r"no regular file|Is a directory|no model pack|altered"):
+        with pytest.raises(ModelError, match=r"not a regular file|Is a directory|not a model pack|altered"):
             read_verified(load_pack(pack.folder), name)
         with pytest.raises(ModelError):
             read_verified(pack, name)

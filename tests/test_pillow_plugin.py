@@ -172,7 +172,7 @@ def test_a_missing_model_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_closed_image_says_so() -> None:
-    """Pixels that were never wanted cannot be had once the file is closed."""
+    """Pixels that were never wanted is unavailable once the file is closed."""
     with Image.open(ALPHA) as image:
         pass
     with pytest.raises(ValueError, match="closed"):

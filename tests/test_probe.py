@@ -61,7 +61,7 @@ def test_tensorrt_is_probed_without_a_trace(monkeypatch: pytest.MonkeyPatch, tmp
 def test_doctor_tells_of_a_device_that_does_not_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Libraries that are here and do not work are a trouble; those that are not here are none."""
+    """Libraries that are installed and do not work are a problem; those that are not installed are none."""
     monkeypatch.setattr(search, "search_paths", lambda: [Path(__file__).parent / "data"])
     reports = [engine.DeviceReport("cpu", True, "1.0"), engine.DeviceReport("cuda", True, "1.0")]
     monkeypatch.setattr(engine, "available_devices", lambda: reports)
@@ -105,7 +105,7 @@ def test_a_plugin_that_cannot_serve_says_why(monkeypatch: pytest.MonkeyPatch, tm
     path = tmp_path / "decoder.onnx"
     path.write_bytes(probe.ONE_NODE)
     runtime = FakeRuntime.install(monkeypatch, tmp_path)
-    with pytest.raises(EngineError, match="onnxruntime_ep_webgpu loads, and finds no hardware for it here"):
+    with pytest.raises(EngineError, match="onnxruntime_ep_webgpu loads but finds no supported hardware"):
         Engine(path, device="webgpu")
     runtime.broken = {plugin: "libvulkan.so.1: cannot open shared object file"}
     monkeypatch.setattr(onnxruntime_session, "_registered", set())

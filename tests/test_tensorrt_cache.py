@@ -213,15 +213,15 @@ def test_the_machine_is_asked_of_the_libraries(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("loader", "words"),
     [
-        (FakeLibrary.loader(version=8601), r"TensorRT 8\.6\.1 is here, 10 is wanted: pip install"),
-        (FakeLibrary.loader(version=110000), r"TensorRT 11\.0\.0 is here, 10 is wanted: pip install"),
+        (FakeLibrary.loader(version=8601), r"TensorRT 8\.6\.1 is installed, 10 is required: pip install"),
+        (FakeLibrary.loader(version=110000), r"TensorRT 11\.0\.0 is installed, 10 is required: pip install"),
         (FakeLibrary.loader(version=101302, gpus=0), r"the NVIDIA driver finds no GPU \(error 101\)"),
     ],
 )
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, loader: Any, words: str) -> None:
     """Another generation of TensorRT and no GPU are one line each; the former says what installs the right one."""
     monkeypatch.setattr(ctypes, "CDLL", loader)
-    with pytest.raises(EngineError, match=f"device tensorrt cannot be had: {words}") as caught:
+    with pytest.raises(EngineError, match=f"device tensorrt is unavailable: {words}") as caught:
         tensorrt_cache.this_machine("1.31.0")
     assert "\n" not in str(caught.value)
 
@@ -256,7 +256,7 @@ def test_the_command_says_what_is_wrong(
 ) -> None:
     """Sizes between the cells and a precision that the pack lacks are one line and an exit code."""
     assert main(["tensorrt", "testpack", "--sides", "8", "100", "512"]) == EngineError.exit_code
-    assert "multiples of 8" in capsys.readouterr().err
+    assert "a multiple of 8" in capsys.readouterr().err
     assert main(["tensorrt", "testpack", "--precision", "fp16"]) == 7
     assert "no encoder.fp16.onnx" in capsys.readouterr().err
 
@@ -266,7 +266,7 @@ def test_the_command_without_tensorrt_says_so(testpack: ModelPack, capsys: pytes
     if any(report.device == "tensorrt" and report.available for report in engine.available_devices()):
         pytest.skip("TensorRT is here")
     assert main(["tensorrt", "testpack"]) == EngineError.exit_code
-    assert "device tensorrt cannot be had" in capsys.readouterr().err
+    assert "device tensorrt is unavailable" in capsys.readouterr().err
 
 
 def test_sides_are_pixels_for_people_and_cells_for_graphs(testpack: ModelPack) -> None:

@@ -133,7 +133,7 @@ def read_shard(path: Path, settings: Settings) -> dict[str, int]:
 def check_new(path: Path, settings: Settings) -> None:
     """Raises OutputError for a file of an earlier run with other settings, OSError for one that is not there."""
     if path.stat().st_mtime_ns < settings.since_ns:
-        raise OutputError(f"{path} is of other settings")
+        raise OutputError(f"{path} was written with other settings")
 
 
 def _samples(path: Path, kind: Kind) -> Iterator[tuple[str, Mapping[str, bytes]]]:

@@ -112,7 +112,7 @@ def run(units: Sequence[Unit], settings: Settings, cluster: Cluster, progress: P
             progress.reach(summary.pictures, summary.failed)
         summary.seconds = round(time.monotonic() - started_s, 3)
     except ray.exceptions.RayError as error:
-        raise EngineError(f"Ray cannot go on: {_reason(error)}") from None
+        raise EngineError(f"Ray stopped: {_reason(error)}") from None
     finally:
         with_ray.close()
     _leave_tables(summary, Path(settings.destination))
@@ -146,7 +146,7 @@ class _Connection:
         if self.workers < 1:
             self.close()
             what = "GPUs" if cluster.gpus else "cores"
-            raise EngineError(f"the cluster has not the {what} that one worker needs")
+            raise EngineError(f"the cluster lacks the {what} that one worker needs")
 
     def close(self) -> None:
         if self._ours:

@@ -93,7 +93,7 @@ def with_record(settings: Settings, *, again: bool) -> Settings:
         if before not in (text, None) and not again:
             raise OutputError(
                 f"{settings.destination} holds results of other settings ({RECORD} has them): choose another folder, "
-                "or --force to make them anew"
+                "or --force to redo them"
             )
         if before != text:
             write_atomic(path, text.encode("utf-8"))

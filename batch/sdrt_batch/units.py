@@ -131,7 +131,7 @@ def _shard_units(path: str, key: str) -> Iterator[Unit]:
         try:
             groups = parquet.ParquetFile(path).num_row_groups
         except (OSError, ValueError) as error:  # pyarrow's own errors are kinds of ValueError
-            raise UnsupportedError(f"{path}: no Parquet file: {error}") from None
+            raise UnsupportedError(f"{path}: not a Parquet file: {error}") from None
         for group in range(groups):
             yield Unit(f"{key}-{group:05d}", "parquet", (path,), row_group=group)
 

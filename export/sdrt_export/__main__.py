@@ -106,7 +106,7 @@ def _graph(options: argparse.Namespace) -> int:
 
     source = open_source(options.source, _source_options(options))
     for note in source.notes:
-        print(f"sdrt_export: taken for granted: {note}", file=sys.stderr)
+        print(f"sdrt_export: assumed: {note}", file=sys.stderr)
     kept = kept_fields(options.out, source.space.identity)
     exported = export_modules(
         source.encoder,
@@ -154,7 +154,7 @@ def _verify(options: argparse.Namespace) -> int:
         )
     source = open_source(location, chosen)
     if source.space != pack.space:
-        raise ModelError(f"the pack speaks latent space {pack.space.id}, {location} speaks {source.space.id}")
+        raise ModelError(f"the pack has latent space {pack.space.id}, {location} has {source.space.id}")
     against = source.reference()
     print(f"compared with {against.reader}")
     parities = verify_pack(pack, source.encoder, source.decoder, against=against, device=options.device)

@@ -230,7 +230,7 @@ def build(adapter: Adapter, config: Mapping[str, Any], where: object) -> Any:
     try:
         return kind.from_config(dict(config))
     except Exception as error:  # every class checks in its own way: ValueError, TypeError, KeyError, RuntimeError
-        raise ModelError(f"{where} is no configuration of {adapter.class_name}: {first_line(error)}") from None
+        raise ModelError(f"{where} is not a configuration of {adapter.class_name}: {first_line(error)}") from None
 
 
 def describe_space(vae: Any, scale: float | None, shift: float | None) -> LatentSpace:

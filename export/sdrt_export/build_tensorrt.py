@@ -48,7 +48,7 @@ def sides_in_cells(pixels: list[int] | None, pack: ModelPack, half: str) -> Side
         return gpu_sides(pack, half)
     cell = pack.space.downscale
     if any(side % cell for side in pixels):
-        raise EngineError(f"--sides {' '.join(map(str, pixels))}: multiples of {cell} were expected, one latent each")
+        raise EngineError(f"--sides {' '.join(map(str, pixels))}: each must be a multiple of {cell} pixels, one latent")
     return Sides(*(pixels if half == "encoder" else [side // cell for side in pixels]))
 
 

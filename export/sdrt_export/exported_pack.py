@@ -77,7 +77,7 @@ def write_exported(
 def tell_exported(pack: ModelPack, exported: Exported) -> int:
     """Says on stdout what was written and what comes next, and warns of an overflow. Returns the exit code."""
     if exported.fp16_peak is not None and not exported.fp16_peak <= MAX_PEAK:
-        print(f"sdrt_export: warning: fp16 will overflow: numbers reach {exported.fp16_peak:.3g}", file=sys.stderr)
+        print(f"sdrt_export: warning: fp16 will overflow: activations reach {exported.fp16_peak:.3g}", file=sys.stderr)
     sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
     print(f"{pack.folder}: latent space {pack.space.id} ({pack.space.channels} at 1/{pack.space.downscale}); {sizes}")
     if PRIOR not in pack.files:

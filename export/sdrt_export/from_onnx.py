@@ -55,12 +55,12 @@ def _run(options: argparse.Namespace) -> int:
     found = describe_space(source, options.folder, options.space, options.scale, options.shift)
     space = resolve_space(found, asked=options.space)
     if options.space is None:
-        print(f"sdrt_export: taken for granted: latent space {space.id}; --space names it otherwise", file=sys.stderr)
+        print(f"sdrt_export: assumed: latent space {space.id}; --space names it otherwise", file=sys.stderr)
     if source.cut:
-        print("sdrt_export: the encoder drew noise; the mean is taken instead", file=sys.stderr)
+        print("sdrt_export: the encoder sampled noise; the pack takes the mean instead", file=sys.stderr)
     precisions = options.precision or (["fp16"] if source.half_precision else ["w16"])
     if source.half_precision and precisions != ["fp16"]:
-        raise ModelError(f"{options.folder} computes in fp16 already: --precision fp16 is all that can be made of it")
+        raise ModelError(f"{options.folder} is already fp16: only --precision fp16 is possible")
     kept = kept_fields(options.out, space.identity)
     graphs = {half: _spoken(source, half, found, space) for half in HALVES}
     peak = None
@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         picture = make_picture(*CASES[0], space.downscale)
         peak = peak_of_pair(graphs["encoder"], graphs["decoder"], picture, space.channels)
         if not peak <= MAX_PEAK and not options.allow_overflow:
-            raise ModelError(f"{options.folder}: numbers reach {peak:.3g} inside, too large for fp16; use w16")
+            raise ModelError(f"{options.folder}: activations reach {peak:.3g}, too large for fp16; use w16")
     notes: dict[str, Any] = {
         "opset": max(entry.version for model in graphs.values() for entry in model.opset_import),
         "precisions": precisions,
@@ -112,7 +112,7 @@ def verify(pack: ModelPack, folder: Path, device: str) -> int:
     own = (None, None) if _is_tiny(source) else (pack.space.scale, pack.space.shift)
     found = describe_space(source, folder, pack.space.id, *own)
     if (source.channels, source.downscale) != (pack.space.channels, pack.space.downscale):
-        raise ModelError(f"the pack speaks latent space {pack.space.id}, the graphs in {folder} another")
+        raise ModelError(f"the pack has latent space {pack.space.id}, the graphs in {folder} another")
     graphs = {half: _spoken(source, half, found, pack.space) for half in HALVES}
     samples = [make_picture(*case, pack.space.downscale) for case in CASES]
     wished = []

@@ -64,7 +64,9 @@ def export_modules(
     for half, (module, example, source, target, shape) in modules.items():
         given = _run(module, example, source)
         if given != shape:
-            raise ModelError(f"{source} {tuple(example.shape)} must give {target} {shape}, the module gives {given}")
+            raise ModelError(
+                f"the {half} module returns {target} {given} for {source} {tuple(example.shape)}, expected {shape}"
+            )
         traced[half] = trace(module, example, source, target)
     peak = None
     if "fp16" in precisions:
@@ -73,7 +75,7 @@ def export_modules(
         peak = peak_of_pair(traced["encoder"], traced["decoder"], shown, space.channels)
         if not peak <= MAX_PEAK and not allow_overflow:
             raise ModelError(
-                f"inside this autoencoder numbers reach {peak:.3g} on a made-up picture, and fp16 holds {FP16_MAX:g}, "
+                f"activations of this autoencoder reach {peak:.3g} on a synthetic picture; fp16 holds {FP16_MAX:g}, "
                 "half of which is kept free: pictures would be black; use --precision w16, or --allow-overflow"
             )
     return write_graphs(

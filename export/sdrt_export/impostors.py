@@ -29,7 +29,7 @@ def refuse_impostor(path: Path) -> bytes:
     if start.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its repository")
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError(f"{path} is a web page: the download was refused or wants a login")
+        raise ModelError(f"{path} is a web page: the download was refused or requires a login")
     if head.startswith(b"GGUF"):
         raise ModelError(f"{path} is a GGUF file, whose quantized weights are not read: use the .safetensors version")
     return head

@@ -240,7 +240,9 @@ def _probe(graphs: Mapping[Half, onnx.ModelProto], files: Mapping[Half, Path]) -
     except ModelError as error:
         raise ModelError(f"{files['encoder']}: {error}; it must take RGB pictures of any size") from None
     if given.ndim != 4 or PROBE[0] % given.shape[2] or PROBE[0] // given.shape[2] * given.shape[3] != PROBE[1]:
-        raise ModelError(f"{files['encoder']} makes {given.shape} of a picture of {PROBE[0]} x {PROBE[1]}: no latents")
+        raise ModelError(
+            f"{files['encoder']} returns {given.shape} for two pictures of {PROBE[0]} x {PROBE[1]}: not latents"
+        )
     downscale, refusals = PROBE[0] // given.shape[2], []
     for channels in {given.shape[1], given.shape[1] // 2}:
         try:
@@ -249,6 +251,6 @@ def _probe(graphs: Mapping[Half, onnx.ModelProto], files: Mapping[Half, Path]) -
             refusals.append(str(error))
             continue
         if painted.shape != (2, 3, 3 * downscale, 5 * downscale):
-            raise ModelError(f"{files['decoder']} paints {painted.shape} from latents {(2, channels, 3, 5)}: not RGB")
+            raise ModelError(f"{files['decoder']} returns {painted.shape} for latents {(2, channels, 3, 5)}: not RGB")
         return channels, downscale, channels != given.shape[1]
     raise ModelError(f"{files['decoder']}: {refusals[0]}; it must take latents of any size")

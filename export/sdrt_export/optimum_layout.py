@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     for path in write_layout(pack, options.out, options.precision):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     if pack.manifest.get("border"):
-        print("sdrt_export: this pack repeats the picture's edge around it, which no pipeline does", file=sys.stderr)
+        print("sdrt_export: this pack pads pictures by repeating their edge, which no pipeline does", file=sys.stderr)
     return 0
 
 
@@ -53,7 +53,7 @@ def write_layout(pack: ModelPack, folder: Path, precision: str) -> list[Path]:
         OutputError: the folder cannot be written.
     """
     if pack.quality_input:
-        raise ModelError(f"{pack.folder}: its networks are told a quality level, which no pipeline of optimum gives")
+        raise ModelError(f"{pack.folder}: its networks take a quality level, which optimum's pipelines do not supply")
     cell, channels = pack.space.downscale, pack.space.channels
     encoder = onnx.load_from_string(read_verified(pack, pack.encoder_path(precision).name))
     decoder = without_pixels(onnx.load_from_string(read_verified(pack, pack.decoder_path(precision).name)))

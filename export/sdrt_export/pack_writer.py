@@ -110,7 +110,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError as error:
-        raise ModelError(f"{path} is no valid JSON: {error}") from None
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
     parse_manifest(manifest, folder)
     return manifest
 

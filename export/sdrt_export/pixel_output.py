@@ -77,7 +77,7 @@ def set_output(pack: ModelPack, output: str) -> list[str]:
     Raises ModelError if a decoder is altered or the output unknown, OutputError if the pack cannot be written.
     """
     if output not in OUTPUTS:
-        raise ModelError(f"unknown output {output!r}; choose of {', '.join(OUTPUTS)}")
+        raise ModelError(f"unknown output {output!r}; choose one of {', '.join(OUTPUTS)}")
     changed: dict[Path, onnx.ModelProto] = {}
     for precision in pack.precisions:
         path = pack.decoder_path(precision)

@@ -37,7 +37,7 @@ def convert(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     Raises ModelError for an unknown precision or a weight that fp16 cannot hold.
     """
     if precision not in PRECISIONS:
-        raise ModelError(f"unknown precision {precision!r}; choose of {', '.join(PRECISIONS)}")
+        raise ModelError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     converted = onnx.ModelProto()
     converted.CopyFrom(model)
     if precision == "w16":

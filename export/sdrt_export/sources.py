@@ -69,7 +69,7 @@ def open_source(location: str, options: SourceOptions | None = None) -> Source:
     path = Path(location).expanduser()
     if path.is_file():
         if path.suffix not in SUFFIXES:
-            raise ModelError(f"{path} is no checkpoint: {', '.join(SUFFIXES)} are")
+            raise ModelError(f"{path} is not a checkpoint: {', '.join(SUFFIXES)} are")
         return _from_file(path, options)
     if path.is_dir():
         return _from_folder(path, options, None)

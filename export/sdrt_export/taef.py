@@ -113,7 +113,7 @@ def load_pair(encoder_path: Path, decoder_path: Path) -> tuple[nn.Module, nn.Mod
     states = [read_tensors(path) for path in (encoder_path, decoder_path)]
     first = states[1].get("1.weight")
     if first is None or first.ndim != 4:
-        raise ModelError(f"{decoder_path} is no tiny decoder: it has no convolution at 1.weight")
+        raise ModelError(f"{decoder_path} is not a tiny decoder: it has no convolution at 1.weight")
     channels = int(first.shape[1])
     encoder, decoder = _Encoder(channels, states[0]), _Decoder(channels, states[1])
     load_strictly(encoder.layers, states[0], encoder_path)

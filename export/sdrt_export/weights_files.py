@@ -68,10 +68,10 @@ def refuse_folder(folder: Path, looked_at: list[Path]) -> ModelError:
     files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
     if files:
         return ModelError(
-            f"{folder} is no diffusers folder: no {CONFIG} in {where}; it holds {some([path.name for path in files])}: "
-            f"give the file, for example {files[0]}"
+            f"{folder} is not a diffusers folder: no {CONFIG} in {where}; it holds "
+            f"{some([path.name for path in files])}: give the file, for example {files[0]}"
         )
-    return ModelError(f"{folder} is no diffusers folder: no {CONFIG} in {where}{_beside(folder)}")
+    return ModelError(f"{folder} is not a diffusers folder: no {CONFIG} in {where}{_beside(folder)}")
 
 
 def _beside(folder: Path) -> str:

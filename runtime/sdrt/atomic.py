@@ -96,7 +96,7 @@ def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) 
                     _give_name(file, temporary)
             _publish(temporary, path, overwrite=overwrite)
     except FileExistsError as error:
-        raise OutputError(f"{name} exists already") from error
+        raise OutputError(f"{name} already exists") from error
     except OSError as error:
         raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
 

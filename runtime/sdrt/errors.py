@@ -43,7 +43,7 @@ class LimitError(SdrtError):
 
 
 class ModelError(SdrtError):
-    """A model pack is missing, altered, or speaks another latent space or prior: install the right one."""
+    """A model pack is missing, altered, or has another latent space or prior: install the right one."""
 
     exit_code = 7
 
@@ -55,7 +55,7 @@ class EngineError(SdrtError):
 
 
 class ImageError(SdrtError):
-    """The input is no picture that can be read: give another file."""
+    """The input is not a readable picture: give another file."""
 
     exit_code = 9
 
@@ -67,7 +67,7 @@ class MissingFileError(ImageError, FileNotFoundError):
 
 
 class OutputError(SdrtError):
-    """The result cannot be written: it exists already, the disk is full, the path is wrong."""
+    """The result cannot be written: it already exists, the disk is full, the path is wrong."""
 
     exit_code = 10
 

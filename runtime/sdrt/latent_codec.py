@@ -114,7 +114,7 @@ class LatentCodec:
             check_count(name, value)
         check_pixels(width_px, height_px, self._max_pixels)
         if options.truth:
-            raise ArgumentError("truth compares with the picture, of which latents are all that is here")
+            raise ArgumentError("truth needs the original picture, and there are only latents")
         if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != (height_px, width_px)):
             raise ArgumentError(f"alpha must be uint8 {(height_px, width_px)}, it is {alpha.dtype} {alpha.shape}")
         pack = self._models.encoding_pack()

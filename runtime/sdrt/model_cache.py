@@ -82,8 +82,8 @@ class ModelCache:
         pack = self.encoding_pack()
         if pack.space.identity != file.space_identity:
             raise ModelError(
-                f"the file wants latent space {file.space_identity.hex()}, "
-                f"model {pack.name} speaks {pack.space.identity.hex()} ({pack.space.id})"
+                f"the file needs latent space {file.space_identity.hex()}, "
+                f"model {pack.name} has {pack.space.identity.hex()} ({pack.space.id})"
             )
         return pack
 
@@ -99,12 +99,12 @@ class ModelCache:
         return self.coder(pack, file.prior_identity)
 
     def engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:
-        """The session of one of the pack's graphs. Raises EngineError where the device cannot be had."""
+        """The session of one of the pack's graphs. Raises EngineError where the device is unavailable."""
 
         def graph(device: str) -> Graph:
             precision = graph_precision(device, self._precision, pack.graph_precisions(half))
             if device == "tensorrt" and is_archive(pack.folder):
-                raise EngineError(f"TensorRT reads graphs from files of their own: sdrt install {pack.folder}")
+                raise EngineError(f"TensorRT cannot read graphs from a zip: unpack it with sdrt install {pack.folder}")
             path = pack.encoder_path(precision) if half == "encoder" else pack.decoder_path(precision)
             return Graph(path, search.read_verified(pack, path.name))
 
@@ -122,7 +122,7 @@ class ModelCache:
     def refinement(self, pack: ModelPack, recipe: Recipe) -> Refinement:
         """The graphs that a recipe needs: in ONNX Runtime, on the hardware that the encoder runs on.
 
-        Raises EngineError where that cannot be had.
+        Raises EngineError where that is unavailable.
         """
         device = self.engine(pack, "encoder").device
         # OpenVINO's hardware is the CPU; a TensorRT engine is of one graph.

@@ -54,7 +54,7 @@ class WholeWriter:
             if not isinstance(written, int):  # streams that people write themselves often say nothing: it took all
                 break
             if not 0 < written <= len(octets) - done:
-                raise OSError(f"the stream says that it took {written} of {len(octets) - done} bytes")
+                raise OSError(f"the stream reports {written} of {len(octets) - done} bytes written")
             done += written
         return len(octets)
 

@@ -155,11 +155,11 @@ def _refuse_unknown(graph: onnx.GraphProto, path: set[str]) -> None:
             unknown.add(node.op_type if own else f"{node.domain}.{node.op_type}")
         elif node.op_type in FIRST and path.intersection(node.input[1:]):
             raise ModelError(
-                f"{node.op_type} is differentiated in its first input alone, and here another one depends on "
-                f"what is asked for ({node.output[0]})"
+                f"{node.op_type} has a gradient for its first input only, but another of {node.output[0]} depends "
+                "on the tensors to differentiate by"
             )
     if unknown:
-        raise ModelError(f"no gradient is known of {', '.join(sorted(unknown))}")
+        raise ModelError(f"no gradient is implemented for {', '.join(sorted(unknown))}")
 
 
 def _renamed(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

@@ -96,7 +96,7 @@ class _Reader:
 
 def _check(good: bool | np.bool, name: str, rule: str) -> None:
     if not good:
-        raise ModelError(f"{name}: breaks a rule of priors: {rule}")
+        raise ModelError(f"{name}: invalid prior, violates: {rule}")
 
 
 def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
@@ -123,7 +123,7 @@ def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
     _check(not len(extents) or extents[-1] == channels, name, "the last extent is all channels")
     shown = _take(arrays, "near", "<i2", name)
     coded = channels + (1 if len(extents) else 0)
-    _check(shown.shape == () and 1 <= int(shown) <= coded, name, "near is a number of channels")
+    _check(shown.shape == () and 1 <= int(shown) <= coded, name, "near is from 1 to the coded channels")
     near = int(shown)
     scans = _build_scans(arrays, coded, tuple(extents.tolist()), near, name)
     thresholds = _take(arrays, "thresholds", "<u2", name).astype(np.int64)
@@ -170,10 +170,10 @@ def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int
     reach = [0, *np.searchsorted(extents, np.arange(coded - 1), side="right") + 1] if extents else [0] * coded
     scans = []
     for start, stop, grid_count, tap_count, own_count, hidden in table.tolist():
-        _check(0 <= start < stop <= coded, name, "a scan codes channels")
-        _check(1 <= grid_count <= LATTICE**2 and 1 <= hidden <= 1024, name, "sizes of a scan")
+        _check(0 <= start < stop <= coded, name, "a scan codes at least one channel")
+        _check(1 <= grid_count <= LATTICE**2 and 1 <= hidden <= 1024, name, "1 to 16 grids, 1 to 1024 hidden units")
         max_taps = (2 * WINDOW + 1) ** 2
-        _check(0 <= min(tap_count, own_count) <= max(tap_count, own_count) <= max_taps, name, "taps of a scan")
+        _check(all(0 <= n <= max_taps for n in (tap_count, own_count)), name, f"at most {max_taps} taps in a scan")
         wide, size, seen = start >= near, stop - start, min(start, near)
         _check(reach[start] == reach[stop - 1], name, "the channels of a scan have one extent")
         _check(not extents or start == 0 or bool((covered[0] == 1).all()), name, "extents are coded first")
@@ -202,7 +202,8 @@ def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int
         _check(bool((bound < EXACT).all()), name, "sums of the first layer stay below 2**24")
         out_bound = np.abs(out_weights).sum(0) * HIDDEN_LIMIT
         _check(bool((out_bound < EXACT).all()), name, "sums of the second layer stay below 2**24")
-        _check(bool((shifts < 24).all() and (out_shifts < 31).all()), name, "shifts are small")
+        small = bool((shifts < 24).all() and (out_shifts < 31).all())
+        _check(small, name, "shifts are below 24, output shifts below 31")
         pairs = tuple((int(y), int(x)) for y, x in offsets)
         scans.append(
             Scan(

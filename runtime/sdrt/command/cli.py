@@ -1,4 +1,4 @@
-"""The command ``sdrt``: the words of a person become calls; errors become one line each and an exit code."""
+"""The command ``sdrt``: parses arguments, and turns each error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
 _EPILOG = """\
 exit codes: 0 done, 1 unexpected, 2 wrong usage, 3 not an .sdl file, 4 not supported, 5 corrupt, 6 over a limit,
-7 model pack, 8 inference engine, 9 unreadable input, 10 output, 130 interrupted. Of several inputs all are tried, and
-the code is the first error's.
+7 model pack, 8 inference engine, 9 unreadable input, 10 output, 130 interrupted. With several inputs all are tried, and
+the exit code is that of the first error.
 """
 
 
@@ -69,17 +69,17 @@ def _parser() -> _Parser:
     _add_decode(commands)
     latents_arguments.add(commands)
 
-    info = commands.add_parser("info", help="what .sdl files say about themselves")
+    info = commands.add_parser("info", help="show what .sdl files state: size, rate, model, chunks")
     info.add_argument("inputs", nargs="+", metavar="FILE", help="an .sdl file; - is stdin")
-    info.add_argument("--json", action="store_true", help="one JSON object a line for each file")
-    info.add_argument("--truth", action="store_true", help="how much is kept, plausible and invented, by its truth map")
+    info.add_argument("--json", action="store_true", help="one line of JSON for each file")
+    info.add_argument("--truth", action="store_true", help="shares of the picture that are kept, plausible, invented")
     info.set_defaults(run=_info)
 
-    models = commands.add_parser("models", help="the model packs that are found, and where they are sought")
-    models.add_argument("--json", action="store_true", help="one JSON object a line for each pack")
+    models = commands.add_parser("models", help="list the model packs found, and the search paths")
+    models.add_argument("--json", action="store_true", help="one line of JSON for each pack")
     models.set_defaults(run=_models)
 
-    pack = commands.add_parser("pack", help="the smallest folder or zip of a model pack, to ship or install elsewhere")
+    pack = commands.add_parser("pack", help="write the smallest folder or zip of a model pack, to install elsewhere")
     pack.add_argument("pack", metavar="NAME|FOLDER|ZIP")
     pack.add_argument("--out", required=True, metavar="FOLDER|FILE.zip", help="must not exist yet")
     pack.add_argument("--decoder-only", action="store_true", help="without the encoder: it decodes only")
@@ -108,12 +108,12 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="BYTES",
         help="the largest size of the file; never exceeded. 4980, 5k (5000), 4.9k, 2Ki (2048), 1M",
     )
-    rate.add_argument("--target-bpp", type=_positive, metavar="BITS", help="the same in bits of the file a pixel")
+    rate.add_argument("--target-bpp", type=_positive, metavar="BITS", help="the same in bits per pixel")
     rate.add_argument(
         "--latent-error",
         type=_number,
         metavar="E",
-        help="the largest error of the latents, in units of their own size, .001 to 1: a cache for training has .03",
+        help="the largest RMS error of the latents, relative to their RMS, .001 to 1; caches for training use .03",
     )
     metadata = encode.add_mutually_exclusive_group()
     metadata.add_argument("--keep-metadata", action="store_true", help="keep EXIF and XMP; they count towards the size")
@@ -148,8 +148,8 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--protect",
         choices=("auto", "text", "faces", "none"),
         default="auto",
-        help="text: keep type and screens that would be painted wrong as patches; faces: these get more of the bytes "
-        "(needs OpenCV); auto (default): all that helps; none",
+        help="text: store type and screens as patches where the network would get them wrong; faces: give them more "
+        "bytes (needs OpenCV); auto (default): whatever helps; none: neither",
     )
     encode.add_argument(
         "--roi",
@@ -159,9 +159,7 @@ def _add_encode(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="X,Y,W,H[,WEIGHT]",
         help="a part of the picture that gets more of the bytes: its step is divided by WEIGHT, 1/3 to 3 (default: 2)",
     )
-    encode.add_argument(
-        "--truth", action="store_true", help="say in the file how far each part of it will be from the original"
-    )
+    encode.add_argument("--truth", action="store_true", help="store in the file how far each part is from the original")
     _add_engine(encode, "name, folder or zip of the model pack (default: tiny)")
     encode.set_defaults(run=_encode)
 
@@ -170,13 +168,13 @@ def _add_decode(commands: argparse._SubParsersAction[_Parser]) -> None:
     decode = commands.add_parser("decode", help=".sdl files -> pictures")
     _add_files(decode, "an .sdl file; - is stdin", "photo.sdl -> photo.png beside it; its suffix chooses the format")
     decode.add_argument(
-        "--format", metavar="NAME", help="format where no suffix says it: png (default), jpg, webp, ..."
+        "--format", metavar="NAME", help="format if the output has no suffix: png (default), jpg, webp, ..."
     )
     decode.add_argument("--crop", type=parse_crop, metavar="X,Y,W,H", help="decode this part only")
-    decode.add_argument("--strip", action="store_true", help="leave out all metadata: also that parts are synthetic")
     decode.add_argument(
-        "--truth", metavar="FILE", help="write there, too, the picture with what is painted or invented tinted"
+        "--strip", action="store_true", help="write no metadata, not even the mark that parts are synthetic"
     )
+    decode.add_argument("--truth", metavar="FILE", help="also write a copy with plausible and invented parts tinted")
     _add_engine(decode, "name, folder or zip of the model pack (default: the one that the file names)")
     decode.set_defaults(run=_decode)
 
@@ -185,14 +183,14 @@ def _add_files(parser: argparse.ArgumentParser, source: str, destination: str) -
     parser.add_argument("inputs", nargs="+", metavar="FILE", help=source)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("-o", "--output", metavar="FILE", help=f"default: {destination}; - is stdout")
-    where.add_argument("--out-dir", metavar="FOLDER", help="write there instead, under the inputs' names")
+    where.add_argument("--out-dir", metavar="FOLDER", help="write to this folder, under the inputs' names")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
 
 
 def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument("--model", metavar="NAME|FOLDER|ZIP", help=model)
     parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="auto takes the best that works; any other is used or refused"
+        "--device", choices=DEVICES, default="auto", help="auto: the best that works; others fail if unavailable"
     )
     parser.add_argument(
         "--precision",
@@ -201,7 +199,7 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     )
     parser.add_argument("--threads", type=_count, metavar="N", help="threads of the inference engine")
     parser.add_argument(
-        "--tile", type=_side, metavar="PX", help="side of the tiles of large pictures: less takes less memory"
+        "--tile", type=_side, metavar="PX", help="side of the tiles of large pictures: smaller takes less memory"
     )
     parser.add_argument("--max-pixels", type=_limit, metavar="N", help="refuse larger pictures (0: no limit)")
     words = parser.add_mutually_exclusive_group()
@@ -216,7 +214,7 @@ def parse_size(text: str) -> int:
     try:
         return _at_least_one(float(number.removesuffix(unit)) * _UNITS[unit])
     except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 4980, 5k, 4.9k, 2Ki or 1M") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 4980, 5k, 4.9k, 2Ki or 1M") from None
 
 
 def _at_least_one(size: float) -> int:
@@ -230,7 +228,7 @@ def parse_crop(text: str) -> tuple[int, int, int, int]:
     try:
         x, y, width_px, height_px = (int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no crop: write x,y,width,height in pixels") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a crop: write x,y,width,height in pixels") from None
     return x, y, width_px, height_px
 
 
@@ -242,7 +240,7 @@ def parse_region(text: str) -> Region:
     except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     except (ValueError, TypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no region: write x,y,width,height[,weight]") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a region: write x,y,width,height[,weight]") from None
 
 
 def _quality(text: str) -> float:
@@ -263,24 +261,24 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1024")
     return int(text)
 
 
 def _limit(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels (0 or more)")
     return int(text)
 
 
 def _side(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 2**21:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 1 to 2097152")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 1 to 2097152")
     return int(text)
 
 

@@ -42,14 +42,14 @@ def complain(error: Exception, source: str | None = None, *, program: str = "sdr
 
 
 def printable(text: str) -> str:
-    """``text`` as a line for people: whatever a terminal obeys or does not show is written as a backslash escape."""
+    """``text`` as a line for people: control and invisible characters are written as backslash escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def say(line: str) -> None:
-    """Print a line on stderr; where there is none, nobody reads it."""
+    """Print a line on stderr; does nothing if it is closed."""
     _write_to_stderr(printable(line) + "\n")
 
 
@@ -75,7 +75,7 @@ def standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise ImageError("stdin is closed")
     if sys.stdin.isatty():
-        raise ImageError("stdin is a terminal: name a file, or send one through a pipe")
+        raise ImageError("stdin is a terminal: name a file, or pipe one in")
     return sys.stdin.buffer
 
 
@@ -90,7 +90,7 @@ def read_input(source: str) -> bytes:
 
 
 def check_output(destination: str, *, overwrite: bool) -> None:
-    """Say before the work is done what would be said after it. Raises OutputError: exists already, no such folder."""
+    """Fail before the work if the output cannot be written. Raises OutputError: already exists, a terminal, closed."""
     if destination == STDIO:
         if sys.stdout is None:
             raise OutputError("stdout is closed")
@@ -103,11 +103,11 @@ def check_output(destination: str, *, overwrite: bool) -> None:
     if descriptor is not None and os.isatty(descriptor):
         raise OutputError(f"{destination} is a terminal: choose a file, or a pipe")
     if replaces(destination) and not overwrite:
-        raise OutputError(f"{destination} exists already: --force overwrites it")
+        raise OutputError(f"{destination} already exists: --force overwrites it")
 
 
 def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:
-    """Write a whole file, or to stdout for ``-``. Raises OutputError: exists already, full disk, reader gone."""
+    """Write a whole file, or to stdout for ``-``. Raises OutputError: already exists, full disk, reader gone."""
     if destination != STDIO:
         from sdrt.atomic import write_atomic
 
@@ -147,7 +147,7 @@ def put(text: str) -> None:
 
 
 def flush_stdout() -> None:
-    """Write out what was told, here where an error can still be named. Raises OutputError."""
+    """Flush stdout, while an error can still be reported. Raises OutputError."""
     if sys.stdout is not None:
         with _stdout():
             flush_whole(sys.stdout)

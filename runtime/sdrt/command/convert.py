@@ -124,7 +124,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
         )
         noise = process.take_noise()
         if noise and not arguments.quiet:
-            say(f"{job.source}: the library that read it says: {noise}")
+            say(f"{job.source}: decoder warning: {noise}")
         write_output(job.destination, data, overwrite=arguments.force)
         quality = "" if about.quality is None else f", quality {about.quality:g}"
         quality += "" if about.resampling == 1 else f", resampling {about.resampling}"
@@ -140,7 +140,7 @@ def decode_files(arguments: argparse.Namespace) -> int:
         say(f"sdrt decode: error: --format {arguments.format}: choose one of {' '.join(SAVE_OPTIONS)}")
         return USAGE
     if arguments.truth is not None and (len(arguments.inputs) > 1 or arguments.truth in (STDIO, arguments.output)):
-        say("sdrt decode: error: --truth names a file of its own, for one input")
+        say("sdrt decode: error: --truth needs one input and a file other than the output")
         return USAGE
 
     def decode(codec: Codec, job: Job) -> str:

@@ -30,7 +30,7 @@ def add_to(commands: argparse._SubParsersAction[Any], parser: argparse.ArgumentP
         "desktop", help="thumbnails in file managers, a manual page and completions, for this user"
     )
     desktop.add_argument("action", choices=("install", "remove"))
-    desktop.add_argument("--dry-run", action="store_true", help="only say what would be written or removed")
+    desktop.add_argument("--dry-run", action="store_true", help="only print what would be written or removed")
     desktop.set_defaults(run=lambda arguments: _run(arguments, parser))
 
 
@@ -38,7 +38,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
     except RuntimeError:
-        raise OutputError("nobody knows where this user's data belong: set XDG_DATA_HOME or HOME") from None
+        raise OutputError("this user's data folder is unknown: set XDG_DATA_HOME or HOME") from None
     files = desktop_files(parser, command_words())
     would = "would " if arguments.dry_run else ""
     for name, content in files.items():
@@ -159,7 +159,7 @@ def _update_mime_database(folder: Path) -> None:
 
     program = shutil.which("update-mime-database")
     if program is None:
-        say("update-mime-database is not installed: log in again, or run it, before thumbnails come")
+        say("update-mime-database is not installed: thumbnails appear after it has run, or after the next login")
         return
     if os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises where it cannot look)
         tell(f"run {program} {folder}")

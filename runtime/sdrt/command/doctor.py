@@ -15,17 +15,17 @@ from sdrt.network.devices import INSTALL, precisions_by_device
 from sdrt.packs import search
 from sdrt.packs.manifest import PRIOR
 
-TROUBLE = 1
+PROBLEM = 1
 
 
 class Report(Protocol):
-    """Tells one line: what was looked at, and what it says."""
+    """Prints one line: what was checked, and the result."""
 
     def __call__(self, what: str, says: str, *, good: bool = True) -> None: ...
 
 
 def tell_models(*, as_json: bool) -> int:
-    """Tell the usable packs on stdout, each by what ``--model`` takes, and on stderr why others are not.
+    """Print the usable packs on stdout, each by its name for ``--model``, and on stderr why others cannot be used.
 
     Returns the exit code.
     """
@@ -62,12 +62,12 @@ def tell_models(*, as_json: bool) -> int:
 
 
 def examine() -> int:
-    """Tell a report on stdout; every trouble begins with "!" and says what to do. Returns 1 if there was any."""
-    troubles = 0
+    """Print a report on stdout; every problem begins with "!" and says what to do. Returns 1 if there was any."""
+    problems = 0
 
     def report(what: str, says: str, *, good: bool = True) -> None:
-        nonlocal troubles
-        troubles += not good
+        nonlocal problems
+        problems += not good
         tell(f"{' ' if good else '!'} {what:14} {says}")
 
     report("sdrt", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -78,8 +78,8 @@ def examine() -> int:
             report(package, f"is not installed: pip install {package}", good=False)
     _examine_engines(report)
     _examine_packs(report)
-    tell(f"{troubles} trouble{'s' * (troubles != 1)} found" if troubles else "all is well")
-    return TROUBLE if troubles else 0
+    tell(f"{problems or 'no'} problem{'s' * (problems != 1)} found")
+    return PROBLEM if problems else 0
 
 
 def _examine_engines(report: Report) -> None:
@@ -123,7 +123,7 @@ def _examine_packs(report: Report) -> None:
             report(f"pack {pack.name}", str(error), good=False)
         else:
             runs = in_words(precisions_by_device(pack.precisions))
-            report(f"pack {pack.name}", f"{len(pack.files)} files as the manifest says; {runs}; in {pack.folder}")
+            report(f"pack {pack.name}", f"{len(pack.files)} files verified; {runs}; in {pack.folder}")
     if not packs:
         searched = ", ".join(str(path) for path in search.search_paths())
-        report("pack", f"none is here; searched {searched}", good=False)
+        report("pack", f"none found; searched {searched}", good=False)

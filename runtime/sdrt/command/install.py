@@ -10,9 +10,9 @@ from sdrt.command.console import say, tell
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds the parser of this command."""
-    parser = commands.add_parser("install", help="a model pack -> the user's folder of packs, verified")
-    parser.add_argument("pack", metavar="FILE.zip|FOLDER", help="as sdrt pack writes them; nothing is ever downloaded")
-    parser.add_argument("--name", help="what --model shall call it (default: the name of the zip or folder)")
+    parser = commands.add_parser("install", help="verify a model pack and copy it to the user's pack folder")
+    parser.add_argument("pack", metavar="FILE.zip|FOLDER", help="as sdrt pack writes it; nothing is downloaded")
+    parser.add_argument("--name", help="its name for --model (default: the name of the zip or folder)")
     parser.add_argument("-f", "--force", action="store_true", help="replace a pack of that name")
     parser.set_defaults(run=_run)
 
@@ -25,11 +25,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
     done = install(Path(arguments.pack), name=arguments.name, replace=arguments.force)
     pack = done.pack
-    tell(f"{pack.folder}: {len(pack.files)} files as the manifest says; --model {pack.called}")
+    tell(f"{pack.folder}: {len(pack.files)} files verified; --model {pack.called}")
     first = search.load_pack(pack.called)
     if first.folder != pack.folder:
-        say(f"{first.folder} comes first where {pack.called} is asked for: --model {pack.folder} is this one")
+        say(f"--model {pack.called} still finds {first.folder} first; for this pack use --model {pack.folder}")
     if done.lost_priors:
         lost = ", ".join(identity.hex() for identity in done.lost_priors)
-        say(f"files written with prior {lost} have lost their pack: the one that was here had it")
+        say(f"the replaced pack had prior {lost}: files written with it can no longer be decoded")
     return 0

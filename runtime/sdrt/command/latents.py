@@ -74,7 +74,7 @@ def convert(arguments: argparse.Namespace) -> int:
     sources = [Path(source) for source in arguments.inputs]
     output = None if arguments.output is None else Path(arguments.output)
     if output is not None and output.suffix.lower() != TAR:
-        say(f"sdrt: error: -o {output}: latents of many pictures go into one .tar; use --out-dir for other files")
+        say(f"sdrt: error: -o {output}: -o must name a .tar, which holds all inputs; use --out-dir for separate files")
         return USAGE
     if output is not None and file_identity(output) in {file_identity(source) for source in sources} - {None}:
         say(f"sdrt: error: {output} is an input and would be overwritten")
@@ -111,7 +111,7 @@ def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
     form: LatentForm = work.to or ("npz" if SDL in members else "sdl")
     try:
         if form == SDL and SDL in members:
-            raise UnsupportedError(f"{source} holds .sdl files already: choose another form with --to")
+            raise UnsupportedError(f"{source} already holds .sdl files: choose another form with --to")
         others = {extension: data for extension, data in members.items() if extension not in (*OWN, *READERS)}
         for sample in read_members(work.codec, key, members):
             written = write_members(work.codec, sample, form, work.options)

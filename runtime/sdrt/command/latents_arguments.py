@@ -1,4 +1,4 @@
-"""The arguments of ``sdrt latents``, apart from its work: every command needs them, and the work loads numpy."""
+"""The arguments of ``sdrt latents``, apart from its work, which loads numpy: every command parses them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def add(commands: Any) -> None:
     latents.add_argument(
         "--to",
         choices=LATENT_FORMS,
-        help="default: npz for .sdl, sdl for all others; npz-grid names its fields as SD 3 and Flux want them",
+        help="default: npz for .sdl, sdl for all others; npz-grid: field names as for SD 3 and Flux",
     )
     where = latents.add_mutually_exclusive_group()
     where.add_argument("-o", "--output", metavar="FILE.tar", help="one WebDataset tar of all inputs")
-    where.add_argument("--out-dir", metavar="FOLDER", help="write there instead of beside the inputs")
+    where.add_argument("--out-dir", metavar="FOLDER", help="write to this folder instead of beside the inputs")
     latents.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
     rate = latents.add_mutually_exclusive_group()
-    rate.add_argument("-q", "--quality", type=float, metavar="0..100", help="of .sdl files, in place of an error")
+    rate.add_argument("-q", "--quality", type=float, metavar="0..100", help="of .sdl files, instead of --latent-error")
     rate.add_argument(
         "--latent-error",
         type=float,
         metavar="E",
-        help="of .sdl files: the largest error in units of the latents' own size, .001 to 1 (default: .03)",
+        help="of .sdl files: the largest RMS error relative to the latents' RMS, .001 to 1 (default: .03)",
     )
-    latents.add_argument("--model", metavar="NAME|FOLDER", help="the pack whose space the latents are of")
+    latents.add_argument("--model", metavar="NAME|FOLDER", help="the pack of the VAE that made the latents")
     latents.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger pictures (0: no limit)")
     latents.add_argument("-v", "--verbose", action="store_true", help="a line for each file that is written")
     latents.set_defaults(run=_run)

@@ -40,7 +40,7 @@ def ship(pack: ModelPack, destination: Path, *, precision: str | None = None, de
 
     The zip holds one folder of the zip's name; it is found as it is, or unpacked, where packs are looked for.
 
-    Raises ModelError if the pack lacks a file or one is altered, OutputError if the destination exists already or
+    Raises ModelError if the pack lacks a file or one is altered, OutputError if the destination already exists or
     cannot be written.
     """
     precision = precision or graph_precision("cpu", None, pack.precisions)
@@ -65,7 +65,7 @@ def _json(manifest: dict[str, Any], where: Path) -> bytes:
     try:
         return (json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (UnicodeEncodeError, RecursionError) as error:  # in fields that no reader looks into
-        raise ModelError(f"{where} cannot be written again: {first_line(error)}") from None
+        raise ModelError(f"{where} holds text that cannot be written: {first_line(error)}") from None
 
 
 def _write_folder(folder: Path, contents: dict[str, bytes]) -> int:
@@ -73,7 +73,7 @@ def _write_folder(folder: Path, contents: dict[str, bytes]) -> int:
     try:
         there_already = folder.exists()
         if there_already and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder} exists already and is not an empty folder")
+            raise OutputError(f"{folder} already exists and is not an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         try:
             part = folder / f".sdrt-{os.urandom(8).hex()}.tmp"

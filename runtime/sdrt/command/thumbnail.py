@@ -27,7 +27,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 def _size(text: str) -> int:
     if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= max(FOLDERS):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from 1 to {max(FOLDERS)}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 1 to {max(FOLDERS)}")
     return int(text)
 
 
@@ -46,7 +46,7 @@ def cache_place(source: Path, size_px: int) -> Path:
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError:
-        raise OutputError("nobody knows where this user's cache is: set XDG_CACHE_HOME or name the output") from None
+        raise OutputError("this user's cache folder is unknown: set XDG_CACHE_HOME or name the output") from None
     folder = FOLDERS[min(side for side in FOLDERS if side >= size_px)]
     return cache / "thumbnails" / folder / f"{hashlib.md5(source.as_uri().encode()).hexdigest()}.png"
 

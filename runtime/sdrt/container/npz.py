@@ -43,7 +43,7 @@ def read_arrays(
     try:
         return {key: _array(key, member, kinds, max_dimensions) for key, member in _members(data, max_bytes).items()}
     except struct.error:
-        raise ValueError("the archive is cut short") from None
+        raise ValueError("the archive is truncated") from None
     except zlib.error as error:
         raise ValueError(f"an array cannot be unpacked: {error}") from None
 
@@ -53,7 +53,7 @@ def _members(data: bytes, max_bytes: int) -> dict[str, bytes]:
     end = len(data) - _END.size
     signature, count, directory_bytes, at = _END.unpack_from(data, max(end, 0))
     if signature != b"PK\5\6" or at + directory_bytes != end:
-        raise ValueError("no zip archive, or a damaged one")
+        raise ValueError("not a zip archive, or damaged")
     if count > _MAX_MEMBERS:
         raise ValueError(f"{count} arrays, at most {_MAX_MEMBERS} are possible")
     members: dict[str, bytes] = {}

@@ -58,5 +58,5 @@ def _read(stream: Readable, name: str) -> bytes:
     if data == MAGIC:
         data += read_at_most(stream, MAX_FILE_BYTES + 1 - len(MAGIC))
     if len(data) > MAX_FILE_BYTES:
-        raise LimitError(f"{name} has more than {MAX_FILE_BYTES} bytes, an .sdl file has at most so many")
+        raise LimitError(f"{name} has more than {MAX_FILE_BYTES} bytes, the limit of an .sdl file")
     return data

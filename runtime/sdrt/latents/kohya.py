@@ -41,7 +41,7 @@ def read_npz(data: bytes, key: str) -> list[LatentSample]:
             raise ValueError(f"it has no array latents, only {', '.join(arrays) or 'none'}"[:200])
         return [_sample(arrays, suffix, key + suffix) for suffix in found]
     except ValueError as error:
-        raise CorruptError(f"{key}: no latent cache: {error}") from None
+        raise CorruptError(f"{key}: not a latent cache: {error}") from None
 
 
 def write_npz(sample: LatentSample, size_px: tuple[int, int], *, with_grid: bool = False) -> bytes:

@@ -43,7 +43,7 @@ def read_safetensors(data: bytes, key: str) -> list[LatentSample]:
         if name == "latent_tensor" and _COMFY_VERSION not in entries:
             batch = batch / _OLD_SCALE
     except ValueError as error:
-        raise CorruptError(f"{key}: no safetensors file with latents: {error}") from None
+        raise CorruptError(f"{key}: not a safetensors file with latents: {error}") from None
     keys = [key] if len(batch) == 1 else [f"{key}_{number}" for number in range(len(batch))]
     return [LatentSample(key=of, latents=latents) for of, latents in zip(keys, batch, strict=True)]
 
@@ -64,33 +64,33 @@ def write_safetensors(sample: LatentSample, *, half: bool = False) -> bytes:
 def _header(data: bytes) -> dict[str, Any]:
     """Name -> entry of each tensor. Raises ValueError."""
     if len(data) < 8:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     (length,) = struct.unpack_from("<Q", data)
     if length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ValueError(f"its header is said to have {length} bytes")
+        raise ValueError(f"its header length of {length} bytes is beyond the file or the limit")
     try:
         header = json.loads(data[8 : 8 + length].decode("utf-8"))
     except (ValueError, RecursionError):
-        raise ValueError("its header is no JSON") from None
+        raise ValueError("its header is not JSON") from None
     if not isinstance(header, dict):
-        raise ValueError("its header is no object")
+        raise ValueError("its header is not an object")
     return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def _tensor(data: bytes, name: str, entry: object) -> NDArray[np.float32]:
     """float32 of the entry's shape. Raises ValueError."""
     if not isinstance(entry, Mapping):
-        raise ValueError(f"the entry of {name} is no object")
+        raise ValueError(f"the entry of {name} is not an object")
     kind, shape, offsets = entry.get("dtype"), _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
     if shape is None or offsets is None or len(offsets) != 2 or len(shape) > 8:
-        raise ValueError(f"the entry of {name} is no tensor")
+        raise ValueError(f"the entry of {name} is not a tensor")
     if kind not in _TYPES:
         raise ValueError(f"{name} is {str(kind)[:20]}, not one of {' '.join(_TYPES)}")
     start = 8 + struct.unpack_from("<Q", data)[0]
     numbers = data[start + offsets[0] : start + offsets[1]]
     type_of = np.dtype(_TYPES[kind])
     if len(numbers) != math.prod(shape) * type_of.itemsize or offsets[1] - offsets[0] != len(numbers):
-        raise ValueError(f"{name} has not the bytes for its shape")
+        raise ValueError(f"{name} has the wrong number of bytes for its shape")
     array = np.frombuffer(numbers, type_of).reshape(shape)
     if kind == "BF16":  # the upper half of a float32
         return np.asarray((array.astype("<u4") << 16).view("<f4"), np.float32)

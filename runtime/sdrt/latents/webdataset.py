@@ -33,7 +33,7 @@ def checked_key(key: str) -> str:
     """``key`` where it names a file in a folder. Raises OutputError."""
     path = PurePosixPath(key)
     if not path.name or path.is_absolute() or ".." in path.parts or "\\" in key or not key.isprintable():
-        raise OutputError(f"{key!r} is no name for a file in a folder")
+        raise OutputError(f"{key!r} is not a valid file name")
     return key
 
 
@@ -70,7 +70,7 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
             if watched.block(tar.offset) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
                 raise tarfile.ReadError(f"it breaks off or is damaged at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        raise CorruptError(f"{name}: no whole tar file: {first_line(error)}") from None
+        raise CorruptError(f"{name}: not a complete tar file: {first_line(error)}") from None
     if key is not None:
         yield key, members
 

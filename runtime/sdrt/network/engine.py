@@ -106,7 +106,7 @@ class Engine:
         Raises EngineError if the shape does not fit the graph or the device gives up (memory, for example).
         """
         if array.ndim != 4 or 0 in array.shape:
-            raise EngineError(f"{self.path.name} takes four dimensions NCHW, none of them empty; got {array.shape}")
+            raise EngineError(f"{self.path.name} expects a non-empty NCHW input, got {array.shape}")
         result = self._runner(array)
         return result if result.dtype == np.uint8 else result.astype(np.float32, copy=False)
 
@@ -201,7 +201,7 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
     graph.check_alone()
     _, port = onnxruntime_session.open_session(graph, "cpu", 1, optimize=False, options={})
     if port.channels is None:
-        raise EngineError(f"{path.name} leaves its channels open: TensorRT cannot be told what to expect")
+        raise EngineError(f"{path.name} has a dynamic channel dimension, for which TensorRT cannot build an engine")
     part = place.with_name(f".{place.name}.{os.getpid()}")
     started_s = time.perf_counter()
     try:

@@ -56,7 +56,7 @@ class Graph:
                 else:
                     outside = kind == "node" and field == _NODE_KIND and self.data[first:end] == _OUTSIDE
                 if outside:
-                    raise ModelError(f"{self.path} is refused: parts of the graph lie outside it, where no hash looks")
+                    raise ModelError(f"{self.path} is refused: it refers to external files, which no hash covers")
                 if wire == _BYTES and field in _PARTS[kind]:
                     parts.append((_PARTS[kind][field], first, end))
 
@@ -89,7 +89,7 @@ class Graph:
         raise self._damaged()
 
     def _damaged(self) -> ModelError:
-        return ModelError(f"{self.path} is no ONNX graph, or a damaged one: install the model pack again")
+        return ModelError(f"{self.path} is not an ONNX graph, or is damaged: install the model pack again")
 
 
 def read_graph(path: Path) -> Graph:

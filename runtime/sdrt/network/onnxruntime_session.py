@@ -68,18 +68,18 @@ def load() -> ModuleType:
 
 
 def absent(device: str, version: str) -> str:
-    """Why ``device`` is not here, given ONNX Runtime's version ("" where it is not installed), and what to do."""
+    """Why ``device`` is not available, given ONNX Runtime's version ("" where it is not installed), and what to do."""
     if not version:
         return f"ONNX Runtime is not installed: {INSTALL[device]}"
     swap = "pip uninstall onnxruntime; " if device in GPU else ""
-    return f"onnxruntime {version} here has no {PROVIDERS[device]}: {swap}{INSTALL[device]}"
+    return f"the installed onnxruntime {version} has no {PROVIDERS[device]}: {swap}{INSTALL[device]}"
 
 
 def require(device: str) -> ModuleType:
     """The package, with the provider of ``device``. Raises EngineError where either is missing."""
     ort = load()
     if PROVIDERS[device] not in ort.get_available_providers():
-        raise EngineError(f"device {device} cannot be had: {absent(device, str(ort.__version__))}")
+        raise EngineError(f"device {device} is unavailable: {absent(device, str(ort.__version__))}")
     return ort
 
 
@@ -91,9 +91,10 @@ def find_plugin(device: str, ort: ModuleType) -> list[Any]:
     try:
         plugin = importlib.import_module(PLUGINS[device])
     except ImportError as error:
-        raise EngineError(f"device {device} cannot be had ({first_line(error)}): {INSTALL[device]}") from None
+        raise EngineError(f"device {device} is unavailable ({first_line(error)}): {INSTALL[device]}") from None
     if not hasattr(ort, "register_execution_provider_library"):
-        raise EngineError(f"device {device} cannot be had: onnxruntime {ort.__version__} is too old: {INSTALL[device]}")
+        too_old = f"onnxruntime {ort.__version__} is too old"
+        raise EngineError(f"device {device} is unavailable: {too_old}: {INSTALL[device]}")
     name = plugin.get_ep_name()
     if name not in _registered:
         try:
@@ -103,7 +104,7 @@ def find_plugin(device: str, ort: ModuleType) -> list[Any]:
         _registered.add(name)
     found = [each for each in ort.get_ep_devices() if each.ep_name == name]
     if not found:
-        raise EngineError(f"device {device} cannot be had: {PLUGINS[device]} loads, and finds no hardware for it here")
+        raise EngineError(f"device {device} is unavailable: {PLUGINS[device]} loads but finds no supported hardware")
     return found
 
 
@@ -190,7 +191,7 @@ def _open(graph: Graph | Path, device: str, threads: int | None, *, optimize: bo
     except Exception as error:  # onnxruntime raises a dozen unrelated classes here
         raise EngineError(f"device {device} cannot open {path}: {first_line(error)}{_advice(error, device)}") from None
     if session.get_providers()[0] != provider:
-        raise EngineError(f"device {device} cannot be had: ONNX Runtime chose {session.get_providers()[0]}")
+        raise EngineError(f"device {device} is unavailable: ONNX Runtime chose {session.get_providers()[0]}")
     session._model_bytes = None  # it would hold the graph's bytes for as long as it lives, for a fallback that is off
     return session
 

@@ -37,7 +37,7 @@ def open_session(graph: Graph, threads: int | None, *, precision: str | None) ->
         core = openvino.Core()
         capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not capable:
-            raise EngineError("bf16 cannot be had: this CPU has no instructions for it")
+            raise EngineError("bf16 is unavailable: this CPU has no instructions for it")
         half = capable and precision in (None, "bf16")
         # Said outright: OpenVINO's own default is whatever it thinks fastest.
         config["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
@@ -84,7 +84,7 @@ def load() -> ModuleType:
     except ImportError as error:
         raise_interrupt_behind(error)
         why = "is not installed" if error.name == "openvino" else f"does not load ({first_line(error)})"
-        raise EngineError(f"device openvino cannot be had: OpenVINO {why}: {INSTALL['openvino']}") from None
+        raise EngineError(f"device openvino is unavailable: OpenVINO {why}: {INSTALL['openvino']}") from None
     finally:
         if hidden:
             del sys.modules["openvino_telemetry"]

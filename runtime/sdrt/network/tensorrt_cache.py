@@ -60,7 +60,7 @@ def cache_root() -> Path:
             return Path.home() / "Library" / "Caches" / "sdrt"
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdrt"
     except RuntimeError as error:  # this user, or the one that a ~ names, has no home
-        raise EngineError(f"no place for TensorRT engines: {first_line(error)} Set SDRT_CACHE") from None
+        raise EngineError(f"no cache folder for TensorRT engines: {first_line(error)} Set SDRT_CACHE") from None
 
 
 def this_machine(onnxruntime: str) -> Machine:
@@ -170,7 +170,7 @@ def _tensorrt_version() -> str:
     )
     if major != MAJOR:
         raise EngineError(
-            f"device tensorrt cannot be had: TensorRT {major}.{minor}.{patch} is here, {MAJOR} is wanted: "
+            f"device tensorrt is unavailable: TensorRT {major}.{minor}.{patch} is installed, {MAJOR} is required: "
             f"{INSTALL['tensorrt']}"
         )
     return f"{major}.{minor}.{patch}"
@@ -194,7 +194,7 @@ def _load_tensorrt() -> ctypes.CDLL:
             continue
         # Loaded once, they are found by ONNX Runtime's provider wherever they lie.
         return libraries[0]
-    raise EngineError(f"device tensorrt cannot be had: TensorRT does not load ({failure}): {INSTALL['tensorrt']}")
+    raise EngineError(f"device tensorrt is unavailable: TensorRT does not load ({failure}): {INSTALL['tensorrt']}")
 
 
 def _architecture() -> int:
@@ -202,7 +202,7 @@ def _architecture() -> int:
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
-        raise EngineError(f"device tensorrt cannot be had: no NVIDIA driver ({error})") from None
+        raise EngineError(f"device tensorrt is unavailable: no NVIDIA driver ({error})") from None
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     for code in (
         driver.cuInit(0),
@@ -211,5 +211,5 @@ def _architecture() -> int:
         driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device),
     ):
         if code:
-            raise EngineError(f"device tensorrt cannot be had: the NVIDIA driver finds no GPU (error {code})")
+            raise EngineError(f"device tensorrt is unavailable: the NVIDIA driver finds no GPU (error {code})")
     return 10 * major.value + minor.value

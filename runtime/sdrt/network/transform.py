@@ -91,7 +91,7 @@ def to_latents(
         latents -= np.float32(pack.space.shift)
         latents *= np.float32(pack.space.scale)
     if not np.isfinite(latents).all():
-        raise ModelError(f"model pack {pack.name}: the encoder gives values that are not finite")
+        raise ModelError(f"model pack {pack.name}: the encoder returns values that are not finite")
     return latents
 
 
@@ -142,7 +142,7 @@ def pixel_strips(
         with np.errstate(over="ignore", invalid="ignore"):
             frame = _frame(latents, row, column) / scale + shift
         if not np.isfinite(frame).all():
-            raise ModelError(f"model pack {pack.name}: its prior and scale make latents that are not finite")
+            raise ModelError(f"model pack {pack.name}: latents are not finite with its prior and scale")
         if level is not None:
             frame = np.concatenate([frame, _frame(level, row, column)])
         # Where nothing was coded, tile after tile is the same: a file of 22 bytes must not keep a network busy.
@@ -219,4 +219,4 @@ def _frame(array: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDA
 
 def _check_shape(pack: ModelPack, half: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:
     if array.shape != wanted:
-        raise ModelError(f"model pack {pack.name}: the {half} gives the shape {array.shape}, not {wanted}")
+        raise ModelError(f"model pack {pack.name}: the {half} returns shape {array.shape}, expected {wanted}")

@@ -39,7 +39,7 @@ def is_archive(place: Path) -> bool:
 def read_pack_file(place: Path, name: str, limit_bytes: int) -> bytes:
     """The contents of one file of the pack at ``place``, a folder or a zip file.
 
-    Raises ModelError: it is not there, cannot be read, is no regular file, or has more than ``limit_bytes``.
+    Raises ModelError: it is not there, cannot be read, is not a regular file, or has more than ``limit_bytes``.
     """
     if not is_archive(place):
         return read_regular_file(place / name, limit_bytes)
@@ -76,12 +76,12 @@ def _opened(place: Path) -> Iterator[tuple[ZipFile, dict[str, ZipInfo]]]:
         except (ModelError, MemoryError):
             raise
         except Exception as error:  # zipfile and zlib raise a dozen kinds
-            raise ModelError(f"{place} is no zip file, or a damaged one: {first_line(error)}") from None
+            raise ModelError(f"{place} is not a zip file, or is damaged: {first_line(error)}") from None
 
 
 def _check_directory_size(stream: BinaryIO, place: Path) -> None:
-    """zipfile reads the whole directory into memory, so its size is looked at before. zip64 is refused: two records
-    would say where the directory is."""
+    """zipfile reads the whole directory into memory, so its size is checked first. ZIP64 is refused: two records
+    would state where the directory is."""
     size = stream.seek(0, 2)
     stream.seek(max(0, size - _END_BYTES - _MAX_COMMENT_BYTES - _LOCATOR_BYTES))
     tail = stream.read()
@@ -89,13 +89,13 @@ def _check_directory_size(stream: BinaryIO, place: Path) -> None:
     if tail[max(0, at) :][:4] != b"PK\5\6" or tail[-2:] != b"\0\0":  # as zipfile looks: first without a comment
         at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) < at + _END_BYTES:
-        raise ModelError(f"{place} is no zip file, or one that is cut short")
+        raise ModelError(f"{place} is not a zip file, or is truncated")
     count, directory_bytes = (
         int.from_bytes(tail[at + first : at + last], "little") for first, last in ((10, 12), (12, 16))
     )
     zip64 = tail[max(0, at - _LOCATOR_BYTES) :].startswith(b"PK\6\7")
     if zip64 or count > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
-        raise ModelError(f"{place} is no model pack: it has more than {MAX_ENTRIES} entries, or is of a kind for more")
+        raise ModelError(f"{place} is not a model pack: it is a ZIP64 archive or has more than {MAX_ENTRIES} entries")
 
 
 def _checked(infos: list[ZipInfo], place: Path) -> dict[str, ZipInfo]:
@@ -107,19 +107,23 @@ def _checked(infos: list[ZipInfo], place: Path) -> dict[str, ZipInfo]:
         kind = stat.S_IFMT(info.external_attr >> 16)
         expected = stat.S_IFREG if name else stat.S_IFDIR
         if "/" in folder or "\\" in info.filename or folder in (".", "..") or (not folder and "/" in info.filename):
-            raise ModelError(f"{place} is no model pack: {info.filename[:100]!r} would lie outside of its folder")
+            raise ModelError(
+                f"{place} is not a model pack: {info.filename[:100]!r} would be extracted outside its folder"
+            )
         if kind not in (0, expected):
-            raise ModelError(f"{place} is no model pack: {info.filename[:100]!r} is no regular file")
+            raise ModelError(f"{place} is not a model pack: {info.filename[:100]!r} is not a regular file")
         folders.add(folder)
         if not name:
             continue
         if name in entries:
             raise ModelError(f"{place} has {name[:100]!r} twice")
         if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
-            raise ModelError(f"{place}: {name[:100]!r} is encrypted, or not deflated")
+            raise ModelError(f"{place}: {name[:100]!r} is encrypted, or neither stored nor deflated")
         if info.file_size > max(_SPARED_BYTES, MAX_RATIO * info.compress_size):
-            raise ModelError(f"{place}: {name[:100]!r} unpacks to more than {MAX_RATIO} times its size: no graph does")
+            raise ModelError(
+                f"{place}: {name[:100]!r} unpacks to more than {MAX_RATIO} times its size, which no graph does"
+            )
         entries[name] = info
     if len(folders) > 1:
-        raise ModelError(f"{place} is no model pack: its files lie in {len(folders)} folders")
+        raise ModelError(f"{place} is not a model pack: its files are in {len(folders)} folders, not one")
     return entries

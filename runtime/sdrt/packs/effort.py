@@ -1,6 +1,6 @@
 """The effort pack: perceptual networks for ``--effort`` with ``--tune eyes``. Optional, and never in the wheel.
 
-A folder ``effort`` on the search paths of model packs. It is no model pack and has no latent space: ``effort.json``
+A folder ``effort`` on the search paths of model packs. It is not a model pack and has no latent space: ``effort.json``
 lists its one graph. ``python -m sdrt_export effort`` builds it; docs/EFFORT.md describes it.
 """
 
@@ -43,10 +43,10 @@ def _read(path: Path) -> bytes:
         listed = json.loads(read_regular_file(path, MANIFEST_LIMIT_BYTES).decode())
         version, digest = listed["format"], listed["files"][GRAPH]["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ModelError(f"{path} is no list of an effort pack: {COMMAND} builds it anew") from None
+        raise ModelError(f"{path} is not the manifest of an effort pack: {COMMAND} builds it again") from None
     if version != FORMAT:
         raise ModelError(f"{path} has format {version!r}, this version of sdrt reads {FORMAT}: {COMMAND}")
     data = read_regular_file(path.with_name(GRAPH), MAX_PACK_FILE_BYTES)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise ModelError(f"{path.with_name(GRAPH)} is altered: {COMMAND} builds it anew")
+        raise ModelError(f"{path.with_name(GRAPH)} is altered: {COMMAND} builds it again")
     return data

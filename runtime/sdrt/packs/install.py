@@ -39,10 +39,10 @@ def install(source: Path, *, name: str | None = None, replace: bool = False) -> 
     pack = _read_strictly(source)
     models = search.user_models()
     if models is None:
-        raise OutputError("nobody knows where this user's packs belong: set XDG_DATA_HOME or HOME")
+        raise OutputError("this user's pack folder is unknown: set XDG_DATA_HOME or HOME")
     target = models / _checked_name(name or pack.called)
     if os.path.lexists(target) and not replace:
-        raise OutputError(f"{target} exists already: --force replaces it")
+        raise OutputError(f"{target} already exists: --force replaces it")
     before = _priors_of(target)
     part = models / f".sdrt-{os.urandom(8).hex()}.tmp"
     try:
@@ -65,7 +65,7 @@ def _read_strictly(source: Path) -> ModelPack:
     try:
         if not source.is_dir():
             if not is_archive(source):
-                raise ModelError(f"{source} is no model pack: neither a folder nor a .zip file")
+                raise ModelError(f"{source} is not a model pack: neither a folder nor a .zip file")
             return read_pack(source)
         source = source.resolve()
         pack = read_pack(source)
@@ -75,7 +75,7 @@ def _read_strictly(source: Path) -> ModelPack:
     check_listed(pack, [entry.name for entry in entries])
     for entry in entries:
         if not entry.is_file(follow_symlinks=False):
-            raise ModelError(f"{entry.path} is no regular file")
+            raise ModelError(f"{entry.path} is not a regular file")
     return pack
 
 

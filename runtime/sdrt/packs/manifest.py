@@ -178,7 +178,7 @@ def read_pack(folder: Path) -> ModelPack:
     try:
         manifest = json.loads(data.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is no valid JSON: {error}") from None
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
     pack = parse_manifest(manifest, folder)
     archived = archived_bytes(folder) if is_archive(folder) else None
     for name, entry in manifest["files"].items():
@@ -212,7 +212,7 @@ def check_listed(pack: ModelPack, names: Iterable[str]) -> None:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return number
 
 
@@ -220,7 +220,7 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
     """Checks every field the runtime uses, without touching the files. Raises ModelError naming the field."""
     where = folder / MANIFEST
     if not isinstance(manifest, dict):
-        raise ModelError(f"{where}: an object was expected")
+        raise ModelError(f"{where}: expected a JSON object")
     version = _integer(manifest, "format", 1, 1 << 30, where)
     if version > FORMAT:
         raise ModelError(f"{where} has format {version}, this version of sdrt reads up to {FORMAT}: update sdrt")
@@ -236,14 +236,14 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
     if scale < SMALLEST_SCALE:
         raise ModelError(f"{where}: scale must be at least {SMALLEST_SCALE:g}")
     if space.get("identity", latent_space.identity.hex()) != latent_space.identity.hex():
-        raise ModelError(f"{where}: the identity of this space is {latent_space.identity.hex()}, not what it says")
+        raise ModelError(f"{where}: the identity of its space is {latent_space.identity.hex()}, it states another")
     quality = manifest.get("quality_range")
     if not isinstance(quality, list) or len(quality) != 2:
         raise ModelError(f"{where}: quality_range must be two integers")
     ends = {"coarse": quality[0], "fine": quality[1]}
     coarse, fine = (_integer(ends, end, 0, 1023, where) for end in ends)
     if coarse < fine:
-        raise ModelError(f"{where}: quality_range must not rise, it is {coarse}, {fine}")
+        raise ModelError(f"{where}: quality_range must have the coarser step index first, it is {coarse}, {fine}")
     distribution = manifest.get("latent_distribution")
     if not isinstance(distribution, bool):
         raise ModelError(f"{where}: latent_distribution must be true or false")
@@ -272,11 +272,11 @@ def _files(files: Mapping[str, Any], where: Path) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for name in files:
         if not name.isprintable() or not name or name.startswith(".") or any(c in '/\\:*?"<>|' for c in name):
-            raise ModelError(f"{where}: {name!r} is no plain file name")
+            raise ModelError(f"{where}: {name!r} is not a plain file name")
         entry = _mapping(files, name, where)
         digest = _text(entry, "sha256", where)
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-            raise ModelError(f"{where}: the sha256 of {name} is no 64 lower-case hexadecimal digits")
+            raise ModelError(f"{where}: the sha256 of {name} is not 64 lower-case hexadecimal digits")
         _integer(entry, "bytes", 0, MAX_PACK_FILE_BYTES, where)
         hashes[name] = digest
     return hashes

@@ -15,7 +15,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 def read_regular_file(path: Path, limit_bytes: int) -> bytes:
     """The contents of the regular file at ``path``, links followed.
 
-    Raises ModelError: it cannot be read, is no regular file, or has more than ``limit_bytes``.
+    Raises ModelError: it cannot be read, is not a regular file, or has more than ``limit_bytes``.
     """
     try:
         with open_regular_file(path) as stream:
@@ -29,7 +29,7 @@ def read_regular_file(path: Path, limit_bytes: int) -> bytes:
 
 
 def open_regular_file(path: Path) -> BinaryIO:
-    """The regular file at ``path``, links followed. Raises ModelError: it cannot be opened, or is no regular file."""
+    """The regular file at ``path``, links followed. Raises ModelError: not a regular file, or it cannot be opened."""
     try:
         # Non-blocking, because opening a fifo waits for a writer; regular files do not care.
         stream = open(os.open(path, _FLAGS), "rb")  # noqa: PTH123, SIM115 (Path.open takes no flags; the caller's)
@@ -46,4 +46,4 @@ def open_regular_file(path: Path) -> BinaryIO:
 def check_regular(path: Path, status: os.stat_result) -> None:
     """Raises ModelError if ``status``, that of ``path``, is of anything but a regular file."""
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{path} is no regular file")
+        raise ModelError(f"{path} is not a regular file")

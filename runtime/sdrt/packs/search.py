@@ -73,7 +73,7 @@ def load_pack(name_or_folder: str | Path) -> ModelPack:
         if is_pack:
             return read_pack(asked)
         if is_folder:
-            raise ModelError(f"{asked} is no model pack: it has no {MANIFEST}")
+            raise ModelError(f"{asked} is not a model pack: it has no {MANIFEST}")
     raise ModelError(f"no model pack named {text!r}; {_searched()}")
 
 
@@ -185,14 +185,13 @@ def find_pack(
     kin = [pack.called for pack in packs if pack.space.identity == space_identity]
     advice = f"; another version of {kin[0]} has that prior" if kin else ""
     raise ModelError(
-        f"the file wants latent space {in_words(space_identity)} and prior {prior_identity.hex()}{advice}; "
-        f"here: {', '.join(here) or 'no model packs'}{broken}; {_searched()}"
+        f"the file needs latent space {in_words(space_identity)} and prior {prior_identity.hex()}{advice}; "
+        f"found: {', '.join(here) or 'no model packs'}{broken}; {_searched()}"
     )
 
 
 def read_prior(pack: ModelPack, identity: bytes | None = None) -> bytes:
-    """The file of a prior, as ``prior_name`` finds it. Raises ModelError if there is none, or it is missing or altered.
-    """
+    """The file of a prior, as ``prior_name`` finds it. Raises ModelError if there is none, or it is missing or altered."""
     return read_verified(pack, prior_name(pack, identity))
 
 

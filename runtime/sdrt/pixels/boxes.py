@@ -98,7 +98,7 @@ def _examine_meta(data: bytes) -> Declared:
             primaries, transfer = struct.unpack_from(">HH", color, 4)
             encoding = from_cicp(primaries, transfer)
             if encoding is None:
-                notes += (f"its colors are told by code points {primaries}, {transfer}, which mean nothing: ignored",)
+                notes += (f"it declares color code points {primaries}, {transfer}, which are unknown: ignored",)
             return Declared(encoding=encoding, notes=notes)
     return Declared(notes=notes)
 

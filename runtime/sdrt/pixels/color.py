@@ -190,7 +190,7 @@ def _from_encoding(
     try:
         convert = to_srgb(encoding, _peak(image) if encoding.hdr else 255)
     except ValueError as error:
-        notes.append(f"its colors are told in a way that means nothing ({error}): treated as sRGB")
+        notes.append(f"its color description is invalid ({error}): treated as sRGB")
         return None
     if encoding.hdr:
         notes.append(f"an HDR picture ({encoding.hdr}): its highlights were tone-mapped to sRGB")

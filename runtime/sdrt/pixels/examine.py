@@ -54,7 +54,7 @@ def _examine_bmp(stream: BinaryIO) -> Declared:
         stream.seek(_BMP_HEADER_AT + offset)
         return Declared(info={"icc_profile": stream.read(min(profile_bytes, MAX_PROFILE_BYTES))})
     if size_bytes >= _BMP_V4_BYTES and kind == _BMP_CALIBRATED and any(corners):
-        return Declared(notes=("its header tells of calibrated colors: treated as sRGB",))
+        return Declared(notes=("its header declares calibrated colors: treated as sRGB",))
     return Declared()
 
 

@@ -29,7 +29,7 @@ _old: Any = None
 def overheard() -> Iterator[list[str]]:
     """The first thing that libtiff says in this thread within the block, if anything.
 
-    Nothing where its handler cannot be had (a library linked statically): it writes to stderr then, as ever.
+    Nothing where its handler is unavailable (a library linked statically): it writes to stderr then, as ever.
     """
     thread, words = threading.get_ident(), list[str]()
     set_handler = _setter()

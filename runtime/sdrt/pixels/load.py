@@ -220,7 +220,7 @@ def _from_pillow(image: Image.Image, max_pixels: int | None, declared: Declared)
         raise ImageError(f"the picture has no pixels: {image.width} x {image.height}")
     source = read_metadata(image)
     icc = declared.info.get("icc_profile", image.info.get("icc_profile"))
-    notes = [*source.notes, *declared.notes, *(f"the library that read it says: {text}" for text in words)]
+    notes = [*source.notes, *declared.notes, *(f"decoder warning: {text}" for text in words)]
     encoding = declared.encoding
     if encoding is None and not icc:
         encoding = encoding_in(image, notes) or (ADOBE_RGB if source.adobe_rgb else None)
@@ -262,7 +262,8 @@ def _as_stored(upright: Pixels, orientation: int) -> Pixels:
 
 def _from_array(array: npt.NDArray[np.generic], max_pixels: int | None) -> Picture:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
-        raise ImageError(f"an array of shape {array.shape} is no picture: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is")
+        expected = "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        raise ImageError(f"an array of shape {array.shape} is not a picture: expected {expected}")
     check_pixels(array.shape[1], array.shape[0], max_pixels)
     levels = _levels_of_array(array)
     if levels.ndim == 2:
@@ -281,14 +282,14 @@ def _levels_of_array(array: npt.NDArray[np.generic]) -> Pixels:
         return array.astype(np.uint8, copy=False)
     is_float = np.issubdtype(array.dtype, np.floating)
     if not is_float and array.dtype.newbyteorder("=") != np.uint16:
-        raise ImageError(f"an array of {array.dtype} is no picture: uint8, uint16 or floats from 0 to 1 are")
+        raise ImageError(f"an array of {array.dtype} is not a picture: expected uint8, uint16 or floats from 0 to 1")
     levels = np.empty(array.shape, np.uint8)
     for top in range(0, array.shape[0], _STRIP_ROWS):
         strip = array[top : top + _STRIP_ROWS].astype(np.float32)
         if is_float:
             low, high = float(strip.min()), float(strip.max())
             if not (low >= -_FLOAT_TOLERANCE and high <= 1 + _FLOAT_TOLERANCE):
-                raise ImageError(f"float pixels must lie from 0 to 1, these reach from {low:g} to {high:g}")
+                raise ImageError(f"float pixels must be from 0 to 1, these are from {low:g} to {high:g}")
         strip *= np.float32(255 if is_float else 255 / 65535)
         levels[top : top + _STRIP_ROWS] = np.clip(np.rint(strip), 0, 255)
     return levels

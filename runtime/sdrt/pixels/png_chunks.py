@@ -171,7 +171,7 @@ def _encoding(found: dict[str, bytes], notes: list[str]) -> Encoding | None:
         encoding = from_cicp(primaries, transfer, narrow=full_range == 0)
         if encoding is not None and matrix == 0:
             return encoding
-        notes.append(f"PNG chunk cICP has code points {primaries}, {transfer}, {matrix}, which mean nothing: ignored")
+        notes.append(f"PNG chunk cICP has code points {primaries}, {transfer}, {matrix}, which are unknown: ignored")
     if "icc_profile" in found:
         return None
     if "srgb" in found:

@@ -97,7 +97,7 @@ def read_sequence_header(stream: bytes) -> SequenceHeader:
     bits = _Bits(units[0][1])
     profile, still, reduced = bits.take(3), bits.take(1), bits.take(1)
     if profile > 1 or not still or not reduced:
-        raise CorruptError("the patches' AV1 stream is no still picture of profile 0 or 1")
+        raise CorruptError("the patches' AV1 stream is not a still picture of profile 0 or 1")
     level = bits.take(5)
     wide, high = bits.take(4) + 1, bits.take(4) + 1
     width_px, height_px = bits.take(wide) + 1, bits.take(high) + 1
@@ -125,7 +125,7 @@ def webp_file(stream: bytes) -> bytes:
 def vp8l_size(stream: bytes) -> tuple[int, int]:
     """Width and height in pixels that a VP8L image-stream begins with. Raises CorruptError for any other stream."""
     if len(stream) < 5 or stream[0] != _VP8L_SIGNATURE or stream[4] >> 5:
-        raise CorruptError("the patches' stream does not begin as VP8L does")
+        raise CorruptError("the patches' stream does not start with a VP8L header")
     word = int.from_bytes(stream[1:5], "little")
     return (word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1
 
@@ -163,7 +163,7 @@ def _leb128(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
             return value, at + place + 1
-    raise CorruptError("the patches' AV1 stream has no proper sizes")
+    raise CorruptError("the patches' AV1 stream has invalid sizes")
 
 
 class _Bits:

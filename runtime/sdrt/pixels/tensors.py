@@ -65,7 +65,7 @@ def from_sample(sample: npt.NDArray[np.float32], height_px: int, width_px: int) 
         strip = sample[0, :, rows, :width_px] * np.float32(127.5)
         strip += np.float32(127.5)
         if np.isnan(strip.min()):
-            raise EngineError("the decoder gave values that are not numbers: try another device or precision")
+            raise EngineError("the decoder returned NaN: try another device or precision")
         rgb[rows] = np.clip(np.rint(strip, out=strip), 0, 255, out=strip).transpose(1, 2, 0)
     return rgb
 
