@@ -127,7 +127,8 @@ def test_names_in_a_tar_become_no_names_that_hide_or_color(folder: Path, capsys:
     write_tar("names.tar", *((tarfile.TarInfo(f"{name}.sdl"), SDL) for name in names))
     assert cli.main(["latents", "names.tar", "--out-dir", "out"]) == OutputError.exit_code
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(names) - 1 and all(line.isprintable() and "is not a valid file name" in line for line in lines)
+    assert len(lines) == len(names) - 1
+    assert all(line.isprintable() and "is not a valid file name" in line for line in lines)
     assert [path.name for path in Path("out").rglob("*") if path.is_file()] == ["one.npz"]
 
 

@@ -1,6 +1,6 @@
-"""Latents <-> an .sdl file: where the quantizer, the entropy coder, rate control and the container meet.
+"""Latents <-> .sdl files: combines the quantizer, the entropy coder, rate control and the container.
 
-Nothing above ``coding`` but this module calls it.
+The only module that calls ``sdrt.coding``.
 """
 
 from __future__ import annotations
@@ -33,26 +33,30 @@ StepIndices = NDArray[np.int64]
 IndicesOf = Callable[[int, int], StepIndices]
 """Height and width of a picture in pixels -> the step indices of its latents."""
 LatentsOf = Callable[[int, IndicesOf, bool], Latents]
-"""Resampling, step indices, and whether this is the last call -> the latents of a picture at that fraction."""
+"""Resampling factor, step indices, whether this is the last call -> the latents of the reduced picture."""
 Refine = Callable[[Latents, StepIndices, NDArray[np.float32]], Latents]
-"""Latents as ``LatentsOf`` gave them last, their step indices (h, w) and their steps (C, h, w) -> better latents."""
+"""The last latents of a ``LatentsOf``, their step indices (h, w) and step sizes (C, h, w) -> improved latents."""
 Written = tuple[bytes, sdl.SdlFile]
-"""A file: its bytes, and what they say."""
+"""A file: its bytes, and its parsed content."""
 Paint = Callable[[bytes], NDArray[np.uint8]]
 """An .sdl file -> its picture, uint8 (H, W, 3)."""
 
 _SEEN_AROUND = 1
-"""Latents around a pixel, each way, that it cannot do without where a patch hides what else they paint."""
+"""Latents that are kept under the rim of a patch, on each side of a visible pixel: the pixel depends on them most."""
 
 _LEVEL_REACH = 16
-"""Step indices, a quarter of an octave: latents made for a level serve others that near as well as their own."""
+"""Step indices, a quarter of an octave: within it, latents made for one quality level serve another equally well."""
 
 
 class LatentCoder:
-    """Codes latents of one pack's space with one of that pack's priors: that of ``identity``, or None, the one that
-    writes.
+    """Decodes latents with one prior of a pack, and holds both for encoding.
 
-    Raises ModelError where the pack has no such prior, or one that is altered, broken or of another number of channels.
+    Args:
+        pack: The pack; its space gives the unit of the latents.
+        identity: SHA-256 prefix of the prior, as files state it. None: the prior that encodes.
+
+    Raises:
+        ModelError: The pack has no such prior, or it is altered, invalid or has another number of channels.
     """
 
     def __init__(self, pack: ModelPack, identity: bytes | None = None) -> None:
@@ -65,18 +69,18 @@ class LatentCoder:
             )
 
     def symbols(self, file: sdl.SdlFile) -> Symbols:
-        """The integers of ``file``. Raises CorruptError where its payload or its step map holds none of its size."""
+        """The quantized latents, int32 (C, h, w). Raises CorruptError for an invalid payload or step map."""
         return to_channels(payload.decode(file.payload, self.prior, self.step_indices(file)), self.prior)
 
     def latents(self, file: sdl.SdlFile) -> tuple[Latents, StepIndices]:
-        """The latents of ``file``'s integers, and the steps that they were quantized with. Raises as ``symbols``."""
+        """The dequantized latents of ``file``, and the step index at each position. Raises as ``symbols``."""
         indices = self.step_indices(file)
         coded = payload.decode(file.payload, self.prior, indices)
         with np.errstate(over="ignore"):  # a step beyond float32: `pixel_strips` refuses what comes of it
             return quantize.dequantize(coded, self.prior, indices), indices
 
     def step_indices(self, file: sdl.SdlFile) -> StepIndices:
-        """The step index of each latent position of ``file``. Raises CorruptError for a broken step map."""
+        """The step index at each latent position of ``file``. Raises CorruptError for an invalid step map."""
         cell = self.pack.space.downscale
         width_px, height_px = file.coded_px
         rows, columns = ceil(height_px / cell), ceil(width_px / cell)
@@ -89,20 +93,19 @@ class LatentCoder:
 
 @dataclass(frozen=True, eq=False)
 class FileWriter:
-    """Writes the file of one picture.
+    """Writes the file of one picture: quantizes, searches the rate, and packs.
 
     Args:
-        coder: Of the pack that encodes.
-        width_px: Of the picture itself, whatever the resampling.
-        height_px: The same.
-        chunks: Alpha and metadata.
-        options: What the caller asked for.
-        offsets: Of the step in each cell of the picture itself, see ``sdrt.container.step_map``; None: flat. A picture
-            that is coded smaller has larger cells: each takes the finest of those that lie in it.
-        mask: Of the patches that ``chunks`` hold, see ``sdrt.container.patches``: latents that nothing which can be
-            seen needs become 0. None: no patches.
-        guess: The step index at which the search for a target size begins, such as that of a file much like this one;
-            None: the pack's default.
+        coder: The pack and prior that encode.
+        width_px: Width of the picture itself, whatever the resampling.
+        height_px: Its height.
+        chunks: Chunks besides the latents: alpha, metadata, patches.
+        options: The options of the caller.
+        offsets: int8 (rows, columns), the step map at full resolution, see ``sdrt.container.step_map``. None: a flat
+            one. With resampling cells are merged; each merged cell takes the finest step of its parts.
+        mask: bool (rows, columns), the cells that patches in ``chunks`` cover, see ``sdrt.container.patches``. Latents
+            that only hidden pixels depend on become 0. None: no patches.
+        guess: The step index at which the search for a target size begins. None: the pack's default.
     """
 
     coder: LatentCoder
@@ -115,7 +118,7 @@ class FileWriter:
     guess: int | None = None
 
     def write_bare(self) -> tuple[bytes, sdl.SdlFile]:
-        """The smallest file, for patches that hide all that is painted: every integer is 0, at whichever fraction."""
+        """The smallest file, for patches over the whole picture: all symbols 0, at the cheapest resampling."""
         cell, channels = self.coder.pack.space.downscale, self.coder.pack.space.channels
         files = []
         for resampling in sdl.RESAMPLINGS:
@@ -126,7 +129,7 @@ class FileWriter:
 
     @cached_property
     def resamplings(self) -> tuple[int, ...]:
-        """The fractions of the picture's sides at which ``write`` may want latents, in its order."""
+        """The resampling factors that ``write`` tries, in order."""
         if self.options.resampling is not None:
             return (self.options.resampling,)
         if self.budget_bytes is None:
@@ -135,18 +138,21 @@ class FileWriter:
         return (1, *(factor for factor in sdl.RESAMPLINGS[1:] if longest_px > cell * factor // 2))
 
     def write(self, latents: LatentsOf, refine: Refine | None = None) -> Written:
-        """The finest file that the options allow: its bytes, and what they say.
+        """Writes the finest file that the options allow.
 
-        A pack whose encoder is told the quality level runs it again where the search ends far from the level that the
-        first latents were made for.
+        With ``quality_input`` the encoder graph runs a second time if the search ends far from the quality level that
+        the first latents were made for.
 
         Args:
-            latents: Gives the latents of the picture at a resampling, for step indices, and whether it is asked for the
-                last time.
-            refine: Improves latents for the steps that the search found, or for quality's; then it is sought again.
+            latents: Returns the latents of the picture for a resampling factor and step indices.
+            refine: Improves latents for the step that the search found; the search then runs once more. None: no
+                refinement.
+
+        Returns:
+            The bytes of the file, and its parsed content.
 
         Raises:
-            UnsupportedError: The smallest file of the last latents is larger than the target; its size is named.
+            UnsupportedError: Even the smallest file exceeds the target; the message states its size.
         """
         pack, budget_bytes = self.coder.pack, self.budget_bytes
         coarse = pack.quality_range[0]
@@ -179,7 +185,7 @@ class FileWriter:
         raise AssertionError("the last resampling returns or raises")
 
     def _indices_at(self, step_index: int, resampling: int) -> IndicesOf:
-        """The step indices of the latents of a picture of so many rows and columns of pixels."""
+        """Maps height and width of the coded picture in pixels to the step index at each latent position."""
         cell = self.coder.pack.space.downscale
         offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
 
@@ -189,7 +195,7 @@ class FileWriter:
         return indices
 
     def _search(self, latents: Latents, resampling: int, guess: int, coarsest: int) -> tuple[bytes, sdl.SdlFile]:
-        """The finest file of ``latents`` in the budget, or that of ``guess`` where there is none."""
+        """The finest file of ``latents`` within the budget; without a budget, the file at ``guess``."""
         written: dict[bytes, sdl.SdlFile] = {}
 
         def code(step_index: int, bit_weight: float = 1.0) -> bytes:
@@ -208,9 +214,9 @@ class FileWriter:
         return data, written[data]
 
     def _step_within(self, max_error: float, latents: Latents, resampling: int) -> int:
-        """The coarsest step index that leaves so small an error. Raises UnsupportedError where none does."""
+        """The coarsest step index with at most this error. Raises UnsupportedError if there is none."""
         pack = self.coder.pack
-        # Graphs that are told the level know none finer than their finest.
+        # Graphs with quality_input were not trained beyond their finest level.
         finest = pack.quality_range[1] if pack.quality_input else 0
 
         def steps(index: int) -> StepIndices:
@@ -219,13 +225,13 @@ class FileWriter:
         return quantize.coarsest_within(latents, self.coder.prior, max_error, finest=finest, steps=steps)
 
     def _steps(self, latents: Latents, step_index: int, resampling: int) -> StepIndices:
-        """The step index of each position of ``latents``."""
+        """The step index at each position of ``latents``, int64 (h, w)."""
         cell = self.coder.pack.space.downscale
         return self._indices_at(step_index, resampling)(cell * latents.shape[1], cell * latents.shape[2])
 
     @cached_property
     def budget_bytes(self) -> int | None:
-        """The most bytes that the file may have; None where quality decides."""
+        """The largest size of the file in bytes; None without a target size."""
         target_bytes, target_bpp = self.options.target_bytes, self.options.target_bpp
         if target_bpp is not None:
             target_bytes = rate.budget_of(target_bpp, self.width_px, self.height_px)
@@ -233,7 +239,7 @@ class FileWriter:
 
     @property
     def _of_them_metadata(self) -> str:
-        """What makes the smallest file larger than it could be, in words that end a sentence on its bytes."""
+        """The end of the message on a size that cannot be reached: how much of it is metadata; empty without any."""
         kept_bytes = sum(len(chunk.data) for chunk in self.chunks if not chunk.critical and chunk.kind != sdl.TRUTH)
         return f", {kept_bytes} of them metadata: encode without keep_metadata (--keep-metadata)" if kept_bytes else ""
 
@@ -268,4 +274,4 @@ class FileWriter:
 
 
 Write = Callable[[FileWriter], Written]
-"""A way to write the file that a writer stands for, perhaps in several tries."""
+"""Writes the file of a writer, perhaps in several attempts."""

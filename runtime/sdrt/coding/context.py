@@ -1,6 +1,6 @@
-"""Contexts: predicts the next scan's symbols from those decoded so far, in integers.
+"""Context modeling: predicts the symbols of a scan from those already decoded, in integer arithmetic.
 
-docs/PRIOR.md is the normative description; :mod:`sdrt.coding.prior` says why float32 products are exact here.
+docs/PRIOR.md is normative; :mod:`sdrt.coding.prior` explains why the float32 products are exact.
 """
 
 from __future__ import annotations
@@ -39,9 +39,12 @@ _NEIGHBORHOOD = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What is predicted of a scan's symbols before they are coded; all (n,) over positions x channels.
+    """The predicted distributions of a scan's symbols. The coded residual is ``sign * (symbol - mean)``.
 
-    The coded residual is ``sign * (symbol - mean)``; ``table`` = class * FRACTIONS + fraction.
+    Attributes:
+        mean: int32 (n,), n = positions x channels, channels innermost: the rounded mean.
+        sign: int32 (n,), -1 or 1.
+        table: int32 (n,), the frequency table: class * FRACTIONS + fraction of the mean.
     """
 
     mean: Int32
@@ -50,7 +53,7 @@ class Prediction:
 
 
 def inverse_step(step_index: int) -> int:
-    """The network's quality input: ``32 * 2**((512 - step_index) / 64)`` in integers: 0..8192 for 0..1023."""
+    """The network's quality input, ``32 * 2**((512 - step_index) / 64)`` rounded: 8192..0 for step indices 0..1023."""
     octave, part = divmod(512 - step_index, 64)
     return (_POWERS[part] << 8 + octave) + 2**15 >> 16
 
@@ -84,9 +87,11 @@ class Canvas:
     """
 
     def __init__(self, prior: Prior, step_indices: NDArray[np.integer]) -> None:
-        """Args:
-        prior: what is coded.
-        step_indices: (h, w), the step index at each position.
+        """An empty canvas.
+
+        Args:
+            prior: The prior that the symbols are coded under.
+            step_indices: int (h, w), 0..1023: the step index at each position.
         """
         self.prior = prior
         height, width = int(step_indices.shape[0]), int(step_indices.shape[1])
@@ -105,11 +110,11 @@ class Canvas:
         self._qualities = np.unique(step_indices)
 
     def offset(self, dy: int, dx: int) -> int:
-        """The distance of a tap in flat indices."""
+        """The offset of a tap, ``dy`` rows down and ``dx`` columns right, in flat indices."""
         return dy * self._stride + dx
 
     def positions(self, scan: Scan) -> Positions:
-        """Positions that a scan codes: its grids in order, each row by row, without those whose extent is too small."""
+        """The positions that a scan codes: grid by grid, each in raster order, without those of too small an extent."""
         parts = []
         for grid in scan.grids:
             rows = np.arange(grid.y, self.height, grid.stride) + WINDOW
@@ -121,18 +126,18 @@ class Canvas:
         return places
 
     def rows(self, array: NDArray[_Number], places: Positions) -> NDArray[_Number]:
-        """The values at flat places of an array (h, w, ...) without margins."""
+        """Gathers from ``array`` (h, w, ...), without margins, at ``places``: (positions, ...)."""
         y, x = np.divmod(places, self._stride)
         found: NDArray[_Number] = array[y - WINDOW, x - WINDOW]
         return found
 
     def scatter(self, values: NDArray[np.generic], places: Positions, target: NDArray[np.generic]) -> None:
-        """The inverse of ``rows``."""
+        """Scatters ``values`` (positions, ...) into ``target`` (h, w, ...) at ``places``: the inverse of ``rows``."""
         y, x = np.divmod(places, self._stride)
         target[y - WINDOW, x - WINDOW] = values
 
     def store(self, scan: Scan, places: Positions, values: Int32) -> None:
-        """Puts the symbols of a scan, (positions, channels), where later scans look for them."""
+        """Records the symbols of a scan, int32 (positions, channels), as context for later scans."""
         clipped = np.clip(values, -SYMBOL_LIMIT, SYMBOL_LIMIT)
         self.symbols[places, scan.start : scan.stop] = clipped
         magnitude = np.abs(clipped).astype(np.float32)
@@ -151,8 +156,12 @@ class Canvas:
             around[places + self.offset(*tap), channels] += magnitude
 
     def bias(self, scan: Scan, places: Positions) -> tuple[Float32, NDArray[np.int64]]:
-        """What a scan's columns get besides their inputs: float32 integers (qualities, H + 2 n), from quality and mean
-        magnitudes, and the row of each position."""
+        """The biases of a scan's first layer, from the quality and the mean magnitudes.
+
+        Returns:
+            float32 (step indices in use, hidden + 2 * channels), whole numbers; and int64 (positions,), the row that
+            applies to each position.
+        """
         shown = scan.mean_weights.shape[0]
         means = (self.sums[:shown] << SIZE_BITS) // np.maximum(self.counts[:shown], 1)
         quality = np.array([[1, inverse_step(int(index))] for index in self._qualities], np.int64)
@@ -161,7 +170,7 @@ class Canvas:
         return bias.astype(np.float32), np.searchsorted(self._qualities, self._indices[places])
 
     def inputs(self, scan: Scan, places: Positions) -> Float32:
-        """The inputs of a scan at some positions, float32 (positions, inputs)."""
+        """The inputs of a scan's network, float32 (positions, inputs)."""
         near, own = scan.near, slice(scan.start, scan.stop)
         shown = near if scan.wide else scan.stop
         parts: list[NDArray[np.generic]] = [self.symbols[places + self.offset(*tap), :near] for tap in scan.taps]
@@ -174,10 +183,10 @@ class Canvas:
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def own(self, scan: Scan, places: Positions) -> tuple[Float32, Float32]:
-        """What the neighbors in its own channels add to a wide scan's means and scales.
+        """The contribution of neighbors in the same channels to the means and scales of a wide scan.
 
         Returns:
-            Two float32 (positions, channels), both of whole numbers.
+            Means and scales, each float32 (positions, channels), whole numbers.
         """
         total = np.zeros((2, len(places), scan.size), np.float32)
         for tap, mean_weight, scale_weight in zip(scan.own_taps, *scan.own_weights, strict=True):
@@ -188,7 +197,7 @@ class Canvas:
 
 
 def predict(canvas: Canvas, scan: Scan, places: Positions) -> Prediction:
-    """Runs a scan's network at some positions; position-major, the scan's channels innermost."""
+    """Runs a scan's network at ``places``. The order of the result is position-major, the scan's channels innermost."""
     prior, size, hidden = canvas.prior, scan.size, scan.hidden
     bias, which = canvas.bias(scan, places)
     output = np.empty((len(places), 2 * size), np.int32)
@@ -221,12 +230,15 @@ def predict(canvas: Canvas, scan: Scan, places: Positions) -> Prediction:
 
 
 def replay(prior: Prior, coded: Int32, step_indices: NDArray[np.integer]) -> Iterator[tuple[Scan, Int32, Prediction]]:
-    """Every scan with its symbols (positions, channels) and prediction, for known symbols.
+    """The predictions for known symbols, as a decoder would make them.
 
     Args:
-        prior: what they are coded under.
-        coded: int32 (h, w, coded channels), as `sdrt.coding.symbols.with_extents` gives them.
-        step_indices: (h, w).
+        prior: The prior that the symbols are coded under.
+        coded: int32 (h, w, coded channels), as `sdrt.coding.symbols.with_extents` returns them.
+        step_indices: int (h, w), 0..1023.
+
+    Yields:
+        Each scan in coding order, with its symbols, int32 (positions, channels), and their prediction.
     """
     canvas = Canvas(prior, step_indices)
     for scan in prior.scans:
@@ -237,7 +249,12 @@ def replay(prior: Prior, coded: Int32, step_indices: NDArray[np.integer]) -> Ite
 
 
 def table_entries(prior: Prior, prediction: Prediction, symbols: Int32) -> tuple[Int32, Int32, Int32]:
-    """(entry of its table, low bits, residual above them), each (n,), of symbols (n,)."""
+    """Splits symbols, int32 (n,), into what is coded.
+
+    Returns:
+        Three int32 (n,): the entry of the frequency table (the last one is the escape), the low bits, and the residual
+        without its low bits.
+    """
     classes = prediction.table // FRACTIONS
     residual = prediction.sign * (symbols - prediction.mean)
     bits = prior.low_bits[classes]

@@ -36,7 +36,7 @@ def _stream() -> Any:
 
 @lru_cache(maxsize=8)
 class _Models:
-    """The coder's models of a prior, made when first used."""
+    """The coder's models of a prior, created on first use."""
 
     def __init__(self, prior: Prior) -> None:
         self._prior = prior
@@ -63,7 +63,7 @@ def _runs(tables: Int32) -> tuple[NDArray[np.int64], Iterator[tuple[int, int, in
 
 
 class _Encoder:
-    """One payload that is being written, scan by scan."""
+    """Encodes one payload, scan by scan."""
 
     def __init__(self, prior: Prior) -> None:
         self._prior, self._models = prior, _Models(prior)
@@ -121,7 +121,7 @@ class _Encoder:
 
 
 class _Decoder:
-    """One payload that is being read, scan by scan."""
+    """Decodes one payload, scan by scan."""
 
     def __init__(self, payload: bytes, prior: Prior) -> None:
         self._prior, self._models = prior, _Models(prior)
@@ -176,15 +176,18 @@ class _Decoder:
 
 
 def encode(coded: Int32, prior: Prior, step_indices: StepIndices) -> bytes:
-    """The payload of symbols.
+    """Entropy codes symbols.
 
     Args:
-        coded: int32 (h, w, coded channels) within +-MAX_SYMBOL, as `sdrt.coding.symbols.with_extents` gives them.
-        prior: what to code them under.
-        step_indices: (h, w), 0..1023: the step index at each position.
+        coded: int32 (h, w, coded channels) within +-MAX_SYMBOL, as `sdrt.coding.symbols.with_extents` returns them.
+        prior: The prior to code them under.
+        step_indices: int (h, w), 0..1023: the step index at each position.
+
+    Returns:
+        The payload, which is unique for these arguments and does not end in a zero byte.
 
     Raises:
-        ValueError: the shape is not the prior's, a symbol is out of range, or one lies beyond its position's extent.
+        ValueError: The shape does not match the prior, a symbol is out of range or beyond the extent of its position.
     """
     _check(coded, prior)
     encoder = _Encoder(prior)
@@ -194,15 +197,18 @@ def encode(coded: Int32, prior: Prior, step_indices: StepIndices) -> bytes:
 
 
 def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
-    """The symbols of a payload, int32 (h, w, coded channels).
+    """Entropy decodes a payload.
 
     Args:
-        payload: what `encode` gave.
-        prior: what it was coded under.
-        step_indices: (h, w), as it was encoded; its shape is the picture's.
+        payload: What ``encode`` returned.
+        prior: The prior that it was coded under.
+        step_indices: int (h, w), 0..1023, the same as for ``encode``. h and w are those of the latents.
+
+    Returns:
+        int32 (h, w, coded channels).
 
     Raises:
-        CorruptError: no symbols of that shape have this payload under this prior.
+        CorruptError: The payload is not the unique coding of any symbols of this shape under this prior.
     """
     decoder, again = _Decoder(payload, prior), _Encoder(prior)
     canvas = Canvas(prior, step_indices)

@@ -1,4 +1,4 @@
-"""``prior.npz`` <-> :class:`sdrt.coding.prior.Prior`. docs/PRIOR.md lists the arrays and the rules that hold them."""
+"""Reads ``prior.npz`` into a ``Prior`` and writes its arrays. docs/PRIOR.md lists the arrays and their rules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from sdrt.packs.regular_file import read_regular_file
 Arrays = Mapping[str, NDArray[np.generic]]
 
 MAX_BYTES = 8 * 2**20
-"""Of the archive, and of all arrays in it together."""
+"""Limit of the archive's size, and of all its arrays together."""
 KINDS = ("|u1", "|i1", "<u2", "<i2", "<i4", "<f4")
 MAX_CHANNELS = 256
 MAX_SCANS = 96
@@ -47,11 +47,14 @@ def load_prior(source: str | Path | bytes, name: str | None = None) -> Prior:
     """Reads and validates a ``prior.npz``.
 
     Args:
-        source: a path, or the file's bytes.
-        name: what errors call it; None: the path, or "prior.npz".
+        source: A path, or the bytes of the file.
+        name: The name that error messages begin with. None: the path, or "prior.npz" for bytes.
+
+    Returns:
+        The prior. Its arrays are read-only.
 
     Raises:
-        ModelError: it cannot be read, is of another format, or breaks a rule of docs/PRIOR.md.
+        ModelError: The file cannot be read, has another format version, or violates a rule of docs/PRIOR.md.
     """
     if isinstance(source, bytes):
         data, name = source, name or "prior.npz"
@@ -76,7 +79,7 @@ def _take(arrays: Arrays, key: str, kind: str, name: str) -> NDArray[np.generic]
 
 
 class _Reader:
-    """Cuts a flat array into pieces and notices when it is too short or too long."""
+    """Splits a flat array into consecutive blocks. Raises ModelError if it is too short or too long."""
 
     def __init__(self, arrays: Arrays, key: str, kind: str, name: str) -> None:
         self._array, self._key, self._name, self._at = _take(arrays, key, kind, name).ravel(), key, name, 0
@@ -100,7 +103,18 @@ def _check(good: bool | np.bool, name: str, rule: str) -> None:
 
 
 def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
-    """Validates the arrays of a ``prior.npz``. Raises ModelError, beginning with ``name``."""
+    """Builds a prior from its arrays, and validates all of them.
+
+    Args:
+        arrays: Name -> array with the dtypes and shapes of docs/PRIOR.md; unknown names are ignored.
+        name: The name that error messages begin with.
+
+    Returns:
+        The prior. Its arrays are read-only.
+
+    Raises:
+        ModelError: An array is missing, has the wrong dtype or length, or violates a rule.
+    """
     version = _take(arrays, "format", "<u2", name)
     _check(version.shape == (), name, "format is one number")
     if version != FORMAT:
@@ -232,10 +246,16 @@ def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int
 
 
 def write_prior(arrays: Arrays) -> bytes:
-    """The bytes of a ``prior.npz``: the same arrays give the same bytes, so that the hash is stable.
+    """Serializes a prior.
+
+    Args:
+        arrays: As for ``build_prior``.
+
+    Returns:
+        The bytes of a ``prior.npz``, a deterministic function of the arrays: their SHA-256 identifies the prior.
 
     Raises:
-        ModelError: the arrays are no valid prior.
+        ModelError: The arrays are not a valid prior.
     """
     build_prior(arrays)
     buffer = io.BytesIO()

@@ -30,10 +30,13 @@ def bit_weight_for_psnr(prior: Prior) -> float:
 
 
 def step_scale(step_index: int) -> float:
-    """``2 ** ((step_index - 512) / 64)``: 64 indices are a factor of two, larger is coarser.
+    """The factor of the quantizer steps at a step index: ``2 ** ((step_index - 512) / 64)``. Larger is coarser.
+
+    Args:
+        step_index: 0..1023; 64 indices are a factor of two.
 
     Raises:
-        ValueError: outside 0..1023.
+        ValueError: The index is out of range.
     """
     if not 0 <= step_index <= 1023:
         raise ValueError(f"step index {step_index} is not in 0..1023")
@@ -41,7 +44,7 @@ def step_scale(step_index: int) -> float:
 
 
 def _scales(step_indices: NDArray[np.integer]) -> Float32:
-    """float32 (h, w): `step_scale` of each position."""
+    """`step_scale` of each position, float32 (h, w). Raises ValueError for an index outside 0..1023."""
     if step_indices.min() < 0 or step_indices.max() > 1023:
         raise ValueError(f"step indices {step_indices.min()}..{step_indices.max()} are not in 0..1023")
     return np.exp2((step_indices - 512) / 64).astype(np.float32)
@@ -50,23 +53,23 @@ def _scales(step_indices: NDArray[np.integer]) -> Float32:
 def quantize(
     latents: Float32, prior: Prior, step_indices: NDArray[np.integer], *, weight: float | None = None
 ) -> Int32:
-    """Coded symbols of latents.
+    """Quantizes latents by rate-distortion optimization.
 
-    Each is decided in coding order, under the contexts that earlier decisions left behind: the cheaper, in bits and
-    squared error, of the two integers around it.
+    Greedy, in coding order: each symbol becomes the one of the two nearest integers with the smaller Lagrangian cost,
+    squared error + lambda * bits. Bits are those of the prior, given the symbols chosen before.
 
     Args:
-        latents: float32 (C, h, w).
-        prior: what they will be coded under.
-        step_indices: (h, w), 0..1023.
-        weight: of bits against error, the Lagrangian's lambda in units of its value at high rates: 0 rounds to the
-            nearest, 1 is where a bit buys as much as a finer step would, None is the prior's own.
+        latents: float32 (C, h, w), normalized units.
+        prior: The prior that they will be coded under.
+        step_indices: int (h, w), 0..1023.
+        weight: The weight of bits: lambda relative to its high-rate value, where a bit saved costs as much error as a
+            coarser step would. 0 rounds to the nearest integer. None: ``prior.bit_weight``.
 
     Returns:
-        int32 (h, w, coded channels).
+        int32 (h, w, coded channels), within +-MAX_SYMBOL, channels in the prior's order.
 
     Raises:
-        ValueError: the latents are not finite or not of the prior's channels, or an index is out of range.
+        ValueError: The latents are not finite or have another number of channels, or an index is out of range.
     """
     if latents.ndim != 3 or latents.shape[0] != prior.channels:
         raise ValueError(f"latents of shape {latents.shape} do not fit a prior of {prior.channels} channels")
@@ -87,7 +90,7 @@ def quantize(
 def _decisions(
     exact: Float32, extents: Int32, prior: Prior, step_indices: NDArray[np.integer], price: np.float32
 ) -> Int32:
-    """Symbols (h, w, C), each one of the two integers around its exact value, (h, w, C); ``price`` is of a bit."""
+    """The chosen symbols, int32 (h, w, C), for latents in steps, float32 (h, w, C). ``price`` is lambda."""
     symbols = np.zeros(exact.shape, np.int32)
     canvas = Canvas(prior, step_indices)
     for scan in prior.scans:
@@ -105,7 +108,7 @@ def _decisions(
 
 
 def _decide(prior: Prior, prediction: Prediction, exact: Float32, weights: Float32) -> Int32:
-    """The cheaper of the two integers around each value (positions, n); weights (n,) are bits a squared step."""
+    """The cheaper of the two integers around each value (positions, n). ``weights`` (n,): bits per squared step."""
     below = np.floor(exact)
     costs = []
     for candidate in (below, below + 1):
@@ -118,17 +121,20 @@ def _decide(prior: Prior, prediction: Prediction, exact: Float32, weights: Float
 def coarsest_within(
     latents: Float32, prior: Prior, max_error: float, *, finest: int, steps: Callable[[int], NDArray[np.integer]]
 ) -> int:
-    """The coarsest step index at which rounding leaves an error of at most ``max_error``.
+    """The coarsest step index at which plain rounding has an error of at most ``max_error``.
 
     Args:
-        latents: float32 (C, h, w), finite.
-        prior: what they will be coded under.
-        max_error: root mean square error over root mean square of the latents, above 0.
-        finest: the smallest index that may be taken.
-        steps: the indices (h, w) that an index of the file means.
+        latents: float32 (C, h, w), finite, normalized units.
+        prior: The prior that they will be coded under.
+        max_error: RMS error divided by the RMS of the latents, above 0.
+        finest: The smallest index to consider.
+        steps: Maps a step index of the file to the index at each position, int (h, w).
+
+    Returns:
+        ``finest`` to 1023, found by bisection.
 
     Raises:
-        UnsupportedError: ``finest`` leaves more; its error is named.
+        UnsupportedError: The error at ``finest`` is larger; the message states it.
     """
     power = float(np.square(latents, dtype=np.float64).mean())
 
@@ -150,7 +156,19 @@ def coarsest_within(
 
 
 def dequantize(coded: Int32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
-    """Latents float32 (C, h, w) of coded symbols (h, w, coded channels); indices (h, w)."""
+    """Reconstructs latents: symbol times step.
+
+    Args:
+        coded: int32 (h, w, coded channels), channels in the prior's order.
+        prior: The prior that they were coded under.
+        step_indices: int (h, w), 0..1023.
+
+    Returns:
+        float32 (C, h, w), normalized units.
+
+    Raises:
+        ValueError: An index is out of range.
+    """
     latents = to_channels(coded, prior).astype(np.float32)
     latents *= prior.steps[:, None, None]
     latents *= _scales(step_indices)
@@ -158,5 +176,5 @@ def dequantize(coded: Int32, prior: Prior, step_indices: NDArray[np.integer]) ->
 
 
 def step_sizes(prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
-    """The step of each latent, float32 (C, h, w); indices (h, w)."""
+    """The quantizer step of each latent, float32 (C, h, w), for step indices (h, w). Raises as ``dequantize``."""
     return np.asarray(prior.steps[:, None, None] * _scales(step_indices), np.float32)

@@ -18,11 +18,11 @@ from sdrt.errors import UnsupportedError
 
 
 class TargetError(UnsupportedError):
-    """No file is as small as was asked."""
+    """No file is as small as the target."""
 
 
 FULL = 0.995
-"""The search ends at a file that uses this share of its budget."""
+"""The search ends at a file that uses at least this share of its budget."""
 FILLED = 0.98
 """Below this share a finer step is tried with a larger weight on bits."""
 _MAX_BIT_WEIGHT = 16.0
@@ -52,21 +52,24 @@ def step_for_quality(quality: float, quality_range: tuple[int, int]) -> int:
 def finest_within(
     code: Callable[[int, float], bytes], budget_bytes: int, *, guess: int, finest: int, coarsest: int = MAX_STEP_INDEX
 ) -> bytes:
-    """A file of an index in ``finest..coarsest`` that has at most ``budget_bytes`` and, if it can be, 98 % of them.
+    """The file of the finest step index whose size is at most ``budget_bytes``, and at least 98 % of it if possible.
 
     Args:
         code: ``code(index, bit_weight)`` makes a file. ``bit_weight``: 1 for the weight of bits (lambda) that the
             options ask for, above 1 for a larger one, which saves bytes at the same step. ``code`` is called at most 17
             times, on photographs three to four times (tests/test_shipped_pack.py). Sizes should fall with both
             arguments; where they do not, the result still fits the budget.
-        budget_bytes: the size that must not be exceeded.
-        guess: the index that is tried first.
-        finest: the smallest index that may be used.
-        coarsest: the largest index that may be used.
+        budget_bytes: The size that must not be exceeded.
+        guess: The step index to try first.
+        finest: The smallest step index to use.
+        coarsest: The largest step index to use.
+
+    Returns:
+        The bytes of the file, one that ``code`` returned.
 
     Raises:
-        TargetError: ``coarsest`` does not fit; the message names the smallest size. If it is the coarsest index of
-            all, larger weights on bits were tried as well.
+        TargetError: The file at ``coarsest`` is too large; the message states the smallest size. If it is the coarsest
+            index of all, larger bit weights were tried as well.
     """
     fits, too_large = coarsest + 1, finest - 1  # the open bracket: indices not yet tried lie strictly between
     sizes: dict[int, int] = {}

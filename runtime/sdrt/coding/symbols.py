@@ -12,23 +12,23 @@ from sdrt.coding.prior import Int32, Prior
 
 
 def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
-    """(C, h, w) -> (h, w, C), channels in the prior's order; contiguous."""
+    """Reorders (C, h, w), latent space order, to contiguous (h, w, C) in the prior's channel order."""
     return np.ascontiguousarray(symbols[prior.order].transpose(1, 2, 0))
 
 
 def to_channels(coded: Int32, prior: Prior) -> Int32:
-    """Coded symbols (h, w, coded channels) -> int32 (C, h, w), channels as the latent space has them."""
+    """Reorders int32 (h, w, coded channels) to int32 (C, h, w) in latent space order, without the extents."""
     symbols = np.empty((prior.channels, *coded.shape[:2]), np.int32)
     symbols[prior.order] = coded[:, :, prior.offset :].transpose(2, 0, 1)
     return symbols
 
 
 def with_extents(symbols: Int32, prior: Prior) -> Int32:
-    """Prepends to arranged symbols the smallest extents that cover them, if the prior codes extents.
+    """Prepends the extents, the smallest that cover the symbols, as channel 0 if the prior codes extents.
 
     Args:
-        symbols: int32 (h, w, C).
-        prior: what they will be coded under.
+        symbols: int32 (h, w, C), as ``arrange`` returns them.
+        prior: The prior that they will be coded under.
 
     Returns:
         int32 (h, w, coded channels).

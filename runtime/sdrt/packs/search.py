@@ -130,8 +130,8 @@ def prior_name(pack: ModelPack, identity: bytes | None = None) -> str:
     if identity is None:
         return pack.prior_path.name
     if identity not in pack.priors:
-        here = ", ".join(prior.hex() for prior in pack.priors) or "none"
-        raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no prior {identity.hex()}, it has {here}")
+        has = ", ".join(prior.hex() for prior in pack.priors) or "none"
+        raise ModelError(f"model pack {pack.name!r} in {pack.folder} has no prior {identity.hex()}, it has {has}")
     return pack.priors[identity]
 
 
@@ -164,7 +164,7 @@ def find_pack(
     the first pack.
     """
     packs, refusals = scan_packs()
-    here: list[str] = []
+    found: list[str] = []
     claims: list[SdrtError] = []
     for pack in packs:
         priors = ", ".join(prior.hex() for prior in pack.priors) or "none"
@@ -178,7 +178,7 @@ def find_pack(
                 claims.append(error)
                 continue
             return pack
-        here.append(f"{pack.called} ({pack.space.id}: space {pack.space.identity.hex()}, prior {priors})")
+        found.append(f"{pack.called} ({pack.space.id}: space {pack.space.identity.hex()}, prior {priors})")
     if claims:
         raise claims[0]
     broken = "".join(f"; unusable: {refusal}" for refusal in refusals)
@@ -186,12 +186,12 @@ def find_pack(
     advice = f"; another version of {kin[0]} has that prior" if kin else ""
     raise ModelError(
         f"the file needs latent space {in_words(space_identity)} and prior {prior_identity.hex()}{advice}; "
-        f"found: {', '.join(here) or 'no model packs'}{broken}; {_searched()}"
+        f"found: {', '.join(found) or 'no model packs'}{broken}; {_searched()}"
     )
 
 
 def read_prior(pack: ModelPack, identity: bytes | None = None) -> bytes:
-    """The file of a prior, as ``prior_name`` finds it. Raises ModelError if there is none, or it is missing or altered."""
+    """The file of a prior, as ``prior_name`` finds it. Raises ModelError if it does not exist or is altered."""
     return read_verified(pack, prior_name(pack, identity))
 
 
