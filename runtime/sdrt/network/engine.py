@@ -1,6 +1,6 @@
-"""Runs a graph: device choice, threads, bounded memory.
+"""Runs a graph on a device. Chooses device, threads and options of the inference engine.
 
-A device asked for by name is used or refused, never replaced: ONNX Runtime on its own would warn and run on the CPU.
+A device requested by name is used or an error, never replaced: ONNX Runtime itself would warn and fall back to the CPU.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from sdrt.atomic import scratch
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
 from sdrt.network.devices import INSTALL, PLUGINS, PRECISIONS, Sides, devices_to_try
-from sdrt.network.graph import Graph, read_graph
-from sdrt.network.onnxruntime_session import PROVIDERS, Floats, Runner
+from sdrt.network.graph import Floats, Graph, Runner, read_graph
+from sdrt.network.onnxruntime_session import PROVIDERS
 from sdrt.packs.manifest import DEFAULT_PRECISION
 
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 DEFAULT_SIDES = Sides(1, 64, 256)
 
 GraphOf = Callable[[str], Graph]
-"""A concrete device -> the graph that it should run."""
+"""Maps a concrete device to the graph that it should run."""
 
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What ``sdrt doctor`` says about one device."""
+    """One device in the output of ``sdrt doctor``."""
 
     device: str
     available: bool
@@ -51,12 +51,15 @@ class _Opened:
 
 
 class Engine:
-    """One graph with one input and one output, ready to run on one device.
+    """One graph with one input and one output, loaded on one device.
 
-    ``path`` is the graph. ``device`` is the resolved device (never ``auto``); ``reason`` says in one line why.
-    ``precision`` is the graph's, or bf16 where OpenVINO computes in it. ``longest_side``: the most cells of input that
-    a run may have each way; None: any. On a GPU longer pictures are best run in tiles of just that side, because every
-    new shape there costs time or memory.
+    Attributes:
+        path: The file of the graph.
+        device: The resolved device, never ``auto``.
+        reason: Why it was chosen, one line.
+        precision: Of the graph; "bf16" where OpenVINO computes in it.
+        longest_side: Largest height and width of the input, in input cells; None: any. On a GPU larger pictures are
+            run in tiles of exactly this side, because every new shape costs time or memory.
     """
 
     path: Path
@@ -78,15 +81,22 @@ class Engine:
     ) -> None:
         """Loads the graph.
 
-        ``graph``: its path, or what gives the graph for the device that is taken. ``precision``: only bf16 matters here
-        (see ``devices``), or float32 in OpenVINO for any other. ``threads`` 1 or more; None takes every core that
-        the process may use. ``optimize`` False keeps the graph as it was written, to tell an optimizer's fault from the
-        graph's. ``sides``: what GPUs are to expect; a TensorRT engine that is here already keeps its own. ``tf32``
-        False: CUDA multiplies float32 with all of its 24 bits, not with 11.
+        Args:
+            graph: Its path, or a function that returns the graph for the chosen device.
+            device: One of ``devices.DEVICES``.
+            precision: "bf16" requires it in OpenVINO; any other makes OpenVINO compute in float32. None: OpenVINO
+                uses bf16 where the CPU has it. The graph's own precision does not depend on this.
+            threads: 1 or more. None: one for each core that the process may use.
+            optimize: False: run the graph as it was written, to tell the optimizer's faults from its own.
+            sides: The input sizes to prepare a GPU for. A cached TensorRT engine keeps its own.
+            tf32: False: CUDA multiplies float32 with full 24-bit mantissas instead of 11 bits.
 
-        Raises ArgumentError: unknown device or precision, threads below 1. EngineError: device not to be had, graph
-        missing or one that the device cannot run. ModelError: graph not readable, damaged, or one whose parts lie
-        outside it. And what ``graph`` raises.
+        Raises:
+            ArgumentError: Unknown device or precision, or ``threads`` below 1.
+            EngineError: The device is unavailable or cannot run the graph.
+            ModelError: The graph cannot be read, is damaged, or refers to external data.
+
+        And what ``graph`` raises.
         """
         candidates = devices_to_try(device, precision)
         check_count("threads", threads)
@@ -101,9 +111,16 @@ class Engine:
         self.precision = "bf16" if opened.arithmetic == "bf16" else precision_of(self.path)
 
     def run(self, array: Floats) -> NDArray[Any]:
-        """NCHW in float32 or float16 -> NCHW in float32, or pixels, uint8 NHWC, where the graph ends in them.
+        """Runs the graph once.
 
-        Raises EngineError if the shape does not fit the graph or the device gives up (memory, for example).
+        Args:
+            array: float32 or float16 (N, C, H, W), none of them 0.
+
+        Returns:
+            float32 (N, C, H, W); for graphs that end in pixels uint8 (N, H, W, 3).
+
+        Raises:
+            EngineError: The shape does not fit the graph, or the device fails (out of memory, for example).
         """
         if array.ndim != 4 or 0 in array.shape:
             raise EngineError(f"{self.path.name} expects a non-empty NCHW input, got {array.shape}")
@@ -129,7 +146,7 @@ class _Settings:
 def available_devices() -> list[DeviceReport]:
     """Every device except auto: whether its libraries are installed, and if not, how to install them.
 
-    A device whose libraries are here may still fail to open a graph (no driver, for example): only ``Engine`` can tell.
+    An installed device may still fail to open a graph (no driver, for example): only loading an ``Engine`` shows it.
     """
     from importlib import metadata  # a tenth of a decoding process's start, and only reports need it
 
@@ -186,12 +203,19 @@ def installed_onnxruntimes() -> list[str]:
 
 
 def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[Path, bool]:
-    """Compiles a graph for this machine's GPU, which takes minutes. Returns its folder, and whether it was built now.
+    """Compiles a graph for this machine's GPU, which takes minutes.
 
-    An engine of the same sides that is here already is kept unless ``rebuild``.
+    Args:
+        path: The ONNX file.
+        sides: The input sizes that the engine takes.
+        rebuild: Build again even if the cache has an engine of the same sides.
 
-    Raises EngineError: no TensorRT, no GPU, a graph that TensorRT cannot run as a whole, sizes beyond its memory;
-    ModelError as ``Engine`` does.
+    Returns:
+        The folder of the engine in the cache, and whether it was built now.
+
+    Raises:
+        EngineError: No TensorRT, no GPU, a graph that TensorRT cannot run as a whole, or not enough GPU memory.
+        ModelError: As ``Engine``.
     """
     machine = _machine()
     place = tensorrt_cache.place_of(path, machine)
@@ -244,13 +268,13 @@ def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Se
         reason = "; ".join(passed_over) or "first choice"
         return device, found, _Opened(opened.runner, reason, opened.arithmetic, opened.longest_side)
     if not failures:
-        onnxruntime_session.load()  # says more clearly that nothing is installed
+        onnxruntime_session.load()  # its error states that nothing is installed
     raise EngineError("; ".join(failures or passed_over))
 
 
 def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
     if device == "openvino":
-        # Unasked, an int8 graph is run as it was measured: what is not in int8 stays in float32.
+        # By default an int8 graph runs as it was measured: what is not int8 stays float32, not bf16.
         precision = settings.precision or ("int8" if precision_of(graph.path) == "int8" else None)
         runner, arithmetic = openvino_session.open_session(graph, settings.threads, precision=precision)
         return _Opened(runner, "asked for", arithmetic)

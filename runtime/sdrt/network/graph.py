@@ -1,19 +1,28 @@
 """An ONNX graph in memory, checked to be self-contained.
 
-A pack's hashes cover the bytes of a graph. ONNX lets a tensor lie elsewhere: in a file beside the graph, or at an
-address in the process's memory, which engines follow. So does a node that loads a compiled engine. Such graphs are
+A pack's hashes cover the bytes of a graph. ONNX lets a tensor be stored elsewhere: in a file beside the graph, or at an
+address in the memory of the process, and engines follow both. A node can also load a compiled engine. Such graphs are
 refused before an engine sees them. The message types and field numbers are those of onnx.proto3 (ONNX 1.18).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, ModelError
 from sdrt.packs.manifest import MAX_PACK_FILE_BYTES
 from sdrt.packs.regular_file import read_regular_file
+
+Floats = NDArray[np.float32] | NDArray[np.float16]
+"""The input of a graph, (N, C, H, W)."""
+Runner = Callable[[Floats], NDArray[Any]]
+"""Runs a graph of one input and one output once."""
 
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -39,7 +48,12 @@ _PIXELS = ("tensor(uint8)", "u8")
 
 @dataclass(frozen=True)
 class Graph:
-    """``data``: the ONNX file. ``path``: where it was read; its name says the precision, and messages name it."""
+    """An ONNX graph.
+
+    Args:
+        path: The file that it was read from. Its name states the precision; messages begin with it.
+        data: The bytes of the file.
+    """
 
     path: Path
     data: bytes
@@ -61,7 +75,7 @@ class Graph:
                     parts.append((_PARTS[kind][field], first, end))
 
     def _fields(self, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """The fields of the message in ``data[at:stop]``: number, wire type, and where its contents begin and end."""
+        """The fields of the message in ``data[at:stop]``: number, wire type, start and end of the value."""
         while at < stop:
             key, at = self._varint(at, stop)
             wire = key & 7
@@ -80,7 +94,7 @@ class Graph:
             at = end
 
     def _varint(self, at: int, stop: int) -> tuple[int, int]:
-        """The number at ``at``, and where it ends."""
+        """The number at ``at``, and the offset behind it."""
         value = 0
         for index, byte in enumerate(self.data[at : min(stop, at + _LONGEST_VARINT)]):
             value |= (byte & 0x7F) << 7 * index
@@ -98,12 +112,17 @@ def read_graph(path: Path) -> Graph:
 
 
 def check_ports(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Raises EngineError unless a graph takes one tensor of floats and gives one of floats or of pixels.
+    """Checks that a graph has one float input and one float or uint8 output.
 
-    ``inputs``, ``outputs``: their types, as ONNX Runtime or OpenVINO names them.
+    Args:
+        path: The name in the message.
+        inputs, outputs: The element types as ONNX Runtime or OpenVINO names them.
+
+    Raises:
+        EngineError: It has not.
     """
     if len(inputs) != 1 or len(outputs) != 1 or inputs[0] not in _FLOATS or outputs[0] not in _FLOATS + _PIXELS:
         raise EngineError(
-            f"{path} takes {', '.join(inputs) or 'nothing'} and gives {', '.join(outputs) or 'nothing'}; one tensor of "
-            "floats in, and one of floats or uint8 out, were expected"
+            f"{path} has inputs {', '.join(inputs) or 'none'} and outputs {', '.join(outputs) or 'none'}; "
+            "expected one float input and one float or uint8 output"
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, ModelError, first_line, raise_interrupt_behind
 from sdrt.network.devices import GPU, INSTALL, PLUGINS
-from sdrt.network.graph import Graph, check_ports
+from sdrt.network.graph import Floats, Graph, Runner, check_ports
 from sdrt.parallel import usable_cores
 
 PROVIDERS = {
@@ -32,8 +32,6 @@ CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
 }
 
-Floats = NDArray[np.float32] | NDArray[np.float16]
-Runner = Callable[[Floats], NDArray[Any]]
 Named = Mapping[str, NDArray[np.float32]]
 """Arrays by the names of a graph's inputs or outputs."""
 NamedRunner = Callable[[Named], Named]
@@ -53,10 +51,10 @@ class Port:
 
 
 def load() -> ModuleType:
-    """The package, without its telemetry. Raises EngineError with the line that installs it.
+    """Imports onnxruntime with its telemetry off. Raises EngineError, with the command that installs it.
 
     From 1.29 on the package leaves a device's id and a list of events in the user's cache folder and, in a process that
-    lives some seconds, calls its vendor. It looks at this variable when it is first imported; later is too late.
+    lives some seconds, calls its vendor. It reads this variable when it is imported.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
@@ -76,7 +74,7 @@ def absent(device: str, version: str) -> str:
 
 
 def require(device: str) -> ModuleType:
-    """The package, with the provider of ``device``. Raises EngineError where either is missing."""
+    """Imports onnxruntime with the provider of ``device``. Raises EngineError if either is missing."""
     ort = load()
     if PROVIDERS[device] not in ort.get_available_providers():
         raise EngineError(f"device {device} is unavailable: {absent(device, str(ort.__version__))}")
@@ -115,12 +113,21 @@ _registered: set[str] = set()
 def open_session(
     graph: Graph | Path, device: str, threads: int | None, *, optimize: bool, options: Mapping[str, str]
 ) -> tuple[Runner, Port]:
-    """A graph on ``device`` (any but openvino), ``options`` given to its provider as they are.
+    """Loads a graph with one input and one output.
 
-    A path is for TensorRT alone, which finds its engine beside the graph.
+    Args:
+        graph: The graph; for TensorRT the path of a context graph, which finds its engine beside it.
+        device: Any device but "auto" and "openvino".
+        threads: 1 or more; None: one for each core that the process may use.
+        optimize: Whether ONNX Runtime may rewrite the graph.
+        options: Options of the execution provider.
 
-    Raises EngineError: no such device, graph not readable, other than one tensor of floats in and one of floats or
-    bytes out.
+    Returns:
+        What runs it, and its input.
+
+    Raises:
+        EngineError: The device is unavailable, the graph cannot be loaded, or it does not have one float input and one
+            float or uint8 output.
     """
     path = graph if isinstance(graph, Path) else graph.path
     session = _open(graph, device, threads, optimize=optimize, options=options)
@@ -143,17 +150,24 @@ def open_session(
 def open_named(
     graph: Graph, device: str, threads: int | None, *, inputs: Sequence[str], outputs: Sequence[str]
 ) -> NamedRunner:
-    """A graph of several inputs and outputs in float32, run by their names.
+    """Loads a float32 graph with several inputs and outputs.
 
-    Raises EngineError as ``open_session``, ModelError where the graph's inputs are others or an output is not there.
+    Args:
+        graph, device, threads: As for ``open_session``.
+        inputs: The names of all its inputs.
+        outputs: The names of the outputs to compute.
+
+    Raises:
+        EngineError: As ``open_session``.
+        ModelError: The graph has other inputs, or lacks an output.
     """
     options = cuda_options(tf32=True) if device == "cuda" else {}
     session = _open(graph, device, threads, optimize=True, options=options)
     found = {port.name for port in session.get_inputs()}, {port.name for port in session.get_outputs()}
     if found[0] != set(inputs) or not found[1].issuperset(outputs):
         raise ModelError(
-            f"{graph.path} takes {', '.join(sorted(found[0]))} and gives {', '.join(sorted(found[1]))}; "
-            f"{', '.join(inputs)} and {', '.join(outputs)} were expected"
+            f"{graph.path} has inputs {', '.join(sorted(found[0]))} and outputs {', '.join(sorted(found[1]))}; "
+            f"expected {', '.join(inputs)} and {', '.join(outputs)}"
         )
     names = list(outputs)
 
@@ -173,7 +187,7 @@ def _open(graph: Graph | Path, device: str, threads: int | None, *, optimize: bo
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
     ort = load() if device in PLUGINS else require(device)
     settings = _session_options(ort, device, threads, optimize)
-    # enable_fallback=0: else a provider that fails to start is replaced with a print on stdout.
+    # enable_fallback=0: otherwise a provider that fails to start is replaced, with a print on stdout.
     choice: dict[str, Any] = {"enable_fallback": 0}
     if device in PLUGINS:
         hardware = find_plugin(device, ort)[:1]
@@ -206,12 +220,12 @@ def _preload(ort: ModuleType) -> None:
 def _session_options(ort: ModuleType, device: str, threads: int | None, optimize: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # Never its own format, which it would know by the first bytes: what was checked is ONNX.
+    # Never ONNX Runtime's own format, which it detects by the first bytes: what was checked is ONNX.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.inter_op_num_threads = 1
-    # Left to itself, ONNX Runtime pins its threads to cores: beside any other busy process that is 2 to 3 times slower.
+    # By default ONNX Runtime pins its threads to cores: beside any other busy process that is 2 to 3 times slower.
     options.intra_op_num_threads = threads if threads is not None else usable_cores()
-    # A memory plan is kept for every shape ever seen: a thousand pictures of a thousand sizes fill the memory.
+    # It would keep a memory plan for every shape: a thousand pictures of a thousand sizes would fill the memory.
     # The arena stays: without it the peak is half as high again, and it stops growing at the largest picture.
     options.enable_mem_pattern = False
     levels = ort.GraphOptimizationLevel

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,19 +13,23 @@ from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, first_line, raise_interrupt_behind
 from sdrt.network.devices import INSTALL
-from sdrt.network.graph import Graph, check_ports
-
-Floats = NDArray[np.float32] | NDArray[np.float16]
-Runner = Callable[[Floats], NDArray[Any]]
+from sdrt.network.graph import Floats, Graph, Runner, check_ports
 
 
 def open_session(graph: Graph, threads: int | None, *, precision: str | None) -> tuple[Runner, str]:
-    """A graph and the arithmetic that it runs in: bf16 or fp32.
+    """Loads a graph.
 
-    ``precision`` bf16: that or nothing; None: bf16 where the CPU has it in hardware; any other: float32.
+    Args:
+        graph: The graph.
+        threads: 1 or more; None: OpenVINO's choice.
+        precision: "bf16": required; None: bf16 where the CPU has it in hardware; any other: float32.
 
-    Raises EngineError: no OpenVINO, no bf16, graph not readable, other than one tensor of floats in and one of floats
-    or bytes out.
+    Returns:
+        What runs it, and the arithmetic used: "bf16" or "fp32".
+
+    Raises:
+        EngineError: OpenVINO or bf16 is unavailable, the graph cannot be read, or it does not have one float input and
+            one float or uint8 output.
     """
     openvino, path = load(), graph.path
     # Its default cache keeps kernels and buffers for 5000 shapes.
@@ -39,7 +42,7 @@ def open_session(graph: Graph, threads: int | None, *, precision: str | None) ->
         if precision == "bf16" and not capable:
             raise EngineError("bf16 is unavailable: this CPU has no instructions for it")
         half = capable and precision in (None, "bf16")
-        # Said outright: OpenVINO's own default is whatever it thinks fastest.
+        # Explicit, because OpenVINO's own default is whatever it considers fastest.
         config["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
         compiled = core.compile_model(core.read_model(graph.data, b""), "CPU", config)
         sides = ([port.get_element_type().to_string() for port in side] for side in (compiled.inputs, compiled.outputs))
@@ -64,7 +67,7 @@ def open_session(graph: Graph, threads: int | None, *, precision: str | None) ->
 
 
 def _reason(error: Exception) -> str:
-    """OpenVINO's message in one line, without the places in its source with which it begins."""
+    """OpenVINO's message in one line, without the source locations at its start."""
     lines = [line.strip() for line in str(error).splitlines()]
     words = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
     return " ".join(words)[:300] or first_line(error)
@@ -73,8 +76,8 @@ def _reason(error: Exception) -> str:
 def load() -> ModuleType:
     """The package, without its telemetry: importing openvino starts a process that reports to google-analytics.com.
 
-    Where the package that does so is missing, openvino takes its own silent stand-in. Raises EngineError with the line
-    that installs it.
+    Without the package that reports, openvino uses its own silent substitute. Raises EngineError, with the command that
+    installs openvino, if it is missing or does not load.
     """
     hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
     if hidden:

@@ -31,7 +31,7 @@ CONTEXT = "context.onnx"
 RECORD = "built.json"
 COMMAND = "python -m sdrt_export tensorrt PACK"
 MAJOR = 10
-"""ONNX Runtime's provider is linked against this generation of libnvinfer."""
+"""ONNX Runtime's provider is linked against this major version of libnvinfer."""
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 
 
@@ -49,7 +49,7 @@ class Machine:
 
 
 def cache_root() -> Path:
-    """$SDRT_CACHE, or ``sdrt`` in the user's cache folder. Raises EngineError where there is no such folder."""
+    """$SDRT_CACHE, or ``sdrt`` in the user's cache folder. Raises EngineError if neither is known."""
     named = os.environ.get("SDRT_CACHE")
     try:
         if named:
@@ -64,9 +64,9 @@ def cache_root() -> Path:
 
 
 def this_machine(onnxruntime: str) -> Machine:
-    """The installed TensorRT and the GPU. Loads libnvinfer, from its Python package where the system has none.
+    """The installed TensorRT and the GPU. Loads libnvinfer, from its Python package if the system has none.
 
-    Raises EngineError: no TensorRT, another generation of it, no GPU.
+    Raises EngineError: no TensorRT, another major version, no GPU.
     """
     return Machine(onnxruntime, _tensorrt_version(), _architecture())
 
@@ -81,7 +81,7 @@ def place_of(graph: Path, machine: Machine) -> Path:
 
 
 def timing_folder(machine: Machine) -> Path:
-    """Where measured kernel times are kept: they hold for every graph on this machine."""
+    """The cache of kernel timings, shared by all graphs on this machine."""
     return cache_root() / "tensorrt" / "timing" / machine.folder_name
 
 

@@ -1,11 +1,11 @@
-"""Geometry of tiles: which cells a graph is run on, and which of its cells are kept.
+"""Geometry of tiles: the cells that a graph is run on, and those of its result that are kept.
 
-All lengths here are in *cells*, the grid of the latents: one latent position, ``downscale`` pixels. A graph made of
-convolutions only gives a cell exactly as in the whole picture when at least ``halo`` cells around it are in the same
-run, or when the run ends where the whole picture ends (so that the graph's own zero padding acts at the same place).
-For any other graph neighboring tiles overlap by ``fade`` cells and are blended linearly there.
+All lengths are in *cells*: one latent position, ``downscale`` pixels. A graph of convolutions computes a cell exactly
+as in the whole picture if the frame has at least ``halo`` cells on each side of it, or ends where the picture ends (so
+that the graph's zero padding applies at the same place). For other graphs neighboring tiles overlap by ``fade`` cells
+and are blended linearly.
 
-Every span of one axis has the same frame length, so that engines see few shapes.
+All frames along one axis have the same length, so that engines see few shapes.
 """
 
 from __future__ import annotations
@@ -50,11 +50,16 @@ class Plan:
 def spans(
     length: int, frame: int, *, halo: int, fade: int = 0, window: tuple[int, int] | None = None
 ) -> tuple[Span, ...]:
-    """Spans that cover ``window`` (default: all) of an axis of ``length`` cells, with frames of ``frame`` cells.
+    """The spans that cover a window of one axis.
 
-    With ``fade`` 0, frames are laid around the window only; otherwise those of the whole axis that touch the window are
-    taken, because a blended tile depends on where it lies. ``frame`` grows to ``2 * halo + fade + 1`` where it is
-    smaller: less would never advance.
+    Args:
+        length: Cells of the axis.
+        frame: Cells of a frame; raised to ``2 * halo + fade + 1``, the least that advances.
+        halo: Cells on each side of the kept ones that influence them.
+        fade: Cells over which neighbors are blended. 0: frames are placed around the window only. Otherwise they are
+            placed over the whole axis, because the result depends on the placement, and those that touch the window
+            are returned.
+        window: Start and stop (exclusive) of the window; None: the whole axis.
     """
     start, stop = (0, length) if window is None or fade else window
     low, high = max(0, start - halo), min(length, stop + halo)
@@ -81,10 +86,10 @@ def _starts(low: int, high: int, frame: int, stride: int) -> list[int]:
 
 
 def frame_shape(rows: int, columns: int, max_cells: int, *, halo: int, fade: int = 0) -> tuple[int, int]:
-    """Rows and columns of a frame of at most about ``max_cells`` cells for an extent of ``rows`` x ``columns``.
+    """Rows and columns of the frames for an extent of ``rows`` x ``columns`` cells.
 
-    The whole extent where it fits; otherwise as square as the extent allows, and no longer than its share, so that
-    the last frame of an axis does not repeat what the one before has done.
+    The whole extent if it has at most ``max_cells`` cells. Otherwise about that many, as square as the extent allows,
+    and divided evenly, so that the last frame of an axis does not repeat the work of the one before.
     """
     if rows * columns <= max_cells:
         return rows, columns
@@ -114,13 +119,16 @@ def plan(
     window: tuple[int, int, int, int] | None = None,
     side: int | None = None,
 ) -> Plan:
-    """Tiles that give the cells of ``window`` (top, left, bottom, right; default: all) of a grid.
+    """The tiles that cover a window of a grid.
 
-    ``max_cells`` bounds a frame (never below what ``halo`` needs). With ``fade`` the tiles may deliver more than the
-    window; their ``start`` and ``stop`` say what.
-
-    ``side`` replaces ``max_cells`` where it is given: a frame has at most so many cells each way, and exactly so many
-    where there are more, so that all large pictures have frames of one shape.
+    Args:
+        rows, columns: Cells of the grid.
+        max_cells: Largest frame in cells, raised to what ``halo`` needs.
+        halo, fade: As for ``spans``. With ``fade`` the tiles may cover more than the window: see their ``start`` and
+            ``stop``.
+        window: Top, left, bottom, right, the last two exclusive; None: the whole grid.
+        side: Replaces ``max_cells``: a frame has exactly this many cells along an axis, or all where the axis is
+            shorter, so that all large pictures have frames of one shape.
     """
     top, left, bottom, right = window or (0, 0, rows, columns)
     if fade:
@@ -141,11 +149,18 @@ def plan(
 
 
 def strips(plan: Plan, scale: int, paint: Callable[[Span, Span], NDArray[Any]]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Run ``paint`` on every tile and yield the result in strips from top to bottom: (first row, rows).
+    """Computes tiles row by row and joins them into strips.
 
-    ``paint(row, column)`` gives the tile's frame as an array (frame rows * scale, frame columns * scale, channels).
-    A strip is an array (rows, kept columns * scale, channels) of the same dtype; the first row counts from the
-    grid's row 0 in steps of 1 / scale cell. At any time one tile, one strip and its faded end are in memory.
+    One tile, one strip and its blended end are in memory at a time.
+
+    Args:
+        plan: The tiles.
+        scale: Output samples per cell along each axis.
+        paint: Row span, column span -> the frame's result, (frame rows * scale, frame columns * scale, channels).
+
+    Yields:
+        From top to bottom: the number of the strip's first output row, counted from the grid's row 0, and the strip,
+        (rows, kept columns * scale, channels), of the dtype that ``paint`` returns.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
-"""Pixels <-> latents: a pack's graphs, run over a picture of any size in tiles of bounded memory.
+"""Pixels <-> latents: runs a pack's graphs over a picture of any size, in tiles of bounded memory.
 
-Where a pack states its halo (graphs of convolutions only), tiles give what the whole picture gives. Other graphs look
-at the whole picture at once: those run whole up to GLOBAL_FRAME_PX, and in blended tiles beyond.
+With a halo in the manifest (convolutions only) tiles give exactly the result of the whole picture. Graphs without one
+see the whole picture at once: they run whole up to GLOBAL_FRAME_PX, and in overlapping, blended tiles beyond.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from sdrt.pixels import tensors
 from sdrt.pixels.picture import Crop, Strips, gather
 
 FRAME_PX = 1536 * 1536
-"""Pixels of a frame that a graph is run on at once: some 150 bytes of memory each with models/tiny."""
+"""Largest frame, in pixels, for one run of a graph: about 150 bytes of memory per pixel with models/tiny."""
 GLOBAL_FRAME_PX = 768 * 768
-"""The same for graphs that look everywhere at once (attention, group norms): these need twenty times the memory."""
+"""The same for graphs with global operators (attention, group norms), which need twenty times the memory."""
 GLOBAL_FADE_PX = 96
 """Overlap over which the tiles of such graphs are blended: a step between neighboring pixels grows by at most a 96th
 of what the two tiles differ by. docs/TILES.md has what was measured."""
 GLOBAL_TRIM_PX = 32
-"""Rim of such tiles that is thrown away: it saw the zeros around the tile instead of the picture. Twice as much did not
-measure better."""
+"""Rim of such tiles that is discarded: it depends on the zero padding around the tile. Twice as much did not measure
+better."""
 
 GPU_SIDES_PX = (512, 1024)
-"""On a GPU: the side that is tuned best and the longest one. Larger pictures are cut into tiles of just the latter:
-memory is that of one tile, and no new shape makes the device choose or compile its kernels again."""
+"""On a GPU: the side that kernels are tuned for, and the longest one. Larger pictures are cut into tiles of exactly the
+latter: memory is that of one tile, and no new shape makes the device select or compile kernels again."""
 
 StepIndices = NDArray[np.int64]
 
@@ -51,14 +51,23 @@ def to_latents(
     tile_px: int | None = None,
     indices: StepIndices | None = None,
 ) -> NDArray[np.float32]:
-    """uint8 (H, W, 3) -> ``(raw - shift) * scale``, float32 (C, ceil(H / downscale), ceil(W / downscale)).
+    """Runs the encoder graph on a picture.
 
-    Below and to the right the picture is continued to whole cells by repeating its edge. ``tile_px``: the side of the
-    frames that a large picture is cut into; None: what suits the pack. Less needs less memory and more time.
-    ``indices`` (rows, columns) of latents: the step index that each will be quantized with, for packs that take it;
-    None: the pack's default.
+    Args:
+        rgb: uint8 (H, W, 3). It is padded to whole cells on the right and below by repeating its edge.
+        pack: The pack of the encoder.
+        encoder: The session of its graph.
+        progress: Called after each tile.
+        tile_px: Side of the tiles in pixels. Smaller tiles take less memory and more time. None: the pack's default.
+        indices: int64 (h, w), the step index that each latent will be quantized with, for packs with
+            ``quality_input``. None: the pack's default step everywhere.
 
-    Raises EngineError, and ModelError where the encoder does not give what the manifest says, in finite numbers.
+    Returns:
+        Normalized latents ``(raw - shift) * scale``, float32 (C, h, w), h = ceil(H / downscale), w likewise.
+
+    Raises:
+        EngineError: The engine fails.
+        ModelError: The output has another shape than the manifest states, or is not finite.
     """
     cell, channels = pack.space.downscale, pack.space.channels
     rows, columns = (ceil(side / cell) for side in rgb.shape[:2])
@@ -104,7 +113,7 @@ def to_pixels(
     *,
     indices: StepIndices | None = None,
 ) -> NDArray[np.uint8]:
-    """The rows of ``pixel_strips`` as one array, uint8 (height, width, 3). Raises as these do."""
+    """As ``pixel_strips``, in one array, uint8 (height, width, 3)."""
     rows = pixel_strips(latents, pack, decoder, crop, progress, indices=indices)
     return gather(Strips(width_px=crop[2], height_px=crop[3], rows=rows)).rgb
 
@@ -119,12 +128,23 @@ def pixel_strips(
     tile_px: int | None = None,
     indices: StepIndices | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """``(raw - shift) * scale``, float32 (C, h, w) -> the pixels of ``crop`` from top to bottom, uint8 (n, width, 3).
+    """Runs the decoder graph on latents, one row of tiles at a time, when its strip is requested.
 
-    ``crop`` lies in the h * downscale by w * downscale pixels of the grid; only its tiles are run, each row of tiles
-    when its strip is asked for. ``tile_px`` and ``indices`` as for ``to_latents``.
+    Args:
+        latents: Normalized latents, float32 (C, h, w).
+        pack: The pack of the decoder.
+        decoder: The session of its graph.
+        crop: x, y, width, height in pixels, within w * downscale by h * downscale. Only tiles that touch it are run.
+        progress: Called after each tile.
+        tile_px: As for ``to_latents``.
+        indices: As for ``to_latents``.
 
-    Raises EngineError, and ModelError where the decoder does not give what the manifest says.
+    Yields:
+        The pixels of ``crop`` from top to bottom, uint8 (n, width, 3).
+
+    Raises:
+        EngineError: The engine fails.
+        ModelError: The output has another shape than the manifest states, or a latent is not finite.
     """
     cell = pack.space.downscale
     left, top, width_px, height_px = crop
@@ -145,7 +165,7 @@ def pixel_strips(
             raise ModelError(f"model pack {pack.name}: latents are not finite with its prior and scale")
         if level is not None:
             frame = np.concatenate([frame, _frame(level, row, column)])
-        # Where nothing was coded, tile after tile is the same: a file of 22 bytes must not keep a network busy.
+        # Empty regions give identical tiles: a hostile file of 22 bytes must not keep a network busy.
         if last is None or not np.array_equal(frame, last[0]):
             last = frame, _painted(frame, pack, decoder)
         done += 1
@@ -171,8 +191,16 @@ def _painted(frame: NDArray[np.float32], pack: ModelPack, decoder: Engine) -> ND
 
 
 def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices | None) -> NDArray[np.float32] | None:
-    """The quality level of each latent, float32 (1, rows, columns), where the pack's graphs take it: octaves of the
-    step above that of index 512."""
+    """The quality input of the pack's graphs: log2 of the quantizer step relative to that of index 512.
+
+    Args:
+        pack: The pack of the graphs.
+        rows, columns: Size of the latents.
+        indices: int64 (rows, columns), 0..1023. None: the pack's default step.
+
+    Returns:
+        float32 (1, rows, columns); None for packs without ``quality_input``.
+    """
     if not pack.quality_input:
         return None
     if indices is None:
@@ -181,7 +209,7 @@ def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices
 
 
 def gpu_sides(pack: ModelPack, half: str) -> Sides:
-    """The input sizes to prepare a GPU for: of ``encoder`` in pixels, of ``decoder`` in latents."""
+    """The input sizes to prepare a GPU for. ``half``: "encoder", in pixels, or "decoder", in latents."""
     cell = pack.space.downscale
     opt_px, max_px = GPU_SIDES_PX
     if half == "encoder":
@@ -199,9 +227,15 @@ def plan_tiles(
     side: int | None,
     tile_px: int | None,
 ) -> tile.Plan:
-    """The tiles of ``window`` (top, left, bottom, right) in a grid of ``rows`` x ``columns`` cells.
+    """The tiles to run for a part of the picture. All lengths are in cells (latents) unless they are named ``_px``.
 
-    ``halo``: what the pack states for this graph, in cells, or None. ``side``: an engine's longest side in cells.
+    Args:
+        pack: The pack of the graph.
+        rows, columns: Size of the whole picture.
+        halo: The halo of the graph; None: a graph with global operators.
+        window: Top, left, bottom, right of the part; the last two exclusive.
+        side: The longest side that the engine takes; None: any.
+        tile_px: Side of the tiles; None: the default.
     """
     cell, fade, frame_px = pack.space.downscale, 0, FRAME_PX
     if halo is None:
