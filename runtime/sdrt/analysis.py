@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.bitstream import IndicesOf, Latents, Refine
+from sdrt.container.step_map import StepIndices
 from sdrt.network.engine import Engine
 from sdrt.network.refine import Refinement, refine
-from sdrt.network.transform import Progress, StepIndices, to_latents
+from sdrt.network.transform import Progress, to_latents
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.scaling import reduce
 

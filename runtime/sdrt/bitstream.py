@@ -18,7 +18,7 @@ from sdrt.coding import payload, quantize, rate
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.symbols import to_channels
 from sdrt.container import patches, sdl, step_map
-from sdrt.container.step_map import Offsets
+from sdrt.container.step_map import Offsets, StepIndices
 from sdrt.errors import ModelError
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
@@ -28,8 +28,6 @@ Latents = NDArray[np.float32]
 """float32 (C, h, w), ``(raw - shift) * scale`` in the units of the pack's latent space."""
 Symbols = NDArray[np.int32]
 """int32 (C, h, w), the integers that a payload codes."""
-StepIndices = NDArray[np.int64]
-"""int64 (h, w), 0..1023: the step index at each latent position."""
 IndicesOf = Callable[[int, int], StepIndices]
 """Height and width of a picture in pixels -> the step indices of its latents."""
 LatentsOf = Callable[[int, IndicesOf, bool], Latents]

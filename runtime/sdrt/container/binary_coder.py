@@ -1,4 +1,4 @@
-"""A binary range coder with adaptive probabilities: what codes alpha planes and step maps, bit by bit.
+"""A binary range coder with adaptive probabilities, for alpha planes, masks, step maps and truth maps.
 
 docs/FORMAT.md has the arithmetic. The same code encodes and decodes: ``bit`` either encodes
 its argument or returns the decoded bit.
@@ -17,6 +17,8 @@ _WORD = 0xFFFFFFFF
 
 
 class BinaryCoder(Protocol):
+    """What an encoder and a decoder have in common, so that one function walks both."""
+
     def bit(self, context: int, bit: int) -> int:
         """Encodes ``bit`` and returns it (an encoder), or ignores it and returns the decoded bit (a decoder)."""
         ...
@@ -38,6 +40,8 @@ class _Probabilities:
 
 
 class BinaryEncoder:
+    """Encodes bits. ``contexts``: the number of contexts, each with a probability of its own."""
+
     def __init__(self, contexts: int) -> None:
         self._probabilities = _Probabilities(contexts)
         self._low = 0
@@ -45,6 +49,7 @@ class BinaryEncoder:
         self._out = bytearray()
 
     def bit(self, context: int, bit: int) -> int:
+        """Encodes ``bit``, 0 or 1, in ``context``; returns it."""
         bound = (self._range >> 16) * self._probabilities.zero[context]
         if bit:
             self._add(bound)
@@ -69,11 +74,19 @@ class BinaryEncoder:
             self._out[at] += 1
 
     def finish(self) -> bytes:
-        """The bytes of the lower end of the last interval, without the zeros at their end."""
+        """The coded bytes: the lower end of the final interval, without trailing zeros."""
         return bytes(self._out + self._low.to_bytes(4, "big")).rstrip(b"\x00")
 
 
 class BinaryDecoder:
+    """Decodes bits.
+
+    Args:
+        data: The bytes that ``BinaryEncoder.finish`` returned.
+        contexts: As of the encoder.
+        what: The name of the data in error messages.
+    """
+
     def __init__(self, data: bytes, contexts: int, what: str) -> None:
         self._what = what
         self._probabilities = _Probabilities(contexts)
@@ -83,6 +96,7 @@ class BinaryDecoder:
         self._range = _WORD
 
     def bit(self, context: int, bit: int) -> int:
+        """The next bit, coded in ``context``; the argument ``bit`` is ignored. Raises CorruptError."""
         bound = (self._range >> 16) * self._probabilities.zero[context]
         if self._code < bound:
             bit = 0

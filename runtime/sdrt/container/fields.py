@@ -1,4 +1,4 @@
-"""The fields that an .sdl file is made of, taken one after another from a stream, and varints."""
+"""Reads the fields of an .sdl file from a stream; varints."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ def varint(value: int) -> bytes:
 
 
 class FieldReader:
-    """Takes fields one after another; CorruptError at the first that does not fit."""
+    """Reads fields one after another from a stream."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
 
     def take(self, size_bytes: int, field: str) -> bytes:
-        """The next ``size_bytes`` bytes. ``field`` names them in the error."""
+        """The next ``size_bytes`` bytes. Raises CorruptError, which names ``field``, if the stream has fewer."""
         data = read_at_most(self._stream, size_bytes)
         if len(data) < size_bytes:
             raise CorruptError(f"the {field} does not fit: {size_bytes} bytes wanted, {len(data)} left")
         return data
 
     def varint(self, limit_bytes: int, field: str) -> int:
-        """The next varint, which has at most ``limit_bytes`` bytes and must be in its shortest form."""
+        """The next varint.
+
+        Raises CorruptError, which names ``field``: truncated, not in its shortest form, or longer than ``limit_bytes``.
+        """
         value = 0
         for index in range(limit_bytes):
             byte = self.take(1, field)[0]

@@ -100,9 +100,13 @@ class Chunk:
 class SdlFile:
     """The contents of one .sdl file.
 
-    ``width_px``, ``height_px``: 1..2**21, of the picture itself, without padding. ``step_index``: 0..1023.
-    ``space_identity``, ``prior_identity``: 4 bytes each. ``chunks``: no kind twice; ``unpack`` gives them in ascending
-    order of kind.
+    Attributes:
+        width_px, height_px: 1..2**21, of the picture itself, without padding.
+        space_identity: Of the latent space, 4 bytes.
+        prior_identity: Of the prior, 4 bytes.
+        step_index: 0..1023.
+        payload: The entropy coder's bytes.
+        chunks: At most 16, no kind twice; ``unpack`` returns them in ascending order of kind.
     """
 
     width_px: int
@@ -121,7 +125,8 @@ class SdlFile:
     def resampling(self) -> int:
         """The factor by which the coded picture's sides are smaller than the picture's: one of RESAMPLINGS.
 
-        Raises CorruptError where the chunk that says so says anything else; ``unpack`` has looked.
+        Raises:
+            CorruptError: Chunk SCAL is invalid. ``unpack`` has checked it.
         """
         scale = self.chunk(SCALE)
         if scale is None:
@@ -143,10 +148,12 @@ def resampling_chunks(resampling: int) -> tuple[Chunk, ...]:
 
 
 def pack(file: SdlFile) -> bytes:
-    """The bytes of ``file``; the same contents always give the same bytes (chunks are put in order).
+    """Serializes a file. Equal contents give equal bytes: chunks are sorted.
 
-    Raises LimitError for a side, a chunk or a file beyond the format's limits, UnsupportedError for contents that the
-    format cannot hold (an identity that is not 4 bytes, a bad or repeated chunk kind, a step_index out of range).
+    Raises:
+        LimitError: A side, a chunk or the file exceeds the limits of the format.
+        UnsupportedError: An identity that is not 4 bytes, an invalid or repeated chunk kind, or a step_index out of
+            range.
     """
     for name, side_px in (("width", file.width_px), ("height", file.height_px)):
         if not 1 <= side_px <= MAX_SIDE_PX:
@@ -165,13 +172,17 @@ def pack(file: SdlFile) -> bytes:
 
 
 def unpack(data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> SdlFile:
-    """Reads a whole .sdl file. No number in the file decides an allocation: only slices of the data are taken.
+    """Parses a whole .sdl file. No number in the file sizes an allocation: only slices of the data are taken.
 
-    Checks come in this order, each with its error: magic (NotSdlError); file size (LimitError); version
+    Args:
+        data: The bytes of the file.
+        max_pixels: Larger pictures are refused; None: no limit.
+
+    Raises, in this order: magic (NotSdlError); file size (LimitError); version
     (UnsupportedError if newer, CorruptError if 0); shortest length and checksum (CorruptError); reserved bits
-    (CorruptError); width and height (CorruptError); ``max_pixels`` (LimitError; None: no limit); the chunks, one after
+    (CorruptError); width and height (CorruptError); ``max_pixels`` (LimitError); the chunks, one after
     another: form, order and length (CorruptError), size of an ancillary one (LimitError), an unknown critical one
-    (UnsupportedError); what the chunk SCAL says (CorruptError). Every single flipped bit and every truncation is
+    (UnsupportedError); the value of chunk SCAL (CorruptError). Every single flipped bit and every truncation is
     refused.
     """
     _check_magic(data[: len(MAGIC)])

@@ -1,4 +1,4 @@
-"""Where the bytes of an .sdl file come from: memory, a path, or a binary stream."""
+"""Reads the bytes of an .sdl file from memory, a path, or a binary stream."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SdlSource = bytes | bytearray | memoryview | str | PathLike[str] | Readable
 
 
 def read_source(source: SdlSource, stream_name: str = "the stream") -> bytes:
-    """The bytes of an .sdl file. Of other data only the beginning is read, which ``sdl.unpack`` then refuses.
+    """The bytes of an .sdl file. Of other data only the first bytes are read, which ``sdl.unpack`` then refuses.
 
-    Memory grows with what comes, not with what might.
+    Memory grows with the bytes that arrive, up to the largest .sdl file.
 
     Args:
         source: The bytes themselves, a path, or a binary stream, which is read to its end.
-        stream_name: What errors call a stream.
+        stream_name: The name of a stream in error messages.
 
     Raises:
         MissingFileError: There is no such file.

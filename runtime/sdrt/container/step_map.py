@@ -16,6 +16,8 @@ CELL_PX = 64
 UNIT = 16
 MAX_OFFSET = 7
 
+StepIndices = NDArray[np.int64]
+"""int64 (h, w), 0..1023: the step index at each latent position."""
 Offsets = NDArray[np.int8]
 """int8 (rows, columns), each within +-MAX_OFFSET."""
 
@@ -25,25 +27,29 @@ _CONTEXTS = _MORE_AT + 2 * MAX_OFFSET
 
 
 def cells(rows: int, columns: int, downscale: int) -> tuple[int, int, int]:
-    """The map of a latent grid of ``rows`` x ``columns``: its rows, its columns, and latents a side of a cell."""
+    """The size of the step map of a latent grid of ``rows`` x ``columns``.
+
+    Returns:
+        Rows and columns of the map, and the latent positions along a side of a cell.
+    """
     side = max(1, CELL_PX // downscale)
     return -(-rows // side), -(-columns // side), side
 
 
-def spread(offsets: Offsets | None, step_index: int, rows: int, columns: int, downscale: int) -> NDArray[np.int64]:
+def spread(offsets: Offsets | None, step_index: int, rows: int, columns: int, downscale: int) -> StepIndices:
     """The step index of every latent position.
 
     Args:
-        offsets: of each cell; None where all are 0.
-        step_index: the file's.
-        rows, columns: of the latent grid.
-        downscale: pixels a side of a latent position.
+        offsets: Of each cell; None: all are 0.
+        step_index: Of the file.
+        rows, columns: Of the latent grid.
+        downscale: Pixels along a side of a latent position.
 
     Returns:
         int64 (rows, columns), 0..1023.
 
     Raises:
-        ValueError: the map is not that of this grid.
+        ValueError: The map has another size than this grid needs.
     """
     if offsets is None:
         return np.full((rows, columns), step_index, np.int64)
@@ -55,7 +61,7 @@ def spread(offsets: Offsets | None, step_index: int, rows: int, columns: int, do
 
 
 def reduced(offsets: Offsets, factor: int) -> Offsets:
-    """The map of the same picture at a fraction of its sides: the finest of the factor x factor cells in each."""
+    """The map of the picture reduced by ``factor``: each cell takes the finest offset of the cells that it covers."""
     if factor == 1:
         return offsets
     rows, columns = (np.arange(0, side, factor) for side in offsets.shape)

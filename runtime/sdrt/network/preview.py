@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.container.step_map import StepIndices
 from sdrt.network.engine import Engine
-from sdrt.network.transform import StepIndices, to_pixels
+from sdrt.network.transform import to_pixels
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.picture import Pixels
 

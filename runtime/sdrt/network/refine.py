@@ -20,10 +20,11 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.container.step_map import StepIndices
 from sdrt.errors import EngineError
 from sdrt.network import tile
 from sdrt.network.onnxruntime_session import NamedRunner
-from sdrt.network.transform import GLOBAL_FADE_PX, GLOBAL_TRIM_PX, Progress, StepIndices, quality_level
+from sdrt.network.transform import GLOBAL_FADE_PX, GLOBAL_TRIM_PX, Progress, quality_level
 from sdrt.network.viewer import Viewer
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels import tensors

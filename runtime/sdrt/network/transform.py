@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.container.step_map import StepIndices
 from sdrt.errors import ModelError
 from sdrt.network import tile
 from sdrt.network.devices import Sides
@@ -35,8 +36,6 @@ better."""
 GPU_SIDES_PX = (512, 1024)
 """On a GPU: the side that kernels are tuned for, and the longest one. Larger pictures are cut into tiles of exactly the
 latter: memory is that of one tile, and no new shape makes the device select or compile kernels again."""
-
-StepIndices = NDArray[np.int64]
 
 Progress = Callable[[int, int], None]
 """Called after each tile with the number of tiles done and their total."""

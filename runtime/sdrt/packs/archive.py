@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 SUFFIX = ".zip"
 MAX_ENTRIES = 64
 MAX_RATIO = 100
-"""Graphs and priors, fp16 or int8 numbers nearly all of them, unpack to less than twice their size."""
+"""Largest accepted compression ratio. Graphs and priors are mostly fp16 or int8 numbers: theirs is below 2."""
 
 _SPARED_BYTES = 1 << 20
-"""What is no larger may be as empty as it likes."""
+"""Smaller files may have any compression ratio."""
 _MAX_DIRECTORY_BYTES = 1 << 16
 _END_BYTES, _MAX_COMMENT_BYTES, _LOCATOR_BYTES = 22, 65535, 20
 _ENCRYPTED = 1
@@ -32,14 +32,14 @@ _METHODS = (0, 8)  # stored and deflated: what takes little memory to unpack
 
 
 def is_archive(place: Path) -> bool:
-    """Whether a pack at ``place`` is one in a zip file. Raises OSError where that cannot be looked at."""
+    """Whether ``place`` is a zip file, not a folder. Raises OSError if it cannot be examined."""
     return place.suffix.lower() == SUFFIX and not place.is_dir()
 
 
 def read_pack_file(place: Path, name: str, limit_bytes: int) -> bytes:
     """The contents of one file of the pack at ``place``, a folder or a zip file.
 
-    Raises ModelError: it is not there, cannot be read, is not a regular file, or has more than ``limit_bytes``.
+    Raises ModelError: it does not exist, cannot be read, is not a regular file, or has more than ``limit_bytes``.
     """
     if not is_archive(place):
         return read_regular_file(place / name, limit_bytes)
@@ -56,9 +56,9 @@ def read_pack_file(place: Path, name: str, limit_bytes: int) -> bytes:
 
 
 def archived_bytes(place: Path) -> dict[str, int]:
-    """Name and size of each file in a zip, the folder that they may lie in left out.
+    """Name -> size of each file in a zip, without the name of the folder around them.
 
-    Raises ModelError: no zip, a damaged one, or one with anything in it that a pack does not have.
+    Raises ModelError: not a zip, damaged, or with entries that a pack does not have.
     """
     with _opened(place) as (_, entries):
         return {name: entry.file_size for name, entry in entries.items()}

@@ -1,4 +1,4 @@
-"""A pack in a folder or a zip goes where the user's packs are, verified and whole."""
+"""Installs a pack: verifies a folder or a zip and copies it to the user's pack folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdrt.packs.manifest import MANIFEST, MANIFEST_LIMIT_BYTES, ModelPack, check
 
 @dataclass(frozen=True)
 class Installed:
-    """The pack where it lies now, and the priors that only the pack before it had."""
+    """The installed pack, and the priors that only the pack it replaced had."""
 
     pack: ModelPack
     lost_priors: tuple[bytes, ...] = ()
@@ -24,7 +24,7 @@ class Installed:
 def install(source: Path, *, name: str | None = None, replace: bool = False) -> Installed:
     """Copy the pack ``source``, a folder or a zip, to the user's folder of packs.
 
-    Every file is hashed on its way. The pack is complete before it has its name. With ``replace`` the one of that name
+    Every file is hashed while it is copied. The pack is complete before it has its name. With ``replace`` the one of that name
     makes room for it, and comes back where that fails; for a moment there is neither.
 
     Args:

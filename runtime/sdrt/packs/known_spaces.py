@@ -1,4 +1,4 @@
-"""Latent spaces that people know by a name, so that a file need not spend bytes on it: its identity is enough."""
+"""Names of well-known latent spaces. A file stores only the identity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = {
     "9947b988": "wan21: Wan 2.1 and Qwen-Image",
     "d0ba8b30": "tiny of sdrt 0.6",
 }
-"""Identity -> id of the space and the models that speak it. ``export/sdrt_export/spaces.py`` has how to know them."""
+"""Identity -> id of the space and the models that use it. ``export/sdrt_export/spaces.py`` recognizes them."""
 
 
 def in_words(identity: bytes) -> str:

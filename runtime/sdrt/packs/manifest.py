@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 MANIFEST_LIMIT_BYTES = 1 << 20
 PRIOR = "prior.npz"
 GRADIENT = "gradient.onnx"
-"""What turns the decoder's graph into one that gives its gradient as well; see ``search.read_gradient``."""
+"""The file that extends the decoder graph by its gradient; see ``search.read_gradient``."""
 DEFAULT_PRECISION = "w16"
 MAX_PACK_FILE_BYTES = 2**31 - 1
 """The largest graph that protobuf can hold."""
@@ -36,7 +36,7 @@ SMALLEST_SCALE = 2.0**-126
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """The meaning of a latent's numbers. Equal spaces have equal ``identity`` on every machine.
+    """A latent space: what the numbers of latents mean. Equal spaces have equal ``identity`` on every machine.
 
     A graph's latents are *raw*; symbols are computed from ``(raw - shift) * scale``.
     """
@@ -69,7 +69,7 @@ class ModelPack:
     """A pack as its manifest describes it. Files are checked by size here and by hash in ``search.read_verified``."""
 
     folder: Path
-    """The folder, or the zip file, that the pack lies in."""
+    """The folder or the zip file of the pack."""
     name: str
     space: LatentSpace
     files: dict[str, str] = field(hash=False)
@@ -84,11 +84,11 @@ class ModelPack:
     quality_input: bool = False
     """Whether the graphs take the quality level as an additional input channel; see ``docs/PACKS.md``."""
     halo: dict[str, int] | None = field(hash=False, default=None)
-    """``encoder_px`` and ``decoder_latents``: the overlap at which tiles equal the whole picture; None: none does."""
+    """``encoder_px`` and ``decoder_latents``: the overlap at which tiles equal the whole picture; None: no finite one."""
 
     @property
     def called(self) -> str:
-        """What ``--model`` calls the pack where it lies on the search paths: its folder's name, or its zip's."""
+        """The name of the pack for ``--model``, if it is on a search path: that of its folder or zip."""
         return called(self.folder)
 
     @property
@@ -158,7 +158,7 @@ def is_prior(name: str) -> bool:
 
 
 def older_prior(identity: bytes) -> str:
-    """The name of the file that keeps a prior for reading when another one writes."""
+    """The name of the file that holds a prior which only decodes older files."""
     return f"prior.{identity.hex()}.npz"
 
 
