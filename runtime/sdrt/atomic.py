@@ -1,4 +1,4 @@
-"""Writing a file so that its name holds either the whole new content or what was there before.
+"""Writes files atomically: the name has either the whole new content or the old one.
 
 Until it is whole, a file has no name at all where the system knows such files (O_TMPFILE, on Linux): whatever ends the
 process, nothing is left. Elsewhere it has a temporary name beside the final one, which goes away with an exception and
@@ -26,18 +26,18 @@ from sdrt.streams import Sink, WholeWriter, link_hops, own_descriptor
 _DEADLY = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _O_TMPFILE: int | None = getattr(os, "O_TMPFILE", None)
 _NOT_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""Why there may be no second file beside one that can be written to."""
+"""Errors that mean that no second file can be created beside a writable one."""
 
 _TEMPORARY = re.compile(r"\.sdrt-[0-9a-f]{16}\.tmp")
 _STALE_S = 86400.0
-"""Nobody writes a file for so long without a byte."""
+"""Age, since the last write, from which a temporary file counts as abandoned."""
 
 _scratch: dict[str, int] = {}
-"""What is to be removed before this process ends -> the process that made it: a forked child removes nothing."""
+"""Paths to remove before this process ends -> the process that made them: a forked child removes nothing."""
 
 
 def write_atomic(destination: str | os.PathLike[str], data: bytes | memoryview, *, overwrite: bool = True) -> None:
-    """Write ``data`` to ``destination``: all of it or nothing.
+    """Write all of ``data`` to ``destination``, or nothing.
 
     Raises OutputError as ``atomic_file`` does.
     """
@@ -102,7 +102,7 @@ def atomic_file(destination: str | os.PathLike[str], *, overwrite: bool = True) 
 
 
 def make_folder(folder: str | os.PathLike[str], mode: int = 0o777) -> None:
-    """Make ``folder`` and those above it, as far as they are missing. ``mode``: of the last one, where it is made.
+    """Create ``folder`` and its missing parents. ``mode``: of the last one, if it is created.
 
     Raises OutputError.
     """
@@ -113,9 +113,9 @@ def make_folder(folder: str | os.PathLike[str], mode: int = 0o777) -> None:
 
 
 def file_identity(place: str | os.PathLike[str] | int) -> tuple[int, int] | None:
-    """Device and number of the regular file behind a path or a descriptor; None where there is none to be seen.
+    """Device and inode of the regular file behind a path or a descriptor; None if there is none that can be examined.
 
-    Names do not tell: links, ``..``, letters of either case and bind mounts all give one file several of them.
+    Names are not enough: links, ``..``, case-insensitive folders and bind mounts give one file several names.
     """
     try:
         status = os.stat(place)  # noqa: PTH116 (of a descriptor too)
@@ -196,7 +196,7 @@ def _open_unfinished(
 
 @cache
 def _sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left in ``folder``; once, for it may hold a million."""
+    """Remove temporary files that killed processes left in ``folder``; once, as it may hold a million files."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             ours = _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
@@ -220,7 +220,7 @@ def _give_name(file: BinaryIO, temporary: Path) -> None:
 
 
 def _keep_owner_and_mode(file: BinaryIO, old: os.stat_result) -> None:
-    """Make the owner and the permissions of ``file`` those of ``old``, the owner where that is allowed."""
+    """Give ``file`` the permissions of ``old``, and its owner where that is allowed."""
     new = os.fstat(file.fileno())
     if hasattr(os, "fchown") and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         with contextlib.suppress(PermissionError):
@@ -230,7 +230,7 @@ def _keep_owner_and_mode(file: BinaryIO, old: os.stat_result) -> None:
 
 
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give the finished file its name. Without ``overwrite`` a file that appeared meanwhile stays: FileExistsError."""
+    """Give the finished file its name. Without ``overwrite`` raises FileExistsError if the name is taken."""
     if overwrite:
         try:
             temporary.replace(path)
@@ -252,7 +252,7 @@ def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def _copy(file: BinaryIO, path: Path) -> None:
-    """The content of ``file`` into the file ``path`` as it stands: for what cannot be replaced."""
+    """Copy the content of ``file`` into the existing file ``path``, which cannot be replaced."""
     file.seek(0)
     with path.open("r+b") as target:
         while block := file.read(1 << 20):
@@ -275,7 +275,7 @@ def _remove(name: str) -> None:
 
 @contextlib.contextmanager
 def _signals_wait_for_us() -> Iterator[None]:
-    """Signals that would end the process here and now remove what is scratch first, then end it all the same."""
+    """Makes signals that end the process remove scratch files first."""
     if threading.current_thread() is not threading.main_thread():  # only the main one may change what signals do
         yield
         return

@@ -1,4 +1,4 @@
-"""What an .sdl file says about itself, read without numpy, without the coder and without an inference engine.
+"""What an .sdl file states, read with the standard library alone.
 
 The module is not called ``info``: once imported, it would stand in ``sdrt`` where the function ``sdrt.info`` should.
 """
@@ -18,7 +18,7 @@ from sdrt.packs.manifest import ModelPack
 
 @dataclass(frozen=True)
 class Info:
-    """What one .sdl file says about itself.
+    """What one .sdl file states.
 
     Attributes:
         width_px: Of the picture itself.
@@ -55,7 +55,7 @@ class Info:
 
 
 def info(source: SdlSource, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
-    """Read what an .sdl file says about itself, and find the pack that it names. Needs no inference engine.
+    """Read the header of an .sdl file, and find the pack that it names. Needs no inference engine.
 
     Args:
         source: The bytes of the file, its path, or a binary stream.
@@ -75,7 +75,7 @@ def info(source: SdlSource, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> I
 
 
 def describe(file: sdl.SdlFile, file_bytes: int, pack: ModelPack | None) -> Info:
-    """What ``file`` says. ``pack``: the one with its latent space and prior, if there is one."""
+    """The information on ``file``. ``pack``: the one with its latent space and prior, if there is one."""
     return Info(
         width_px=file.width_px,
         height_px=file.height_px,
@@ -95,8 +95,8 @@ def describe(file: sdl.SdlFile, file_bytes: int, pack: ModelPack | None) -> Info
 
 
 def _quality_of(file: sdl.SdlFile, pack: ModelPack) -> float | None:
-    """The quality that asks for the file's step; None where a pack knows one quality only, or where the prior, and so
-    the step, is an older one's."""
+    """The quality setting that gives the file's step; None for packs of one quality, and for files of an older prior,
+    whose steps differ."""
     coarse, fine = pack.quality_range
     if coarse == fine or next(iter(pack.priors)) != file.prior_identity:
         return None

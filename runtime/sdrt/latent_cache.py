@@ -1,4 +1,4 @@
-"""Samples of a trainer <-> .sdl files and what lies beside them.
+"""Latent samples of trainers <-> .sdl files and the files beside them.
 
 An .sdl file holds one picture's latents and its alpha. The latents of the mirrored picture are a second file,
 ``NAME.flipped.sdl``; the sizes that a trainer feeds to its model are ``NAME.latent.json``, where they are known.
@@ -22,13 +22,13 @@ SDL, FLIPPED, SIZES = "sdl", "flipped.sdl", "latent.json"
 OWN = (SDL, FLIPPED, SIZES)
 """Extensions of one sample's files."""
 _MAX_PX = 2**31 - 1
-"""Of a size in pixels that a file tells of: trainers keep them in 32 bits."""
+"""Limit of sizes in pixels: trainers keep them in 32 bits."""
 READERS = {"npz": read_npz, "latent": read_safetensors, "safetensors": read_safetensors}
-"""Extension -> how samples are read out of such a file: bytes and key -> samples."""
+"""Extension -> reader: bytes and key -> samples."""
 
 
 def read_members(codec: Codec, key: str, members: Members) -> list[LatentSample]:
-    """The samples among the files of one key; none where no file is a kind that holds latents.
+    """The samples in the files of one key; empty if none of the files holds latents.
 
     Raises what reading the file raises, and ``Codec.latents``.
     """
@@ -79,7 +79,7 @@ def _from_sdl(codec: Codec, key: str, members: Members) -> LatentSample:
 
 
 def _sizes(text: bytes, name: str) -> dict[str, list[int]]:
-    """``original_size`` and ``crop_ltrb``, as far as they are there. Raises CorruptError."""
+    """``original_size`` and ``crop_ltrb``, if present. Raises CorruptError."""
     try:
         fields = json.loads(text.decode("utf-8"))
         wanted = {"original_size": 2, "crop_ltrb": 4}

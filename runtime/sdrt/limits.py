@@ -10,8 +10,8 @@ DEFAULT_MAX_PIXELS = 178_956_970
 
 
 MAX_SIDE_PX = 65_535
-"""The longest side where there is a limit at all; JPEG has no longer one. Pixels are coded in whole cells: a picture of
-one column takes the work of one that is as wide as a cell."""
+"""The longest side, unless ``max_pixels`` is None; JPEG's is the same. A limit of pixels alone does not bound the work:
+a picture of one column costs as much as one that is a cell wide."""
 
 
 def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
@@ -33,7 +33,7 @@ def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
 
 
 def beyond(count: str, max_pixels: int | None) -> str:
-    """What a LimitError says of a picture of ``count``, such as "30 x 20 = 600 pixels"."""
+    """The message of a LimitError for a picture of ``count``, such as "30 x 20 = 600 pixels"."""
     return (
         f"the picture has {count}, the limit is {max_pixels}: raise max_pixels (--max-pixels) if you trust its source"
     )

@@ -1,4 +1,4 @@
-"""Metadata of a picture <-> ancillary chunks of a file: the table of both, and the way in each direction.
+"""Metadata of a picture <-> ancillary chunks of a file, by one table.
 
 A new item takes a kind in ``container.sdl``, a row in docs/FORMAT.md, a line in the table below, a field of
 ``pixels.metadata.Metadata`` with the line that reads it, and its form in ``pixels.png``.
@@ -14,12 +14,12 @@ KINDS = {"exif": sdl.EXIF, "xmp": sdl.XMP}
 
 
 def to_chunks(metadata: Metadata) -> tuple[sdl.Chunk, ...]:
-    """One chunk for each item that there is."""
+    """One chunk for each item that is present."""
     items = {kind: getattr(metadata, name) for name, kind in KINDS.items()}
     return tuple(sdl.Chunk(kind, data) for kind, data in items.items() if data is not None)
 
 
 def from_chunks(chunks: tuple[sdl.Chunk, ...]) -> Metadata:
-    """The items that ``chunks`` hold; other chunks do not matter."""
+    """The items in ``chunks``; other chunks are ignored."""
     data = {chunk.kind: chunk.data for chunk in chunks}
     return Metadata(**{name: data.get(kind) for name, kind in KINDS.items()})

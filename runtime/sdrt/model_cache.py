@@ -60,7 +60,7 @@ class ModelCache:
         self._graphs: dict[Hashable, NamedRunner] = {}
 
     def clear(self) -> None:
-        """Drop everything; what is asked for next is loaded again. Strips that are under way keep their session."""
+        """Drop everything; it is loaded again when needed. Strips in progress keep their session."""
         with self._lock:
             self._packs.clear()
             self._coders.clear()
@@ -68,12 +68,13 @@ class ModelCache:
             self._graphs.clear()
 
     def encoding_pack(self) -> ModelPack:
-        """The pack that encodes: the one asked for, or the default."""
+        """The pack that encodes: the requested one, or the default."""
         model = DEFAULT_MODEL if self._model is None else self._model
         return self._once(self._packs, model, lambda: search.load_pack(model))
 
     def decoding_pack(self, file: SdlFile, *, to_paint: bool = True) -> ModelPack:
-        """The pack whose decoder paints: the one asked for, if its latent space is the file's, else the file's own.
+        """The pack that decodes: the requested one, if it has the file's latent space; without a request the one
+        that the file names.
 
         ``to_paint`` False: its decoder need not be usable.
         """
@@ -88,7 +89,7 @@ class ModelCache:
         return pack
 
     def coder(self, pack: ModelPack, identity: bytes | None = None) -> LatentCoder:
-        """The coder with the prior of ``pack`` that has this identity; None: with the one that writes."""
+        """The coder with the prior of ``pack`` that has this identity; None: the one that encodes."""
         return self._once(self._coders, (pack.folder, identity), lambda: LatentCoder(pack, identity))
 
     def coder_of(self, file: SdlFile) -> LatentCoder:
@@ -163,7 +164,7 @@ _CACHES: WeakSet[ModelCache] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """Begin anew: a lock may be held by a thread that is not here, and an engine's own threads are not here either."""
+    """Resets the caches in a forked child, where the threads that hold locks or serve engines do not exist."""
     import ctypes
 
     for cache in list(_CACHES):

@@ -1,4 +1,4 @@
-"""The same work on many items, on threads: numpy, the engines and zlib let go of Python's lock while they compute."""
+"""Maps a function over many items on threads: numpy, the engines and zlib release the GIL while they compute."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _Result = TypeVar("_Result")
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: fewer than the machine has inside some containers and job queues."""
+    """The number of cores that this process may use: in containers and job queues often fewer than exist."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class InOrder(Iterator[_Result], Generic[_Item, _Result]):
-    """The results of a function over many items, in the items' order, computed ahead on threads.
+    """Iterates over the results of a function for many items, in order, computed ahead on threads.
 
     At most twice as many items as ``workers`` are taken before their results are. The error of an item is raised in its
     place; the results after it can still be taken. One thread at a time may take results.

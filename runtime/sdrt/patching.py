@@ -1,4 +1,4 @@
-"""Patches of a file -> what is laid over its painted picture, and back: between ``container`` and ``pixels``."""
+"""Decodes the patches of a file into an overlay for the painted picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def overlay_of(file: sdl.SdlFile) -> Overlay | None:
 
 
 def decoded(patches: Patches, height_px: int, width_px: int) -> Overlay:
-    """``patches`` of a picture of this size as they are laid over it. Raises as ``overlay_of``."""
+    """The overlay of ``patches`` for a picture of this size. Raises as ``overlay_of``."""
     rows, columns = kept_lines(patches.mask, height_px, width_px)
     atlas = decode_atlas(patches.coding, patches.stream, len(rows), len(columns), halved=patches.halved)
     return Overlay(patches.mask, CELL_PX, patches.feather_px, atlas, rows, columns, height_px, width_px)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = "SDL"
 _PIXEL_INFO = ("icc_profile", "transparency", "gamma", "chromaticity", "srgb")
-"""Items of ``Image.info`` that say what the numbers of the pixels mean."""
+"""Items of ``Image.info`` that describe the color encoding."""
 
 _codecs: dict[str, Codec] = {}
 """The codec that all images share, under one key: absent until it is needed. ``setdefault`` sets it once, whichever
@@ -71,7 +71,7 @@ def _shared_codec(keywords: CodecKeywords) -> Codec:
 
 
 def _accept(prefix: bytes) -> bool | str:
-    """Whether a file with these first bytes is ours; a text where it is, but this version cannot read it."""
+    """Whether a file with these first bytes is an .sdl file; a message if it is, but of an unsupported version."""
     if not prefix.startswith(sdl.MAGIC):
         return False
     try:
@@ -103,7 +103,7 @@ class SdlImageFile(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile(FORMAT, (0, 0, *self.size))]  # as long as there is one, the pixels are to come
 
     def load(self) -> PixelAccess | None:
-        """Decode the pixels, where that has not been done. Raises OSError."""
+        """Decode the pixels, if not done yet. Raises OSError."""
         if self.tile:
             data = self._read()
             try:
@@ -115,7 +115,7 @@ class SdlImageFile(ImageFile.ImageFile):
         return Image.Image.load(self)
 
     def load_seek(self, pos: int) -> None:
-        """That there is such a method tells ``ImageFile.Parser`` to wait for the whole file."""
+        """Its presence makes ``ImageFile.Parser`` wait for the whole file."""
 
     def verify(self) -> None:
         """Check the container and its checksum without decoding. Raises OSError."""

@@ -1,8 +1,8 @@
-"""Where the network cannot paint: type, line art and screens are kept by a classical codec, as patches of the picture.
+"""Patches: codes type, line art and screens, which the network cannot paint, with a classical codec.
 
-An encoder looks for cells that hold drawn things. Only where there are some it paints what it would write, finds those
-that come out wrong, and tries files of the same size in which these are patches: some that give the patches more bytes
-and the latents fewer, and one whose patch is the whole picture. The one with the least error is written.
+The encoder detects cells with drawn content. If there are any, it decodes the file without patches, finds the cells
+that come out wrong, and tries files of the same size in which these are patches: several splits of the bytes between
+patches and latents, and one file whose patch is the whole picture. The one with the smallest error is written.
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ from sdrt.pixels.scaling import reduce
 from sdrt.pixels.type_cells import cell_sums, type_cells, widened
 
 _WRONG = 100.0
-"""Mean squared error from which a drawn cell counts as wrong: 28 dB, where strokes begin to lose their shape."""
+"""Mean squared error from which a drawn cell counts as wrong: 28 dB PSNR, where strokes begin to lose their shape."""
 _WRONG_SHARE = 0.002
-"""Of all cells: fewer wrong ones are not worth a chunk."""
+"""Share of wrong cells below which patches are not worth a chunk."""
 _PAINTED_FACTOR = 4.0
-"""Squared error that paint may have for each that a patch has: 6 dB is what eyes forgive texture, not strokes."""
+"""Weight of squared error in patches over that in painted cells: in texture 6 dB more are not visible, in strokes they
+are."""
 _WHOLE_FROM = 0.9
-"""Share of the picture from which patches become one over all of it."""
+"""Share of the picture from which only a patch over the whole picture is tried."""
 _SPLITS = (0.2, 0.4, 0.6, 0.8)
-"""Shares of a file's bytes that patches get, tried one after another."""
+"""Shares of a file's bytes for the patches, tried in turn."""
 _FEATHER_PX = 4
 _FINEST = 100
 _LENGTH_GROWS = 3
-"""Bytes by which the length of a chunk grows at most when its data do."""
+"""Largest growth, in bytes, of a chunk's length field when its data grows."""
 _MAX_PIXELS = 2**24
-"""AV1 takes minutes and gigabytes to code more."""
+"""Limit of pixels: AV1 takes minutes and gigabytes for more."""
 _LONGEST_SIDE_PX = 16383
 """Of a WebP file."""
 _SUBSAMPLING = "4:2:0"
 _SPEEDS = ((2**20, 4), (2**22, 6))
-"""Pixels of an atlas -> how slowly AV1 may be coded: 1 to 2 seconds of one core at most; larger ones at _QUICK."""
+"""Pixels of an atlas -> AV1 speed that takes at most 1 to 2 seconds of one core; larger ones use _QUICK."""
 _QUICK = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A file, and the error of its picture: squared, what is painted discounted."""
+    """A file, and its squared error, in painted cells divided by _PAINTED_FACTOR."""
 
     written: Written
     error: float
 
 
 def cells_to_protect(rgb: Pixels) -> Mask | None:
-    """The cells of uint8 (H, W, 3) that hold drawn things, bool; None where nothing can be kept.
+    """The cells of uint8 (H, W, 3) with drawn content, bool (rows, columns).
 
-    That is so where there are none, in pictures of more than 16 megapixels, and where Pillow lacks a codec.
+    None without any, for pictures of more than 16 megapixels, and where Pillow lacks a codec.
     """
     height_px, width_px = rgb.shape[:2]
     too_large = height_px * width_px > _MAX_PIXELS or max(height_px, width_px) > _LONGEST_SIDE_PX
@@ -107,7 +108,7 @@ def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: Late
 
 
 class _Search:
-    """Files of one picture with patches, and how wrong they are."""
+    """Files of one picture with patches, and their errors."""
 
     def __init__(self, rgb: Pixels, marked: Mask, writer: FileWriter, latents: LatentsOf, paint: Paint) -> None:
         self._rgb, self._marked, self._writer, self._latents, self._paint = rgb, marked, writer, latents, paint
@@ -119,13 +120,13 @@ class _Search:
         return cell_sums(np.square(difference).mean(axis=2), CELL_PX)
 
     def error(self, picture: Pixels, mask: Mask | None) -> float:
-        """Of a picture that is patched where ``mask`` says and painted elsewhere."""
+        """The error of a picture that has patches in ``mask`` and is painted elsewhere."""
         exact = self._marked if mask is None else self._marked | mask
         squared = self.squared(picture)
         return float(squared[exact].sum() + squared[~exact].sum() / _PAINTED_FACTOR)
 
     def candidates(self, mask: Mask, budget_bytes: int) -> Iterator[Candidate]:
-        """Files of at most so many bytes: one patch over all, and ``mask`` with several splits of the bytes."""
+        """Files of at most ``budget_bytes``: one patch over all, and ``mask`` with several splits of the bytes."""
         whole = self.whole(budget_bytes)
         if whole is not None:
             yield whole
@@ -181,7 +182,7 @@ class _Search:
         return replace(self._writer, chunks=(*self._writer.chunks, chunk), mask=patches.mask)
 
     def _atlas(self, mask: Mask) -> Pixels:
-        """The picture's kept lines; what no patch shows is the mean color of its cell, which costs next to nothing."""
+        """The kept lines of the picture; hidden pixels have the mean color of their cell, which costs little."""
         rows, columns = kept_lines(mask, *self._rgb.shape[:2])
         here = np.ix_(rows // CELL_PX, columns // CELL_PX)
         channels = []
@@ -197,7 +198,7 @@ def _speed(atlas: Pixels) -> int:
 
 
 def _finest_av1(rgb: Pixels, budget_bytes: int, speed: int) -> bytes | None:
-    """The finest stream of at most so many bytes; None where there is none. Quick codings say about where it is."""
+    """The finest stream of at most ``budget_bytes``; None if there is none. Quick codings narrow the search."""
 
     @cache
     def coded(quality: int, speed: int) -> bytes:

@@ -1,7 +1,4 @@
-"""Files that are written again after a look at what they paint.
-
-An encoder decodes its own file, compares it with the original, and says in the file how true it is.
-"""
+"""Truth maps: decodes a file, compares it with the original, and writes it again with the result."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from sdrt.pixels import structure
 from sdrt.pixels.picture import Picture, Pixels
 
 _ROOM_TO_GROW_BYTES = 2
-"""Between the map of one writing and that of the next, whose step differs by a hair."""
+"""Allowance for the growth of the map between two writings, whose steps differ slightly."""
 _SPARE = 0.005
-"""Share of a file that a map may leave unused; beyond it the file is written again."""
+"""Largest share of a file that a small map may leave unused; beyond it the file is written again."""
 
 
 def write_with_truth(writer: FileWriter, write: Write, original: Picture, paint: Paint) -> Written:
-    """The file of ``writer`` with a truth map of what ``paint`` makes of it.
+    """The file of ``writer`` with a truth map of its own picture.
 
     A map tells of the file that it is in and takes bytes from it: where a size is the target the file is written with
     room for a typical map, and again with room for its own where that was too little or too much. A map that exceeds
@@ -50,7 +47,7 @@ def write_with_truth(writer: FileWriter, write: Write, original: Picture, paint:
 
 
 def compared(original: Picture, painted: Pixels) -> NDArray[np.uint8]:
-    """The class of each cell, uint8 (rows, columns). Colors that nobody sees, below alpha 0, do not count."""
+    """The class of each cell, uint8 (rows, columns). Colors where alpha is 0 do not count."""
     if original.alpha is not None:
         painted = np.where(original.alpha[:, :, None] == 0, original.rgb, painted)
     return structure.classes(structure.compare(original.rgb, painted, truth_map.CELL_PX))

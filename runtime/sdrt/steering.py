@@ -1,4 +1,4 @@
-"""Where the bytes of a file go: the step map of regions that a caller names, of faces, and of what comes out wrong."""
+"""Step maps: finer steps for the caller's regions, for faces, and for structure that comes out wrong."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from sdrt.pixels.picture import Pixels
 _OCTAVE = 64 // UNIT
 """Offsets that double the step."""
 _LINED = 0.45
-"""Share of a cell's error along lines from which it is wrong structure; texture has about .3, contours .5 and more."""
+"""Share of a cell's error along lines from which it is wrong structure: texture has about .3, contours above .5."""
 _FEW = 0.15
-"""Share of the cells that may be protected: where more are wrong, there is nothing to take bytes from."""
+"""Largest share of cells to protect: beyond it there is nothing to take the bytes from."""
 
 
 def regions_of(rgb: Pixels, options: EncodeOptions, pack: ModelPack) -> list[Region]:
-    """The caller's regions, and the faces that are to be protected; latents for training have none.
+    """The caller's regions and, where ``options.protect`` wants them, faces. Caches of latents have no faces.
 
     Raises UnsupportedError where faces are asked for and OpenCV is not installed.
     """
@@ -43,7 +43,7 @@ def regions_of(rgb: Pixels, options: EncodeOptions, pack: ModelPack) -> list[Reg
 
 
 def offsets_of(regions: Sequence[Region], height_px: int, width_px: int, downscale: int) -> Offsets | None:
-    """The step map of a picture of this size in a latent space with ``downscale``; None where all of it is alike.
+    """The step map of a picture of this size in a latent space with ``downscale``; None: no offsets.
 
     Raises ArgumentError for a region that does not lie in the picture.
     """
@@ -65,9 +65,18 @@ def offsets_of(regions: Sequence[Region], height_px: int, width_px: int, downsca
 
 
 def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tuple[FileWriter, Written]:
-    """A file of uint8 (H, W, 3), and its writer: written once more where the first would be painted wrong in places.
+    """Writes a file, and writes it again with finer steps where its structure comes out wrong.
 
-    The network paints once for it. Cells whose step the writer's own map has set stay as they are.
+    Decodes once. Cells that the writer's own map sets keep their step.
+
+    Args:
+        writer: Of the first file.
+        write: Writes the file of a writer.
+        rgb: The original, uint8 (H, W, 3).
+        paint: Decodes a file.
+
+    Returns:
+        The writer of the last file, and that file.
     """
     written = write(writer)
     downscale = writer.coder.pack.space.downscale
@@ -82,9 +91,9 @@ def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tupl
 
 
 def wrong_offsets(original: Pixels, painted: Pixels, cell_px: int) -> Offsets | None:
-    """An octave finer where structure is wrong, not merely different; None where nothing is, or too much.
+    """Offsets of an octave finer for the cells with wrong structure; None if there are none, or too many.
 
-    Wrong is a cell that is not kept (docs/TRUTH.md) and whose error lies along lines.
+    A cell is wrong if it is not kept (docs/TRUTH.md) and its error is concentrated along lines.
     """
     wrong = structure.classes(structure.compare(original, painted, cell_px), margin=0) > 0
     if wrong.any():

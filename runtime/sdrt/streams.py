@@ -1,4 +1,4 @@
-"""Streams that sdrt did not open: standard input and output, pipes, whatever a caller hands over.
+"""Reads and writes streams that sdrt did not open: standard input and output, pipes, those of a caller.
 
 One ``write`` may take a part of what it is given, one ``read`` may give a part of what will come, and on a descriptor
 in non-blocking mode both may do nothing at all. Here is what goes on until all of it is written or read.
@@ -15,28 +15,29 @@ from typing import Protocol
 _BLOCK_BYTES = 1 << 20
 _PAUSE_S = 0.01
 _MAX_LINKS = 40
-"""As many symbolic links as Linux follows."""
+"""The number of symbolic links that Linux follows."""
 
 
 class Sink(Protocol):
-    """Takes bytes. What ``write`` returns is the business of ``WholeWriter``."""
+    """A binary stream to write to. ``write`` may take fewer bytes than it is given: see ``WholeWriter``."""
 
     def write(self, data: bytes | memoryview, /) -> object: ...
 
 
 class Readable(Protocol):
-    """Gives bytes: at most so many, perhaps fewer; b"" at the end, None where there are none yet."""
+    """A binary stream to read from. ``read`` may return fewer bytes than requested, b"" at the end, None if there are
+    none yet."""
 
     def read(self, size: int, /) -> bytes | None: ...
 
 
 class WholeWriter:
-    """Writes to ``stream`` all that it is given, waiting where the stream does not take it at once."""
+    """Writes all bytes to ``stream``, and waits where it does not take them at once."""
 
     def __init__(self, stream: Sink) -> None:
         self._stream = stream
         self.name = str(getattr(stream, "name", "the stream")).strip("<>")
-        """For people: stdout, a path, or the number of a descriptor."""
+        """A name for messages: stdout, a path, or the number of a descriptor."""
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Returns the number of bytes, which is that of ``data``. Raises OSError, and what the stream raises."""
@@ -76,7 +77,7 @@ def flush_whole(stream: object) -> None:
 
 
 def read_at_most(stream: Readable, limit_bytes: int) -> bytes:
-    """The next ``limit_bytes`` bytes of ``stream``, or all that it still has.
+    """The next ``limit_bytes`` bytes of ``stream``, or fewer at its end.
 
     Memory follows what the stream gives, never the limit: that may be a number out of a file.
 
@@ -110,7 +111,7 @@ def own_descriptor(path: Path) -> int | None:
 
 
 def link_hops(path: Path) -> list[Path]:
-    """``path``, and where it is a symbolic link, what it points to, and so on; the last one is no link.
+    """``path`` and the chain of symbolic links that it starts; the last one is not a link.
 
     Relative paths stay relative, so that the working folder need not exist. Raises OSError: a circle of links.
     """
@@ -124,7 +125,7 @@ def link_hops(path: Path) -> list[Path]:
 
 
 def _wait(stream: object, *, to_write: bool) -> None:
-    """Until the stream's descriptor may be ready again; a moment where it has none."""
+    """Waits until the stream's descriptor may be ready again; a moment if it has none."""
     try:
         descriptor = stream.fileno()  # type: ignore[attr-defined] # asked for, as everywhere in io
     except (AttributeError, OSError):

@@ -28,7 +28,7 @@ the exit code is that of the first error.
 
 
 class _Parser(argparse.ArgumentParser):
-    """Help that cannot be written is an error like any other, and what a person typed is repeated printably."""
+    """Reports help that cannot be written as an error, and escapes control characters of the arguments in messages."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:

@@ -1,4 +1,4 @@
-"""Standard input, output and error as a command line needs them: each failure becomes an SdrtError or one line."""
+"""Standard input, output and error of the command line: each failure becomes an SdrtError or one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _write_to_stderr(text: str) -> None:
 
 
 def _write(text: str, stream: TextIO) -> None:
-    """Characters that the stream's encoding lacks become escapes; all is written, however little is taken at once."""
+    """Writes all of ``text``, however little the stream takes at once; escapes what its encoding lacks."""
     octets = getattr(stream, "buffer", None)
     if octets is None:
         stream.write(text)
@@ -139,7 +139,7 @@ def tell(line: str) -> None:
 
 
 def put(text: str) -> None:
-    """Write text of our own, of any number of lines, as ``tell`` does."""
+    """Write text of any number of lines to stdout. Raises as ``tell``."""
     if sys.stdout is None:
         raise OutputError("stdout is closed")
     with _stdout():
@@ -155,7 +155,7 @@ def flush_stdout() -> None:
 
 @contextlib.contextmanager
 def _stdout() -> Iterator[None]:
-    """Turns a failed write to stdout into OutputError, and keeps its rest from failing once more at the very end."""
+    """Turns a failed write to stdout into OutputError, and keeps the interpreter's final flush from failing again."""
     try:
         yield
     except (OSError, OutputError) as error:
@@ -167,7 +167,7 @@ def _stdout() -> Iterator[None]:
 
 
 class Progress:
-    """A percentage on stderr that overwrites itself; nothing at all where stderr is no terminal."""
+    """A percentage on stderr that overwrites itself; nothing if stderr is not a terminal."""
 
     def __init__(self, name: str, *, wanted: bool) -> None:
         self._name = name

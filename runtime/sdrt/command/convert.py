@@ -1,4 +1,4 @@
-"""``sdrt encode`` and ``sdrt decode``: from the files that were named to the files that are wanted."""
+"""``sdrt encode`` and ``sdrt decode``: plans inputs and outputs, and converts one file after another."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Job:
 
 
 class UsageError(Exception):
-    """Options that do not go together; the message says which."""
+    """Options that exclude each other; the message names them."""
 
 
 def plan_jobs(inputs: list[str], output: str | None, out_dir: str | None, suffix: str) -> list[Job]:
@@ -87,7 +87,7 @@ def _identity(name: str, descriptor: int) -> tuple[int, int] | None:
 
 
 def _place(name: str) -> tuple[int, int, str] | str:
-    """Where a file that does not exist yet would lie: its folder's device and number, and its name."""
+    """Identifies a file that does not exist yet: device and inode of its folder, and its name."""
     try:
         folder = Path(name).parent.stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""``sdrt desktop``: .sdl files become pictures for file managers, shells, ``man`` and ``file``.
+"""``sdrt desktop``: integrates .sdl files with file managers, shells, ``man`` and ``file``.
 
 Everything is a small file below the user's data folder (or $XDG_DATA_HOME) and made here: nothing is downloaded, and
 nothing that other programs have written is changed.
@@ -21,7 +21,7 @@ from sdrt.errors import OutputError
 _NAME = "sdrt"
 _VERSION_AT = len(sdl.MAGIC)
 _FLAGS_AT = _VERSION_AT + 2
-"""Of the byte whose upper five bits are reserved, and 0 in every version that there is."""
+"""Offset of the byte whose upper five bits are reserved, and 0 in every version so far."""
 
 
 def add_to(commands: argparse._SubParsersAction[Any], parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def command_words() -> list[str]:
-    """How to start the command, by absolute paths: a file manager's $PATH is another one than a shell's."""
+    """The command line that starts sdrt, with an absolute path: a file manager's $PATH differs from a shell's."""
     import shutil
 
     started = Path(sys.argv[0])
@@ -153,7 +153,7 @@ def _remove(path: Path) -> None:
 
 
 def _update_mime_database(folder: Path) -> None:
-    """What file managers read is made from the packages by a program of theirs; where it is absent, so are they."""
+    """Runs the program that compiles MIME packages into the database that file managers read, if it is installed."""
     import shutil
     import subprocess
 

@@ -1,4 +1,4 @@
-"""``sdrt install``: a model pack becomes one that ``--model`` and files find."""
+"""``sdrt install``: installs a model pack for ``--model`` and for decoding."""
 
 from __future__ import annotations
 

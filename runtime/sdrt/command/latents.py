@@ -1,4 +1,4 @@
-"""``sdrt latents``: .sdl files become latents in other programs' files, and these become .sdl files."""
+"""``sdrt latents``: converts .sdl files to latent caches of other programs, and back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Tar:
 
 
 class _Folder:
-    """Files beside their source, or in ``folder``. Several files of one sample are there before its main one."""
+    """Writes files beside their source, or in ``folder``. The main file of a sample is written last."""
 
     def __init__(self, folder: Path | None, sources: Sequence[Path], *, overwrite: bool) -> None:
         self._folder, self._overwrite = folder, overwrite
@@ -97,7 +97,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What is the same for all inputs."""
+    """The settings for all inputs."""
 
     codec: Codec
     sink: _Sink
@@ -107,7 +107,7 @@ class _Work:
 
 
 def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
-    """Converts what one key holds; returns the exit code. Members that are no latents go along as they are."""
+    """Converts the sample of one key; returns the exit code. Members that are not latents are copied."""
     form: LatentForm = work.to or ("npz" if SDL in members else "sdl")
     try:
         if form == SDL and SDL in members:

@@ -1,4 +1,4 @@
-"""The manual page and the shells' completions, both made from the command line's own parsers: they cannot disagree."""
+"""The manual page and shell completions, generated from the argument parsers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Word:
 
     Attributes:
         flags: As typed, ``-q`` and ``--quality``; empty for a positional.
-        value: What stands for its value, "" where it takes none.
-        choices: The values that it knows; empty where it knows none.
-        help: One line; "" where there is none.
+        value: The placeholder of its value, "" if it takes none.
+        choices: The values that it accepts; empty for any.
+        help: One line, or "".
     """
 
     flags: tuple[str, ...]
@@ -26,7 +26,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Command:
-    """One command of ``sdrt``: its name, what it is for, and its words in the order of its help."""
+    """One command of ``sdrt``: its name, its help, and its arguments in the order of the help."""
 
     name: str
     help: str
@@ -38,7 +38,7 @@ class Command:
 
 
 def commands_of(parser: argparse.ArgumentParser) -> list[Command]:
-    """What the parser of ``sdrt`` knows."""
+    """The commands of the parser of ``sdrt``."""
     (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     helps = {action.dest: action.help or "" for action in subparsers._choices_actions}
     return [
@@ -85,7 +85,7 @@ def _roff(text: str) -> str:
 
 
 def bash_completion(parser: argparse.ArgumentParser) -> str:
-    """A function for bash: commands, their options, the values that options know; file names elsewhere."""
+    """A bash completion: commands, their options, the choices of options; file names elsewhere."""
     commands = commands_of(parser)
     lines = [
         "# Made by sdrt desktop install.",
@@ -115,13 +115,13 @@ def bash_completion(parser: argparse.ArgumentParser) -> str:
 
 
 def zsh_completion(parser: argparse.ArgumentParser) -> str:
-    """The same for zsh, where it stands in a folder of $fpath: bash's function, which zsh runs."""
+    """The same for zsh, as a file in a folder of $fpath: wraps bash's function, which zsh can run."""
     head = "#compdef sdrt\nautoload -U +X bashcompinit && bashcompinit\n"
     return head + bash_completion(parser) + "_bash_complete -o default -F _sdrt\n"  # the first time; later zsh does so
 
 
 def fish_completion(parser: argparse.ArgumentParser) -> str:
-    """Lines for fish, with what each command and option is for."""
+    """The same for fish, with the help of each command and option."""
     lines = ["# Made by sdrt desktop install."]
     for command in commands_of(parser):
         lines.append(f"complete -c sdrt -n __fish_use_subcommand -f -a {command.name} -d {_quoted(command.help)}")

@@ -1,4 +1,4 @@
-"""A process as people expect one: its signals, its standard descriptors, and who may write to them.
+"""Signals and standard descriptors of the command's process.
 
 ``begin`` comes first of all, before anything that takes time is imported: hardly more than the interpreter has loaded
 anyway is imported here.
@@ -11,14 +11,14 @@ import signal
 import sys
 
 TRACEBACK_VARIABLE = "SDRT_TRACEBACK"
-"""Set, it shows developers where an error came from, and what libraries write to stderr as they write it."""
+"""If set, errors are printed with their stack, and what libraries write to stderr is not intercepted."""
 
 _STDERR = 2
 _noise_set_apart = False
 
 
 def begin() -> None:
-    """Make this process behave, from here to its end; for the command only, never for a library's caller."""
+    """Sets up signals and descriptors of this process. For the command only, never for users of the library."""
     _let_interrupts_end_us()
     _fill_closed_descriptors()
     if not os.environ.get(TRACEBACK_VARIABLE):
@@ -37,7 +37,7 @@ def take_noise() -> str:
 
 
 def _let_interrupts_end_us() -> None:
-    """Die of SIGINT, at once and silently, as of SIGTERM and SIGHUP: then a shell's loop ends as well.
+    """Lets SIGINT end the process at once and silently, as SIGTERM and SIGHUP do, so that a shell's loop ends as well.
 
     Python's KeyboardInterrupt comes only after a long call of a library, and some turn it into errors of their own.
     What has to be removed first is removed by ``sdrt.atomic.scratch``. Who started us with SIGINT ignored means it.
@@ -47,7 +47,8 @@ def _let_interrupts_end_us() -> None:
 
 
 def _fill_closed_descriptors() -> None:
-    """Else the next file that is opened, perhaps our output, gets the number that libraries write their notes to.
+    """Opens /dev/null for closed standard descriptors. Otherwise the next opened file, perhaps our output, gets the
+    descriptor that libraries write their messages to.
 
     What stands in for stdin cannot be read and what stands in for stdout cannot be written: closed stays closed.
     """
@@ -61,7 +62,7 @@ def _fill_closed_descriptors() -> None:
 
 
 def _set_noise_apart() -> None:
-    """Move stderr, as Python knows it, to another descriptor: what C libraries write to descriptor 2 is kept aside."""
+    """Moves Python's stderr to another descriptor, and captures what C libraries write to descriptor 2."""
     global _noise_set_apart  # noqa: PLW0603 (of the process, which has one stderr)
     encoding = sys.stderr.encoding
     sys.stderr = os.fdopen(os.dup(_STDERR), "w", 1, encoding=encoding, errors="backslashreplace")

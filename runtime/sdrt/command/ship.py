@@ -1,4 +1,4 @@
-"""The smallest pack that still does what is asked, as a folder or a zip file: ``sdrt pack``.
+"""``sdrt pack``: writes the smallest pack for a purpose, as a folder or a zip file.
 
 One precision of each graph, the priors, and a manifest without its notes on how the pack was made.
 """
@@ -20,10 +20,10 @@ from sdrt.packs.manifest import DEFAULT_PRECISION, GRADIENT, MANIFEST, ModelPack
 from sdrt.packs.search import read_verified
 
 NOTES = ("training", "prior", "graphs", "verified", "int8")
-"""Fields of a manifest that tell people how a pack was made and measured; no reader needs them."""
+"""Fields of a manifest on how a pack was made and measured; no reader needs them."""
 
 _DATE = (1980, 1, 1, 0, 0, 0)
-"""Of the files in a zip: the same pack gives the same bytes."""
+"""Date of the files in a zip, fixed so that equal packs give equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _json(manifest: dict[str, Any], where: Path) -> bytes:
 
 
 def _write_folder(folder: Path, contents: dict[str, bytes]) -> int:
-    """All of it or nothing; a folder that exists stays the same folder, for it may be mounted or somebody's own."""
+    """Writes all files or none. An existing folder is kept, not replaced: it may be a mount point."""
     try:
         there_already = folder.exists()
         if there_already and (not folder.is_dir() or any(folder.iterdir())):

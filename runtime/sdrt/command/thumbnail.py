@@ -13,7 +13,7 @@ from typing import Any
 from sdrt.errors import ImageError, OutputError
 
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
-"""Longest side -> the folder of a file manager's cache that thumbnails of that size lie in."""
+"""Longest side -> the folder of the thumbnail cache for that size."""
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What ``sdrt info`` says of a file's truth map."""
+"""The truth map in the output of ``sdrt info``."""
 
 from __future__ import annotations
 

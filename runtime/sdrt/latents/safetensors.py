@@ -1,4 +1,4 @@
-"""safetensors files by the letter of its README: a header of JSON, its length before it, and the numbers behind it.
+"""Reads and writes safetensors files: the length of a JSON header, the header, and the tensor data.
 
 ComfyUI's .latent is such a file with ``latent_tensor`` (N, C, h, w), raw, and an empty ``latent_format_version_0``;
 where that is missing the numbers are scaled by .18215 (``LoadLatent`` in its nodes.py). Others call it ``latents``.
@@ -19,7 +19,7 @@ from sdrt.errors import CorruptError
 from sdrt.latents.sample import LatentSample
 
 MAX_HEADER_BYTES = 100_000_000
-"""As safetensors itself allows."""
+"""The limit of safetensors itself."""
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _NAMES = ("latent_tensor", "latents")
 _COMFY_VERSION = "latent_format_version_0"

@@ -1,4 +1,4 @@
-"""One picture's latents as programs that train keep them, whatever the file they keep them in."""
+"""One picture's latents and conditions, as trainers keep them in files of several kinds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdrt.latents.units import Latents
 
 @dataclass(frozen=True, eq=False)
 class LatentSample:
-    """Latents of one picture and what a trainer remembers of it.
+    """Latents of one picture, and what a trainer stores with them.
 
     Attributes:
         key: Its name, without a suffix; "/" parts folders in a tar.

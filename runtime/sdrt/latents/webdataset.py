@@ -30,7 +30,7 @@ def split_key(name: str) -> tuple[str, str]:
 
 
 def checked_key(key: str) -> str:
-    """``key`` where it names a file in a folder. Raises OutputError."""
+    """``key``, if it is a valid relative file name. Raises OutputError."""
     path = PurePosixPath(key)
     if not path.name or path.is_absolute() or ".." in path.parts or "\\" in key or not key.isprintable():
         raise OutputError(f"{key!r} is not a valid file name")
@@ -38,7 +38,7 @@ def checked_key(key: str) -> str:
 
 
 def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
-    """Key and members of each sample, in order; folders, links and devices are passed over.
+    """Key and members of each sample, in order; folders, links and devices are skipped.
 
     Args:
         stream: Read once, from its beginning to its end.
@@ -76,7 +76,7 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
 
 
 class _Watched:
-    """A stream that remembers what was last read from it."""
+    """A stream that keeps the blocks that were read last."""
 
     _KEPT_BYTES = 2 * tarfile.RECORDSIZE
 
@@ -90,7 +90,7 @@ class _Watched:
         return data
 
     def block(self, offset: int) -> bytes:
-        """The block at ``offset``, if it is among what was last read."""
+        """The block at ``offset``, if it is among the last ones."""
         start = offset - self._end + len(self._tail)
         return self._tail[start : start + tarfile.BLOCKSIZE] if start >= 0 else b""
 

@@ -24,8 +24,8 @@ class Installed:
 def install(source: Path, *, name: str | None = None, replace: bool = False) -> Installed:
     """Copy the pack ``source``, a folder or a zip, to the user's folder of packs.
 
-    Every file is hashed while it is copied. The pack is complete before it has its name. With ``replace`` the one of that name
-    makes room for it, and comes back where that fails; for a moment there is neither.
+    Every file is hashed while it is copied, and the pack gets its name when it is complete. With ``replace`` a pack of
+    that name is moved away before, and restored if the move fails; for a moment there is neither.
 
     Args:
         source: The pack.

@@ -84,7 +84,7 @@ class ModelPack:
     quality_input: bool = False
     """Whether the graphs take the quality level as an additional input channel; see ``docs/PACKS.md``."""
     halo: dict[str, int] | None = field(hash=False, default=None)
-    """``encoder_px`` and ``decoder_latents``: the overlap at which tiles equal the whole picture; None: no finite one."""
+    """``encoder_px`` and ``decoder_latents``: overlap at which tiles equal the whole picture. None: no finite one."""
 
     @property
     def called(self) -> str:

@@ -1,4 +1,4 @@
-"""The boxes of AVIF, HEIF and JPEG 2000 files: what they tell of colors and hidden pictures, which Pillow does not.
+"""Parses the boxes of AVIF, HEIF and JPEG 2000 files for color information and gain maps that Pillow ignores.
 
 Sources: ISO/IEC 14496-12 (boxes), 23008-12 (HEIF: items and their properties), 15444-1 annex I (JP2), 21496-1 (gain
 maps).
@@ -16,10 +16,10 @@ from sdrt.pixels.declared import GAIN_MAP_NOTE, MAX_PROFILE_BYTES, Declared
 
 _MAX_BOX_BYTES = MAX_PROFILE_BYTES + 2**20
 _MAX_BOXES = 2**14
-"""Of one box, and items that have properties: a grid of that many tiles is larger than any limit."""
+"""Limit of boxes in a box and of items with properties: a grid of so many tiles exceeds every size limit."""
 _APPLE_GAIN_MAP = b"urn:com:apple:photo:2020:aux:hdrgainmap"
 _JP2_SPACES = (12, 15, 16, 17, 18)
-"""Enumerated color spaces that Pillow's decoder makes ink, gray or sRGB of: CMYK, black and white, sRGB, gray, sYCC."""
+"""Enumerated color spaces that Pillow decodes to CMYK, gray or sRGB: CMYK, bilevel, sRGB, gray, sYCC."""
 
 
 def is_boxes(prefix: bytes) -> bool:
@@ -28,7 +28,7 @@ def is_boxes(prefix: bytes) -> bool:
 
 
 def examine_boxes(stream: BinaryIO) -> Declared:
-    """What the boxes of a file say about its first picture. ``stream`` is left at another place.
+    """What the boxes of a file declare about its first picture. Moves the position of ``stream``.
 
     Broken boxes say nothing: whether such a file can be read is for Pillow's decoder to say.
     """
@@ -44,14 +44,14 @@ def examine_boxes(stream: BinaryIO) -> Declared:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """An AVIF or HEIF file whose EXIF and XMP are items of a kind that nobody reads, byte for byte as long."""
+    """The file with its EXIF and XMP items renamed to an unknown type, so that decoders skip them; same length."""
     for kind in (b"Exif", b"mime"):
         data = data.replace(b"\0\0" + kind, b"\0\0skip")
     return data
 
 
 def _outer_boxes(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and contents of the outermost boxes that are of use."""
+    """Type and contents of the top-level boxes that are used."""
     end = stream.seek(0, io.SEEK_END)
     at = 0
     while at + 8 <= end:
@@ -104,7 +104,7 @@ def _examine_meta(data: bytes) -> Declared:
 
 
 def _primary(boxes: dict[bytes, bytes], properties_of: dict[bytes, bytes]) -> list[int]:
-    """The places, from 1 on, of the properties of the primary item."""
+    """The 1-based indices of the properties of the primary item."""
     pitm, ipma = boxes.get(b"pitm", b""), properties_of.get(b"ipma", b"")
     if len(pitm) < 6 or len(ipma) < 8:
         return []

@@ -25,7 +25,7 @@ _LEVELS_OF_RAW_MODE = {"L;2": 3, "L;4": 15, "I;12": 4095}
 @dataclass(frozen=True)
 class Conversion:
     """How one image becomes sRGB. ``strips`` yields (first row, rgb uint8 (h, W, 3), alpha uint8 (h, W) or None) from
-    top to bottom; ``has_alpha`` says whether alpha is given. ``notes``: what was not done exactly."""
+    top to bottom; ``has_alpha``: whether alpha is not None. ``notes``: what was approximated."""
 
     has_alpha: bool
     strips: Callable[[], Iterator[tuple[int, Pixels, Pixels | None]]]
@@ -33,9 +33,14 @@ class Conversion:
 
 
 def plan_conversion(image: Image.Image, raw_mode: str, icc: object, encoding: Encoding | None) -> Conversion:
-    """Look at a loaded image and decide. ``raw_mode``: Pillow's name for the layout in the file where it is known
-    ("L;4", "RGB;16B"): some transparent colors are given in the file's own units. ``encoding`` is that of the colors;
-    where it is None the ICC profile ``icc`` counts, and without one they are sRGB.
+    """Chooses the conversion of a loaded image to sRGB.
+
+    Args:
+        image: The image.
+        raw_mode: Pillow's name for the layout in the file ("L;4", "RGB;16B"), "" where unknown: some transparent colors
+            are stated in the file's own units.
+        icc: The ICC profile; it counts where ``encoding`` is None. Without either the colors are sRGB.
+        encoding: The color encoding.
 
     Raises whatever Pillow raises.
     """
@@ -105,7 +110,7 @@ def _keyed_alpha(part: Image.Image, key: tuple[int, ...]) -> Pixels:
 
 
 def _levels(image: Image.Image, raw_mode: str, notes: list[str]) -> Callable[[npt.NDArray[np.generic]], Pixels] | None:
-    """How numbers of more than 8 bits become 0..255, or None where Pillow has 8 bits already.
+    """The mapping of samples of more than 8 bits to 0..255; None where Pillow has 8 bits already.
 
     16 bits: the full range. 32-bit integers: as 16 bits where they fit. Floats: 0..1 or 0..255 where they fit. What
     does not fit is stretched from its smallest to its largest value, with a note.
@@ -142,7 +147,7 @@ def _finite_range(image: Image.Image, notes: list[str]) -> tuple[float, float]:
 
 
 def _scaled(values: npt.NDArray[np.generic], low: float, high: float) -> Pixels:
-    """``values`` with low..high taken to 0..255, rounded and clipped; not-a-number becomes 0."""
+    """``values`` with low..high mapped to 0..255, rounded and clipped; NaN becomes 0."""
     numbers = np.nan_to_num(values.astype(np.float64), copy=False, nan=low, posinf=low, neginf=low)
     numbers -= low
     numbers *= 255.0 / (high - low or 1.0)
@@ -150,7 +155,7 @@ def _scaled(values: npt.NDArray[np.generic], low: float, high: float) -> Pixels:
 
 
 def _from_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Callable[[Image.Image], Image.Image] | None:
-    """From an ICC profile's colors to sRGB, or None where it is broken or is sRGB."""
+    """The conversion from an ICC profile to sRGB; None where the profile is invalid or is sRGB."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
@@ -184,7 +189,7 @@ def _from_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Callable[
 def _from_encoding(
     image: Image.Image, encoding: Encoding, notes: list[str]
 ) -> Callable[[Image.Image], Image.Image] | None:
-    """From colors told by numbers to sRGB, or None where they are sRGB or cannot be used."""
+    """The conversion from an ``Encoding`` to sRGB; None where it is sRGB or invalid."""
     if image.mode == "CMYK":
         return None
     try:
@@ -208,7 +213,8 @@ def _peak(image: Image.Image) -> int:
 
 
 def _changes_little(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether a profile is sRGB in all but name, found by trying it: names lie, and a detour costs a level or two."""
+    """Whether a profile converts like sRGB, by trying it: its name is unreliable, and a needless conversion loses 1-2
+    levels."""
     axis = np.arange(0, 256, 15, dtype=np.uint8)
     colors = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(len(axis), -1, 3)
     if mode == "L":

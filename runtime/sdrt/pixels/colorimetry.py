@@ -1,4 +1,4 @@
-"""Colors told by numbers, not by an ICC profile: primaries and a transfer function -> 8-bit sRGB.
+"""Colors given by primaries and a transfer function, without an ICC profile -> 8-bit sRGB.
 
 What is brighter than the white of an sRGB screen (PQ, HLG) is tone-mapped; everything else is converted as its standard
 has it, and what lies outside sRGB's triangle is clipped.
@@ -26,7 +26,7 @@ SRGB_PRIMARIES: Chromaticities = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 _WHITE_NITS = 203.0
-"""HDR's diffuse white, in cd/m2: what becomes sRGB's white."""
+"""Diffuse white of HDR in cd/m2; it is mapped to sRGB's white."""
 _HLG_PEAK_NITS = 1000.0
 _HLG_GAMMA = 1.2
 _PQ_M1, _PQ_M2 = 1305 / 8192, 2523 / 32
@@ -116,7 +116,7 @@ def from_gamma(gamma: float | None, corners: Sequence[float] | None) -> Encoding
 
 
 def to_srgb(encoding: Encoding, peak: int = 255) -> Callable[[Pixels], Pixels] | None:
-    """A function that makes sRGB, uint8 (..., 3), of such pixels; None where it would change no level by more than 2.
+    """A function that converts such pixels to sRGB, uint8 (..., 3); None where no level would change by more than 2.
 
     ``peak``: the largest value 0..255 in the picture; HDR is tone-mapped no more than it needs.
 
@@ -144,7 +144,7 @@ def to_srgb(encoding: Encoding, peak: int = 255) -> Callable[[Pixels], Pixels] |
 
 
 def gray_to_srgb(encoding: Encoding, signal: Floats) -> Pixels:
-    """sRGB's levels of neutral signals 0..1, of any shape. Not for HDR."""
+    """The sRGB levels of gray signals 0..1, of any shape. Not for HDR."""
     levels: Pixels = np.rint(255 * _srgb_signal(np.clip(_light(encoding, signal), 0, 1))).astype(np.uint8)
     return levels
 
@@ -155,7 +155,7 @@ def _light(encoding: Encoding, signal: Floats) -> Floats:
 
 @cache
 def _srgb_levels() -> Pixels:
-    """sRGB's level 0..255 of linear light in 1/65535: within a fortieth of a level of the exact one."""
+    """The sRGB level 0..255 for linear light in 1/65535: within 1/40 of a level of the exact one."""
     levels: Pixels = np.rint(255 * _srgb_signal(np.arange(65536) / 65535)).astype(np.uint8)
     return levels
 

@@ -1,4 +1,4 @@
-"""What a file says that Pillow does not hand on, and which of its bytes Pillow should see.
+"""What a file declares that Pillow does not report, and the parts of it that Pillow should see.
 
 Metadata that are dropped anyway must not cost the picture: what Pillow stumbles over is cut out before it looks.
 """
@@ -15,17 +15,17 @@ from typing import BinaryIO
 from sdrt.pixels.colorimetry import Encoding
 
 MAX_METADATA_BYTES = 2**20
-"""As much as a chunk of an .sdl file holds."""
+"""The largest ancillary chunk of an .sdl file."""
 MAX_PROFILE_BYTES = 2**24
 GAIN_MAP_NOTE = "the gain map, which makes an HDR picture of this one, is left out"
 
 Part = tuple[int, int]
-"""First byte, last byte + 1."""
+"""Start and stop (exclusive), in bytes."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """``parts``: what Pillow should see of the file, None for all of it. ``info``: what it would have put there.
+    """``parts``: the bytes that Pillow should see; None: all. ``info``: entries for ``Image.info``.
 
     ``encoding``: of the colors, where that is told by other means than an ICC profile, which it then overrides.
     ``several``: the file holds more pictures than ``parts`` show. ``notes``: for a person.
@@ -39,7 +39,7 @@ class Declared:
 
 
 class Excerpt(io.RawIOBase):
-    """Parts of a seekable stream, read as if they were all of it."""
+    """A seekable stream that shows only some parts of another one."""
 
     def __init__(self, stream: BinaryIO, parts: Sequence[Part]) -> None:
         self._stream = stream
@@ -75,7 +75,7 @@ class Excerpt(io.RawIOBase):
 
 
 def merged(parts: Sequence[Part], size_bytes: int) -> tuple[Part, ...] | None:
-    """Ascending parts with neighbors joined; None where they are all of a file of ``size_bytes``."""
+    """Joins adjacent parts, which are ascending; None where they cover the file of ``size_bytes``."""
     joined: list[Part] = []
     for start, stop in parts:
         if joined and joined[-1][1] == start:

@@ -44,8 +44,8 @@ def examine(stream: BinaryIO) -> Declared:
 
 
 def _examine_bmp(stream: BinaryIO) -> Declared:
-    """BMP's headers of versions 4 and 5. Version 5 may hold an ICC profile. Gammas and corners are noted only: some
-    writers give them as X, Y, Z and exponents of display, others as x, y, z and exponents of coding."""
+    """BMP's headers of versions 4 and 5. Version 5 may hold an ICC profile. Gammas and endpoints are only noted: some
+    writers store them as X, Y, Z and display exponents, others as x, y, z and encoding exponents."""
     stream.seek(_BMP_HEADER_AT)
     header = stream.read(_BMP_V5_BYTES)
     size_bytes, kind, corners = int.from_bytes(header[:4], "little"), header[56:60], header[60:96]
@@ -59,7 +59,7 @@ def _examine_bmp(stream: BinaryIO) -> Declared:
 
 
 def encoding_in(image: Image.Image, notes: list[str]) -> Encoding | None:
-    """What an image in memory tells of its colors by other means than ICC: PNG's gamma and corners, TIFF's tags."""
+    """The color encoding that an image declares without ICC: PNG's gAMA and cHRM, TIFF's tags."""
     if image.format == "TIFF":
         tags = getattr(image, "tag_v2", {})
         if _TIFF_TRANSFER in tags:
@@ -75,7 +75,7 @@ def encoding_in(image: Image.Image, notes: list[str]) -> Encoding | None:
 
 
 def _floats(values: object, count: int) -> list[float] | None:
-    """As many numbers as there must be; None for anything else."""
+    """``count`` numbers; None for anything else."""
     try:
         numbers = [float(value) for value in values]  # type: ignore[attr-defined]
     except (TypeError, ValueError, ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""EXIF as bytes: read for what bears on the pixels, and put right in place for pixels that are upright.
+"""Reads the EXIF tags that affect the pixels, and corrects them in place for upright pixels.
 
 Nothing moves, because makers' notes point into the whole; only the end may go. Source: CIPA DC-008 (Exif 3.0).
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PREFIX = b"Exif\x00\x00"
-"""What JPEG and Pillow put before EXIF bytes. sdrt keeps EXIF without it, from the TIFF header on."""
+"""The prefix of EXIF in JPEG and Pillow. sdrt stores EXIF without it, from the TIFF header on."""
 
 _SHORT, _LONG = 3, 4
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}
@@ -36,7 +36,7 @@ _COLOR_SPACE, _INTEROP_INDEX = 0xA001, 0x0001
 
 @dataclass(frozen=True)
 class Entry:
-    """One tag. ``at``: where its twelve bytes begin. ``value``: where its value lies, ``size_bytes`` long."""
+    """One tag. ``at``: offset of its twelve bytes. ``value``: offset of its value, ``size_bytes`` long."""
 
     tag: int
     kind: int
@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Directory:
-    """``next_at``: where the offset of the next one stands."""
+    """``next_at``: the position of the offset of the next directory."""
 
     start: int
     entries: tuple[Entry, ...]
@@ -56,7 +56,7 @@ class Directory:
 
 
 class Exif:
-    """EXIF bytes from the TIFF header on. Raises ValueError where they have no such header or no first directory."""
+    """EXIF bytes from the TIFF header on. Raises ValueError without such a header or a first directory."""
 
     def __init__(self, data: bytes) -> None:
         order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(data[:4])
@@ -73,13 +73,13 @@ class Exif:
 
     @property
     def orientation(self) -> int | None:
-        """1..8, 1 for any other number; None where none is stated."""
+        """1..8; 1 for any other number; None without the tag."""
         stated = [self._number(entry.value, entry.size_bytes) for entry in self._orientations()]
         return None if not stated else stated[-1] if 1 <= stated[-1] <= 8 else 1
 
     @property
     def adobe_rgb(self) -> bool:
-        """Whether the colors are Adobe RGB's, as DCF's option file (R03) has it or as older cameras say it."""
+        """Whether the colors are Adobe RGB, stated as a DCF option file (R03) or in the way of older cameras."""
         found = self._entries(self._detail, _COLOR_SPACE)
         spaces = [self._number(e.value, 2) for e in found if e.kind == _SHORT and e.count == 1]
         indices = [self._data[e.value : e.value + 3] for e in self._entries(self._others[1], _INTEROP_INDEX)]
@@ -143,7 +143,7 @@ class Exif:
         return [entry for entry in found if entry.kind in (_SHORT, _LONG) and entry.count == 1]
 
     def _put(self, entry: Entry, number: int) -> None:
-        """Write one number, as LONG where it is too large for SHORT."""
+        """Writes one number; as LONG if it does not fit SHORT."""
         if entry.kind == _LONG or number > 0xFFFF:
             struct.pack_into(f"{self._order}HII", self._data, entry.at + 2, _LONG, 1, number)
         else:
@@ -156,7 +156,7 @@ class Exif:
         self._data[directory.start : directory.start + len(coded)] = coded
 
     def _remove_thumbnails(self) -> None:
-        """Unlink the directories after the first; what only they hold becomes zeros, or goes where nothing follows."""
+        """Unlinks the directories after the first. Bytes that only they use become zeros, or are cut off at the end."""
         kept = [extent for held in (self._image, self._detail, *self._others) for extent in self._extents(held)]
         gone = []
         link = self._image.next_at
@@ -179,7 +179,7 @@ class Exif:
         del self._data[min((start for start, _ in gone if start >= end), default=len(self._data)) :]
 
     def _covered(self, extents: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
-        """Which bytes lie in any of them."""
+        """The bytes that any of them use."""
         import numpy as np
 
         change = np.zeros(len(self._data) + 1, np.int32)

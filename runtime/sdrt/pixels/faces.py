@@ -13,14 +13,14 @@ from sdrt.pixels.picture import Crop, Pixels
 
 _CASCADE = "haarcascade_frontalface_default.xml"
 _SMALLEST_SHARE = 10
-"""Faces whose side is less than this part of the picture's shorter side are not sought: most finds would be none."""
+"""Smallest face to detect, as a share of the picture's shorter side: most smaller detections are false."""
 _NEIGHBORS = 6
-"""Overlapping finds that make a face; OpenCV's default of 3 sees faces in leaves."""
+"""Overlapping detections that make a face; OpenCV's default of 3 finds faces in leaves."""
 _MAX_SIDE_PX = 1024
-"""Larger pictures are looked at in smaller steps, every so many pixels."""
+"""Larger pictures are subsampled to at most this side."""
 _MISSING = "finding faces needs OpenCV 4: pip install 'sdrt[faces]'"
 _CHIN = 0.15
-"""Share of its side that a find is widened by, upwards and downwards: the cascade's square ends at brow and lip."""
+"""A detection is extended by this share of its side upwards and downwards: the square ends at brow and lip."""
 
 
 def find_faces(rgb: Pixels) -> list[Crop]:

@@ -1,4 +1,4 @@
-"""Files whose picture Pillow does not give: a part of it instead, or nothing. Each is refused, or noted, by name."""
+"""Files of which Pillow reads only a part, or nothing. Each kind is refused or noted by name."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _WORDS = {
 
 
 def unknown(prefix: bytes) -> str:
-    """Why Pillow does not know a file that begins with these PREFIX_BYTES."""
+    """Why Pillow cannot read a file that begins with these PREFIX_BYTES."""
     return _WORDS.get(_kind(prefix), "not a picture of a known format")
 
 
 def check_prefix(prefix: bytes) -> None:
-    """Raises ImageError for a file that Pillow would take for another kind of picture than it is."""
+    """Raises ImageError for a file that Pillow would mistake for another format."""
     if _kind(prefix) == "raw":
         raise ImageError(_WORDS["raw"])
 
 
 def add_plugin(prefix: bytes) -> bool:
-    """Let Pillow's plugin for a file that begins so join in, where there is one and it is installed.
+    """Loads the Pillow plugin for a file that begins with these bytes, if one is known and installed.
 
     Whether a plugin joined; only files that Pillow does not know by itself need one.
     """
@@ -62,7 +62,7 @@ def add_plugin(prefix: bytes) -> bool:
 
 
 def check_picture(image: Image.Image) -> tuple[str, ...]:
-    """Notes on an opened image that is less than its file holds.
+    """Notes on what the file holds besides the opened image.
 
     Raises ImageError for a preview of a raw file, and for layers that only their own program can merge.
     """
@@ -80,7 +80,7 @@ def check_picture(image: Image.Image) -> tuple[str, ...]:
 
 
 def seek_whole(image: Image.Image) -> None:
-    """Turn a TIFF file that begins with previews of a later page to that page."""
+    """Seeks to the full picture in a TIFF file that begins with previews of it."""
     with contextlib.suppress(EOFError):
         for page in range(1, _MAX_PREVIEWS):
             if not _is_reduced(image):

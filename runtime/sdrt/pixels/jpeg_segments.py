@@ -1,4 +1,4 @@
-"""JPEG's segments, read before Pillow reads them; and files that lack nothing but their end.
+"""Parses the segments of a JPEG file before Pillow does; repairs files that lack only their end marker.
 
 Pillow refuses a picture for a segment of metadata that is shorter than it expects, and for a missing end marker.
 Sources: ITU-T T.81 (JPEG), T.872 (its application segments), ISO 21496-1 and Ultra HDR 1.1 (gain maps).
@@ -25,17 +25,17 @@ _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0x
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _APP0, _APP2, _APP13, _APP14 = 0xE0, 0xE2, 0xED, 0xEE
 _SHORTEST = ((_APP0, b"JFIF", 14), (_APP2, b"ICC_PROFILE\0", 15), (_APP14, b"Adobe", 12))
-"""Marker, identifier, and the fewest bytes of such a segment; libjpeg, too, passes over shorter ones."""
+"""Marker, identifier and minimum length of a segment; libjpeg skips shorter ones too."""
 _GAIN_MAPS = (b"http://ns.adobe.com/hdr-gain-map/1.0/", b"urn:iso:std:iso:ts:21496:-1\0")
 _APPLE_GAIN_MAP = b"http://ns.apple.com/HDRGainMap/1.0/"
-"""Stands in the metadata of the map, a picture of its own behind the first (CIPA DC-007, MPF)."""
+"""In the metadata of the gain map, a second picture behind the first (CIPA DC-007, MPF)."""
 _FILLING = bytes(range(1, 255)) * 16
 """Bytes of all kinds but markers: what no block can read without a trace."""
 _MARKER_AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 
 
 def examine_jpeg(stream: BinaryIO) -> Declared:
-    """What the segments before the pixels say. ``stream`` is left at another place."""
+    """What the segments before the pixels declare. Moves the position of ``stream``."""
     size_bytes = stream.seek(0, io.SEEK_END)
     parts: list[Part] = []
     kept_from = at = 2
@@ -66,7 +66,7 @@ def examine_jpeg(stream: BinaryIO) -> Declared:
 
 
 def completed(data: bytes) -> bytes | None:
-    """``data``, a JPEG that Pillow finds truncated, with the end marker, where that is all it lacks.
+    """``data``, a JPEG that Pillow considers truncated, with the end marker, if that is all that is missing.
 
     It is all where every scan is there and no pixel changes with what would follow in the last one.
 
@@ -104,7 +104,7 @@ def _all_scans(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and data of every segment up to the end; what a scan codes is passed over."""
+    """Marker and data of every segment up to the end; entropy-coded data is skipped."""
     at = 2
     while found := _MARKER_AFTER_SCAN.search(data, at):
         marker, start = found[1][0], found.end()

@@ -1,4 +1,4 @@
-"""What libtiff says of a damaged file becomes a note. By itself it writes to the process's stderr, past Python.
+"""Turns libtiff's error messages into notes. By default libtiff writes them to the process's stderr, past Python.
 
 Its handler of errors belongs to the process: the first reader sets ours, the last one puts the old one back, which
 meanwhile gets what other threads' pictures are told. Redirecting descriptor 2 would take every thread's words instead.
@@ -20,14 +20,14 @@ from PIL import _imaging
 _MAX_BYTES = 300
 _lock = threading.RLock()
 _heard: dict[int, list[str]] = {}
-"""Thread that reads now -> what was said in it."""
+"""Thread that is reading -> the messages in it."""
 _old: Any = None
-"""The handler that was there before, a pointer."""
+"""The previous handler, a pointer."""
 
 
 @contextlib.contextmanager
 def overheard() -> Iterator[list[str]]:
-    """The first thing that libtiff says in this thread within the block, if anything.
+    """Collects the first message of libtiff in this thread within the block.
 
     Nothing where its handler is unavailable (a library linked statically): it writes to stderr then, as ever.
     """
@@ -54,7 +54,7 @@ def _exchange(set_handler: Callable[[Any], Any]) -> None:
 
 
 def _after_fork_in_child() -> None:
-    """None of the other threads that were reading are here."""
+    """After a fork the other threads do not exist in the child."""
     set_handler = _setter() if _heard else None
     _heard.clear()
     if set_handler is not None:
@@ -68,7 +68,7 @@ if hasattr(os, "register_at_fork"):
 
 @cache
 def _setter() -> Callable[[Any], Any] | None:
-    """``TIFFSetErrorHandler`` of the library that Pillow itself is linked with; None where it is out of reach."""
+    """``TIFFSetErrorHandler`` of the library that Pillow is linked with; None if it cannot be found."""
     try:
         if sys.platform == "win32":
             return None

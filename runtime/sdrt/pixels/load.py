@@ -92,7 +92,7 @@ def _read_stream(stream: Readable, name: str) -> bytes:
 
 @contextlib.contextmanager
 def _pillow(name: str, max_pixels: int | None) -> Iterator[None]:
-    """Translates Pillow's warnings and exceptions: none of its kind passes, and its pixel limit is ``max_pixels``.
+    """Translates Pillow's exceptions to ours, silences its warnings, and sets its pixel limit to ``max_pixels``.
 
     Raises ImageError and LimitError, in one line that begins with ``name``.
     """
@@ -161,7 +161,7 @@ def _from_file(file: Path | BinaryIO, name: str, max_pixels: int | None) -> Pict
 
 
 def _mended(prefix: bytes, stream: BinaryIO, max_pixels: int | None, declared: Declared) -> Picture | None:
-    """The picture of a file that Pillow refuses, read without what it refuses it for, where that is not the picture."""
+    """Retries a file that Pillow refuses without the part that it objects to, if that part is not the picture."""
     if prefix.startswith(JPEG_SIGNATURE):
         mend, note = completed, "its end marker is missing; all of its pixels are there"
     elif is_boxes(prefix):
@@ -200,7 +200,7 @@ def _opened(file: Path | BinaryIO, prefix: bytes, max_pixels: int | None, declar
 
 
 def _declared_by(image: Image.Image) -> Declared:
-    """What the file behind an image declares, as far as the image has not been loaded from it yet."""
+    """What the file of an image declares, if the image has not been loaded from it yet."""
     declared = Declared()
     with contextlib.suppress(AttributeError, OSError, ValueError):  # no file, a closed one, one that cannot seek
         declared = examine(getattr(image, "fp"))  # noqa: B009 (images in memory have none)
@@ -233,7 +233,7 @@ def _from_pillow(image: Image.Image, max_pixels: int | None, declared: Declared)
 
 
 def _upright(image: Image.Image, conversion: Conversion, orientation: int) -> tuple[Pixels, Pixels | None]:
-    """Write the strips straight to where the turned picture has them, so that it is held once."""
+    """Writes the strips directly to their place in the rotated picture, so that it is held once."""
     sides = (image.height, image.width) if orientation < 5 else (image.width, image.height)
     rgb = np.empty((*sides, 3), np.uint8)
     alpha = np.empty(sides, np.uint8) if conversion.has_alpha else None

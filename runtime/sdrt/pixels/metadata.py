@@ -29,7 +29,7 @@ _DESCRIPTIVE_TAGS = (
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says about its picture. Each item has Pillow's name for it, and is None where there is none.
+    """The metadata of a picture. Each item has Pillow's name; None: absent.
 
     Attributes:
         exif: From the TIFF header on, without "Exif\\0\\0". It is true of the upright picture: orientation 1, its own
@@ -41,16 +41,16 @@ class Metadata:
     xmp: bytes | None = None
 
     def for_pillow(self) -> dict[str, bytes]:
-        """The items that there are, as Pillow has them in ``Image.info`` and takes them in ``Image.save``."""
+        """The present items, as in Pillow's ``Image.info`` and for ``Image.save``."""
         items = {name: data for name, data in vars(self).items() if data is not None}
         return items if self.exif is None else {**items, "exif": PREFIX + self.exif}
 
     def painted(self) -> Metadata:
-        """The same with the word in XMP that a network painted parts of the picture."""
+        """The same with XMP that states that a network painted parts of the picture."""
         return Metadata(self.exif, xmp_text.painted(self.xmp))
 
     def of_part(self, width_px: int, height_px: int) -> Metadata:
-        """The same for a part of the picture that has this size. What cannot be read stays as it is."""
+        """The same for a part of the picture, of this size. Items that cannot be parsed stay unchanged."""
         exif = self.exif
         if exif is not None:
             with contextlib.suppress(ValueError):

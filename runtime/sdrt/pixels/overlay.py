@@ -35,7 +35,7 @@ class Overlay:
 
     @property
     def hides_all(self) -> bool:
-        """Whether nothing of the painted picture can be seen."""
+        """Whether the patches cover the whole picture."""
         return bool(self.mask.all())
 
     def over(self, strips: Iterator[Pixels], crop: Crop) -> Iterator[Pixels]:

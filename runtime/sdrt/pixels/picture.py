@@ -1,4 +1,4 @@
-"""A picture in memory: whole, or as rows that arrive from top to bottom so that nobody has to hold all of it."""
+"""A picture in memory, whole or as an iterator of rows from top to bottom."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Strips:
-    """A picture whose colors arrive while they are made.
+    """A picture whose rows are computed while they are iterated.
 
     Attributes:
         width_px: Of the whole picture.
@@ -66,13 +66,13 @@ class Strips:
     synthetic: bool = False
 
     def for_file(self, *, strip: bool) -> Strips:
-        """The same with the metadata that a file of it gets: XMP says where it is synthetic; none with ``strip``."""
+        """The same with the metadata for an output file: XMP states whether it is synthetic. ``strip``: no metadata."""
         metadata = self.metadata.painted() if self.synthetic else self.metadata
         return replace(self, metadata=Metadata() if strip else metadata)
 
 
 def gather(strips: Strips) -> Picture:
-    """The whole picture of ``strips``, held once. Raises what making the rows raises."""
+    """Collects ``strips`` into one array. Raises what computing the rows raises."""
     rgb = np.empty((strips.height_px, strips.width_px, 3), np.uint8)
     top = 0
     for rows in strips.rows:

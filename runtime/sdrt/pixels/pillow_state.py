@@ -1,4 +1,4 @@
-"""Reading pictures side by side, although Pillow's limit of pixels and Python's warnings belong to the whole process.
+"""Lets several threads read pictures although Pillow's pixel limit and Python's warnings are process-wide.
 
 The first reader sets both aside, the last one puts them back; nobody waits for another's picture.
 """
@@ -15,14 +15,14 @@ from PIL import Image
 
 _lock = threading.Lock()
 _limits: list[int | None] = []
-"""The ``max_pixels`` of all who read now."""
+"""The ``max_pixels`` of every thread that is reading."""
 _aside = contextlib.ExitStack()
-"""Puts back what the first reader set aside."""
+"""Restores the state that the first reader saved."""
 
 
 @contextlib.contextmanager
 def reading(max_pixels: int | None) -> Iterator[None]:
-    """No warning comes from the block, and Pillow refuses no picture of up to ``max_pixels`` (None: of any size).
+    """Within the block no warnings are shown, and Pillow accepts pictures of up to ``max_pixels`` (None: any size).
 
     Pillow's limit gives way only where it is the smaller one. While several read, it is as wide as one of them needs:
     each has to check its own.
@@ -54,7 +54,7 @@ def _widen(max_pixels: int | None) -> None:
 
 
 def _after_fork_in_child() -> None:
-    """None of the threads that were reading are here."""
+    """After a fork the reading threads do not exist in the child."""
     _limits.clear()
     _aside.close()
     _lock.release()

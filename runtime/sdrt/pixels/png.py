@@ -1,4 +1,4 @@
-"""PNG files, written row by row: Pillow's writer wants the whole picture in memory, and takes twice the time.
+"""Writes PNG files row by row. Pillow's writer needs the whole picture in memory, and twice the time.
 
 Every row is stored as its difference from Paeth's prediction. Choosing among all five filters for each row saves less
 than 0.1 % on the pictures that decoders paint, and costs as much time again as the compression.

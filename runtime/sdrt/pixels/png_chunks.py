@@ -1,4 +1,4 @@
-"""PNG's chunks, read before Pillow reads them: only those that make the picture go on to it.
+"""Parses the chunks of a PNG file before Pillow does, and passes on only those that it needs for the pixels.
 
 Pillow refuses a picture for a text of more than 1 MiB or a wrong checksum in a comment, takes a text with the keyword
 "interlace" for its own note of interlacing, and does not read cICP. Here, as in libpng, a broken ancillary chunk is
@@ -35,7 +35,7 @@ _CHUNKS = {
 }
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS = {b"XML:com.adobe.xmp": "xmp", b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
-"""Chunks, and keywords of texts, that are of use, and the name of what they tell: Pillow's where it reads that."""
+"""Chunks and text keywords that are used -> the name of the item, Pillow's where it has one."""
 _BEFORE_PIXELS = (*_FIXED_BYTES, b"iCCP", b"tRNS")
 _TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
 """Color type -> minimum and maximum bytes of tRNS."""
@@ -50,11 +50,11 @@ class _Chunk(NamedTuple):
 
 
 class _BrokenError(Exception):
-    """A chunk that cannot be used; the message goes on after its name."""
+    """An invalid chunk; the message continues after its name."""
 
 
 def examine_png(stream: BinaryIO) -> Declared:
-    """What the chunks of a PNG say, the first of each kind. ``stream`` is left at another place.
+    """What the chunks of a PNG declare; the first of each kind counts. Moves the position of ``stream``.
 
     Broken critical chunks are left to Pillow.
     """
@@ -112,7 +112,7 @@ def _keyword(stream: BinaryIO, chunk: _Chunk) -> bytes:
 
 
 def _ancillary(stream: BinaryIO, chunk: _Chunk) -> bytes:
-    """What an ancillary chunk tells. Raises _BrokenError."""
+    """The value of an ancillary chunk. Raises _BrokenError."""
     kind = chunk.kind
     if kind in _FIXED_BYTES:
         data = _read(stream, chunk, _FIXED_BYTES[kind])
@@ -140,7 +140,7 @@ def _check_transparency(stream: BinaryIO, chunk: _Chunk, color_type: int) -> Non
 
 
 def _read(stream: BinaryIO, chunk: _Chunk, limit_bytes: int) -> bytes:
-    """The data of a chunk whose checksum is right. Raises _BrokenError."""
+    """The data of a chunk, checksum verified. Raises _BrokenError."""
     stream.seek(chunk.start)
     size_bytes = int.from_bytes(stream.read(4), "big")
     if size_bytes > limit_bytes:
@@ -165,7 +165,7 @@ def _inflated(data: bytes, limit_bytes: int) -> bytes:
 
 
 def _encoding(found: dict[str, bytes], notes: list[str]) -> Encoding | None:
-    """By the standard's precedence: cICP, iCCP, sRGB, then gAMA and cHRM. None where a profile counts, or nothing."""
+    """In the order of the standard: cICP, iCCP, sRGB, then gAMA and cHRM. None for a profile, or without any."""
     if "cicp" in found:
         primaries, transfer, matrix, full_range = found["cicp"]
         encoding = from_cicp(primaries, transfer, narrow=full_range == 0)

@@ -42,7 +42,7 @@ _WITHOUT_ALPHA = ("JPEG", "PPM", "BMP")
 _WITH_METADATA = ("WEBP", "JPEG", "AVIF")
 _JPEG_SEGMENT_BYTES = 65533
 _JPEG_PREFIXES = {"exif": EXIF_PREFIX, "xmp": b"http://ns.adobe.com/xap/1.0/\0"}
-"""What stands before an item of metadata in its segment."""
+"""The prefix of an item of metadata in its segment."""
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -122,13 +122,13 @@ def _check_segments(metadata: Metadata, name: str) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What another library's exception says, in one line of at most 200 characters."""
+    """The message of another library's exception, in one line of at most 200 characters."""
     text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
     return " ".join(text.split())[:200]
 
 
 def _begun(strips: Strips) -> Strips:
-    """The same with its first rows made: an engine that fails at once must not leave half a file in a pipe."""
+    """The same with the first rows computed: an engine that fails at once must not leave half a file in a pipe."""
     return replace(strips, rows=itertools.chain([next(strips.rows)], strips.rows))
 
 

@@ -1,7 +1,7 @@
 """Pictures at a half, a quarter or an eighth of their sides, and back.
 
-At the smallest rates a painted quarter of the pixels, enlarged, shows more than all of them painted from next to no
-bits: JPEG XL calls it resampling, AV1 superres. Sides that the factor does not divide are continued by edge repetition
+At the smallest rates a painted quarter of the pixels, enlarged, shows more than all of them painted at very low
+rates: JPEG XL calls it resampling, AV1 superres. Sides that the factor does not divide are continued by edge repetition
 before, and cropped after. Factors are powers of two: strips and crops then see the filter at the same fractions.
 """
 

@@ -1,4 +1,4 @@
-"""Still pictures without their files: what the AVIF and WebP containers say again is left out, and put back.
+"""Bare AV1 and VP8L bitstreams of still pictures: strips the AVIF or WebP container, and restores it.
 
 An AVIF file of one picture spends some 290 bytes on boxes; a WebP file 20. Here a picture is the bare bitstream: an AV1
 sequence header and one frame (the AV1 specification's low-overhead format), or a VP8L image-stream (RFC 9649). The size
@@ -22,7 +22,7 @@ _VP8L_SIGNATURE = 0x2F
 
 @dataclass(frozen=True)
 class SequenceHeader:
-    """What an AV1 sequence header says, as far as a file has to repeat it.
+    """The fields of an AV1 sequence header that an AVIF file repeats.
 
     ``profile``: 0 (4:2:0 or gray) or 1 (4:4:4). ``level``: seq_level_idx. ``width_px``, ``height_px``: of the frame.
     """
@@ -37,7 +37,7 @@ class SequenceHeader:
 def av1_stream(avif: bytes) -> bytes:
     """The bare bitstream of an AVIF file of one opaque picture, as libavif writes it.
 
-    Raises CorruptError where the file is made otherwise.
+    Raises CorruptError for any other layout.
     """
     at = 0
     while at + 8 <= len(avif):
@@ -86,7 +86,7 @@ def avif_file(stream: bytes) -> bytes:
 
 
 def read_sequence_header(stream: bytes) -> SequenceHeader:
-    """What the sequence header of a bare AV1 bitstream says.
+    """Parses the sequence header of a bare AV1 bitstream.
 
     Raises CorruptError unless the stream is one sequence header and one frame of a single still picture of 8 bits whose
     size no frame can change (reduced_still_picture_header), to the last byte.
@@ -109,7 +109,7 @@ def read_sequence_header(stream: bytes) -> SequenceHeader:
 
 
 def vp8l_stream(webp: bytes) -> bytes:
-    """The bare image-stream of a lossless WebP file. Raises CorruptError where the file is made otherwise."""
+    """The bare image-stream of a lossless WebP file. Raises CorruptError for any other layout."""
     if webp[8:16] != b"WEBPVP8L":
         raise CorruptError("the WebP file is not a plain lossless one")
     return webp[20 : 20 + int.from_bytes(webp[16:20], "little")]
@@ -137,7 +137,7 @@ def _units(data: bytes) -> list[tuple[int, bytes]]:
     while at < len(data):
         head = data[at]
         if head & 0x87 != _HAS_SIZE:  # reserved bits, an extension, or no size
-            raise CorruptError("the patches' AV1 stream holds a unit that is not plain")
+            raise CorruptError("the patches' AV1 stream holds an unsupported OBU")
         size_bytes, at = _leb128(data, at + 1)
         if at + size_bytes > len(data):
             raise CorruptError("the patches' AV1 stream is truncated")

@@ -22,15 +22,15 @@ BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 """Along rows and columns: a Gaussian of one pixel."""
 
 CONTRAST_FLOOR = 8.0
-"""Levels, added to a cell's contrast: noise of a flat cell is nobody's structure."""
+"""Levels, added to a cell's contrast: noise in a flat cell is not structure."""
 KEPT, PLAUSIBLE = 2.0, 5.0
-"""Levels: a cell holds a class's promise where ``error ** 2 <= class * (contrast + CONTRAST_FLOOR)``."""
+"""Levels: a cell is in a class where ``error ** 2 <= class * (contrast + CONTRAST_FLOOR)``."""
 DEVICE_MARGIN = 2.0
-"""Levels that an encoder adds to the error that it finds: what the same cell may differ by on another device."""
+"""Levels that an encoder adds to the measured error: the same cell may differ by this much on another device."""
 
 _NOTHING = 1e-6
 _FLAT = 4.0
-"""Squared levels a pixel below which a gradient points nowhere."""
+"""Squared levels per pixel below which a gradient has no direction."""
 _SPREAD = 4
 """Times that the products of gradients are blurred: a Gaussian of two pixels."""
 _BLUR_PX = 2
