@@ -1,4 +1,4 @@
-"""Which picture a worker was at when its process ended: one that ends it again and again is given up.
+"""Records which picture a worker processes, so that one that crashes its process repeatedly is given up.
 
 Ray starts an ended worker anew and hands it the same work for ever. So each unit has a small file, for as long as it is
 being done, with a line for each picture that was begun and an empty line for each attempt.
@@ -29,7 +29,7 @@ class Attempts:
         self._file.write("\n\n")
 
     def begin(self, key: str) -> bool:
-        """Says that ``key`` comes next. False: it ended the process MAX_ENDS times and must not."""
+        """Records that ``key`` comes next. False: it has ended the process MAX_ENDS times and must be skipped."""
         if self.ends[key] >= MAX_ENDS:
             return False
         self._file.write(json.dumps(key) + "\n")

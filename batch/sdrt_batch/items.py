@@ -1,4 +1,4 @@
-"""The pictures of a unit, one by one, with what lies beside each; memory is that of one picture, or of a few rows."""
+"""Iterates over the pictures of a unit, each with the files beside it; holds one picture, or a few rows."""
 
 from __future__ import annotations
 

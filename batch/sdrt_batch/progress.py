@@ -11,7 +11,7 @@ _BETWEEN_S = {True: 0.5, False: 30.0}
 
 
 class Progress:
-    """``total``: pictures, where it is known; None for shards, which are not counted before they are read."""
+    """``total``: number of pictures; None for shards, which are not counted before they are read."""
 
     def __init__(
         self, total: int | None, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
@@ -22,7 +22,7 @@ class Progress:
         self._shown_s = clock()
 
     def reach(self, pictures: int, failed: int) -> None:
-        """So many pictures are through, ``failed`` of them without a result."""
+        """``pictures`` are done, ``failed`` of them without a result."""
         now_s = self._clock()
         if self._first is None:  # what went before was starting workers
             self._first = now_s, pictures

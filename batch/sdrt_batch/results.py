@@ -1,4 +1,4 @@
-"""Where results lie and whether they are whole. Every file has its final name only when it is complete."""
+"""Paths of results, and whether they are complete. A file gets its final name only when it is complete."""
 
 from __future__ import annotations
 

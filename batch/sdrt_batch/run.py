@@ -1,4 +1,4 @@
-"""One run on Ray Data: units go to workers, rows come back, and are counted, kept and shown as they come."""
+"""One run on Ray Data: sends units to workers, and counts, stores and shows the rows that come back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sdrt_batch.worker import Actor, Row
 ERRORS = "_errors.csv"
 SUMMARY = "_summary.json"
 _MAX_TASKS = 20_000
-"""Beyond so many, one task has several units: Ray keeps a record of each."""
+"""Limit of tasks, as Ray keeps a record of each: beyond it a task has several units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Summary:
         return self.in_bytes - self.out_bytes
 
     def in_words(self) -> str:
-        """One line for people."""
+        """The summary in one line."""
         rate = self.done / self.seconds if self.seconds else 0.0
         text = f"{self.done:,} done, {self.skipped:,} there already, {self.failed:,} failed"
         text += f"; {self.seconds:,.1f} s, {rate:,.2f} a second on {self.workers} workers"
@@ -92,7 +92,7 @@ class Summary:
 
 
 def run(units: Sequence[Unit], settings: Settings, cluster: Cluster, progress: Progress) -> Summary:
-    """Do all ``units``; what is there and whole is not done again.
+    """Process all ``units`` except those whose results are complete.
 
     Leaves the tables ERRORS and SUMMARY in the destination.
 

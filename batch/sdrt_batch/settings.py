@@ -22,7 +22,7 @@ RECORD = "_run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is done to every picture, and how results are kept.
+    """The job for every picture, and the form of its results.
 
     Args:
         job: What is done.
@@ -56,21 +56,21 @@ class Settings:
 
     @property
     def extensions(self) -> tuple[str, ...]:
-        """Of the files of one result; the first tells whether it is done."""
+        """Suffixes of the files of one result; it is done if the first one exists."""
         if self.job == "latents" and self.latent_form == "sdl":
             return OWN
         return (self.extension,)
 
     @property
     def extension(self) -> str:
-        """Of the file that tells whether a picture is done."""
+        """Suffix of the file whose existence means that a picture is done."""
         if self.job == "encode":
             return "sdl"
         return self.picture_format if self.job == "decode" else self.latent_form.partition("-")[0]
 
 
 def with_record(settings: Settings, *, again: bool) -> Settings:
-    """Leaves word in the destination of what is done there, and refuses to mix two things.
+    """Records the settings in the destination, and refuses to mix them with others.
 
     Returns:
         The settings with ``since_ns``, the time at which the word was written: it stays as long as settings do.

@@ -20,9 +20,9 @@ from sdrt.latent_cache import FLIPPED
 Kind = Literal["files", "tar", "parquet"]
 SHARDS: dict[str, Kind] = {".tar": "tar", ".parquet": "parquet"}
 _HIDDEN = (".", "_")
-"""What names of files and folders begin with that are passed over."""
+"""Prefixes of files and folders that are skipped."""
 FILES_A_UNIT = 16
-"""Enough that handing out work costs nothing beside it, few enough that all workers end together."""
+"""Pictures of a unit: enough to make scheduling cheap, few enough that all workers end together."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def root_of(pattern: str) -> Path:
-    """The folder above the first part of a pattern that is one: below it lie the names of outputs."""
+    """The folder above the first wildcard of a pattern; output names are relative to it."""
     parts = Path(pattern).parts
     fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
     return Path(*parts[:fixed])

@@ -162,7 +162,7 @@ def _wanted(settings: Settings) -> tuple[str, ...]:
 
 
 def _others(item: Item, settings: Settings) -> Members:
-    """What lies beside a picture in a tar and is none of what the job reads: captions, numbers."""
+    """The files beside a picture in a tar that the job does not read: captions, labels."""
     taken = {item.main, *OWN, *settings.extensions}
     return {extension: data for extension, data in item.read().items() if extension not in taken}
 

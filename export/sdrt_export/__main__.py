@@ -1,4 +1,4 @@
-"""``python -m sdrt_export``: autoencoders become model packs, packs are proven and completed, and go out again."""
+"""``python -m sdrt_export``: exports autoencoders to model packs, verifies packs, and adds priors and graphs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sdrt_export: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it was" if arguments[:1] == ["prior"] else ""
+        goes_on = "; the same command resumes" if arguments[:1] == ["prior"] else ""
         print(f"sdrt_export: interrupted{goes_on}", file=sys.stderr)
         return 130
 
@@ -60,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--name", help="the pack's name (default: the folder's)")
     graph.add_argument("--precision", nargs="+", default=["w16"], choices=["w16", "fp16", "fp32"])
     graph.add_argument(
-        "--allow-overflow", action="store_true", help="fp16 even where numbers inside were seen beyond its range"
+        "--allow-overflow", action="store_true", help="write fp16 even if activations exceeded its range"
     )
     _add_source_options(graph)
     graph.set_defaults(run=_graph)
 
-    verify = commands.add_parser("verify", help="the pack's graphs against torch; exit code 1 if they differ")
+    verify = commands.add_parser("verify", help="compare the pack's graphs with torch; exit code 1 if they differ")
     verify.add_argument("pack", type=Path)
     verify.add_argument("--source", help="default: the source that the manifest names")
     verify.add_argument("--device", default="auto")
@@ -76,9 +76,9 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("int8", help="photographs -> the pack's 8-bit graphs (see: int8 --help)", add_help=False)
 
-    commands.add_parser("effort", help="the networks that sdrt encode --effort looks with", add_help=False)
+    commands.add_parser("effort", help="build the perceptual networks for sdrt encode --effort", add_help=False)
 
-    output = commands.add_parser("output", help="what the decoders give: samples in float32 or pixels in uint8")
+    output = commands.add_parser("output", help="make the decoders return samples (float32) or pixels (uint8)")
     output.add_argument("pack", type=Path)
     output.add_argument("output", choices=["uint8", "float32"])
     output.set_defaults(run=_output)
@@ -92,12 +92,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a hub repository")
-    parser.add_argument("--subfolder", help="where the autoencoder lies in the source (default: its root, then vae)")
-    parser.add_argument("--space", help=f"the latent space's id: {', '.join(SPACES)}, or a word of yours")
+    parser.add_argument("--subfolder", help="the autoencoder's folder in the source (default: its root, then vae)")
+    parser.add_argument("--space", help=f"the latent space's id: {', '.join(SPACES)}, or any other name")
     parser.add_argument("--scale", type=float, help="override the configuration's scaling factor")
     parser.add_argument("--shift", type=float, help="override the configuration's shift factor")
-    parser.add_argument("--norm-groups", type=int, help="of a single file's normalizations (32)")
-    parser.add_argument("--license", "--licence", help="the weights' license, for the manifest")
+    parser.add_argument("--norm-groups", type=int, help="groups of a single file's normalizations (32)")
+    parser.add_argument("--license", help="the weights' license, for the manifest")
 
 
 def _graph(options: argparse.Namespace) -> int:
@@ -142,7 +142,7 @@ def _verify(options: argparse.Namespace) -> int:
         return from_onnx.verify(pack, Path(location), options.device)
     chosen = _source_options(options)
     if not options.source:
-        # What made the pack's own source what it is need not be said again.
+        # The options of the export are in the manifest and need not be repeated.
         chosen = replace(
             chosen,
             revision=chosen.revision or origin.get("revision"),
@@ -168,7 +168,7 @@ def _output(options: argparse.Namespace) -> int:
     changed = set_output(pack, options.output)
     if GRADIENT in pack.files and changed:
         pack_gradient.add_to_pack(load_pack(options.pack))
-    print(f"{options.pack}: {', '.join(changed) or 'no decoder'} changed to give {options.output}")
+    print(f"{options.pack}: {', '.join(changed) or 'no decoder'} changed to return {options.output}")
     return 0
 
 

@@ -60,7 +60,7 @@ def _own_decoder(vae: Any) -> nn.Module:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What the export knows of one of diffusers' classes."""
+    """How to export one of diffusers' classes."""
 
     class_name: str
     prefix: str
@@ -173,7 +173,7 @@ REFUSED = {
     "ConsistencyDecoderVAE": "its decoder is a diffusion model of several steps",
     "VQModel": "its latents are indices of a codebook, sdrt codes numbers",
 }
-"""Autoencoders of diffusers that people try, and why they are not exported."""
+"""Autoencoders of diffusers that are not supported -> why."""
 
 
 def adapter_of(class_name: object, where: object) -> Adapter:
@@ -264,7 +264,7 @@ def encoder_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def halves(vae: Any, found: LatentSpace, space: LatentSpace) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder in float32 for the raw latents of ``space``, from an autoencoder that speaks ``found``.
+    """Encoder and decoder in float32 for the raw latents of ``space``, from an autoencoder with the space ``found``.
 
     Raises:
         ModelError: an autoencoder that does not translate has another scale or shift than the space: then it is not of

@@ -22,7 +22,7 @@ SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "bn.")
 """What the names of an autoencoder's tensors begin with. Training leaves its loss beside them."""
 ANCHORS = ("encoder.conv_in.weight", "encoder.layers.0.weight")
-"""A tensor that tells where an autoencoder begins: AutoencoderKL (in either naming), AutoencoderTiny."""
+"""Tensors that identify an autoencoder and its prefix: AutoencoderKL (in either naming), AutoencoderTiny."""
 _PREFERRED_PREFIXES = ("first_stage_model.", "vae.", "")
 
 
@@ -167,7 +167,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _prefix(path: Path, names: Iterable[str]) -> str:
-    """What stands before the autoencoder's own names. Raises ModelError that says what the file holds instead."""
+    """The prefix of the autoencoder's tensor names. Raises ModelError, which states what the file holds instead."""
     listed = list(names)
     found = {name.removesuffix(anchor) for name in listed for anchor in ANCHORS if name.endswith(anchor)}
     whole = [prefix for prefix in found if any(name.startswith(f"{prefix}decoder.") for name in listed)]
@@ -187,7 +187,7 @@ def _own(names: Iterable[str], prefix: str) -> list[str]:
 
 
 def _instead(names: Sequence[str]) -> str:
-    """In a few words what a file without a known autoencoder holds."""
+    """A short description of a file without a known autoencoder."""
     video = ("decoder.middle.0.residual.0.gamma", "decoder.mid_block.resnets.0.norm1.gamma")
     if any(name.endswith(video) for name in names):
         return "it is Wan's or Qwen-Image's in one file; give the folder with its config.json"

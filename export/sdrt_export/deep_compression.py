@@ -65,7 +65,7 @@ def _rewritten(half: nn.Module) -> Any:
 
 
 def _norm(norm: Any) -> nn.Module:
-    """diffusers' RMSNorm, which wants channels last, for channels first; a batch normalization as it is."""
+    """diffusers' RMSNorm, which expects channels last, for channels first; a batch normalization unchanged."""
     if type(norm).__name__ != "RMSNorm":
         kept: nn.Module = norm
         return kept
@@ -198,7 +198,7 @@ class _Products(nn.Module):
         self.eps = eps
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(N, heads, dim, positions) each; gives the same."""
+        """Takes and returns (N, heads, dim, positions)."""
         total = key.sum(-1, keepdim=True).transpose(2, 3) @ query
         mixed: Tensor = (value @ key.transpose(2, 3)) @ query / (total + self.eps)
         return mixed

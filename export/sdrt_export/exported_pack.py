@@ -1,4 +1,4 @@
-"""The last step of every export: graphs become a pack, and what was fitted to the pack before stays. No torch here."""
+"""The last step of every export: writes the manifest, and keeps what was fitted to the pack before. No torch here."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_exported(
 
 
 def tell_exported(pack: ModelPack, exported: Exported) -> int:
-    """Says on stdout what was written and what comes next, and warns of an overflow. Returns the exit code."""
+    """Prints what was written and the next step, and warns of an overflow. Returns the exit code."""
     if exported.fp16_peak is not None and not exported.fp16_peak <= MAX_PEAK:
         print(f"sdrt_export: warning: fp16 will overflow: activations reach {exported.fp16_peak:.3g}", file=sys.stderr)
     sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
@@ -86,7 +86,7 @@ def tell_exported(pack: ModelPack, exported: Exported) -> int:
 
 
 def tell_parities(pack: ModelPack, parities: Sequence[Parity]) -> int:
-    """Says on stdout how close a pack's graphs came, and keeps it in the manifest. Returns the exit code."""
+    """Prints how close a pack's graphs are, and stores it in the manifest. Returns the exit code."""
     for line in table(parities):
         print(line)
     update_manifest(pack.folder, verified=report(parities))

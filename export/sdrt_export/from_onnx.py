@@ -42,11 +42,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--out", type=Path, required=True, metavar="PACK", help="the pack's folder")
     parser.add_argument("--name", help="the pack's name (default: the folder's)")
     parser.add_argument("--precision", nargs="+", choices=["w16", "fp16", "fp32"], help="w16; fp16 for fp16 graphs")
-    parser.add_argument("--allow-overflow", action="store_true", help="fp16 even where it was seen to overflow")
-    parser.add_argument("--space", help=f"the latent space's id: {', '.join(SPACES)}, or a word of yours")
+    parser.add_argument("--allow-overflow", action="store_true", help="write fp16 even if activations exceed it")
+    parser.add_argument("--space", help=f"the latent space's id: {', '.join(SPACES)}, or any other name")
     parser.add_argument("--scale", type=float, help="scaling factor, where no config.json has it")
     parser.add_argument("--shift", type=float, help="shift factor, likewise")
-    parser.add_argument("--license", "--licence", help="the weights' license, for the manifest")
+    parser.add_argument("--license", help="the weights' license, for the manifest")
     parser.set_defaults(run=_run)
 
 
@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def verify(pack: ModelPack, folder: Path, device: str) -> int:
-    """Compares a pack with the ONNX graphs in ``folder``, tells the figures and keeps them. Returns the exit code.
+    """Compares a pack with the ONNX graphs in ``folder``, prints and stores the figures. Returns the exit code.
 
     Raises:
         ModelError: the folder holds another autoencoder, or a file of the pack is altered.
@@ -132,7 +132,7 @@ def verify(pack: ModelPack, folder: Path, device: str) -> int:
 def describe_space(
     source: OnnxSource, folder: Path, asked: str | None, scale: float | None, shift: float | None
 ) -> LatentSpace:
-    """The space as configuration, known id or person describe it. Raises ModelError where nothing tells a scale."""
+    """The latent space from the configuration, a known id, or options. Raises ModelError without a scale."""
     config = source.config
     given = scale if scale is not None else config.get("scaling_factor")
     if given is None and config.get("_class_name") in UNSCALED:

@@ -24,7 +24,7 @@ from sdrt_export.overflow import FP16_MAX, MAX_PEAK, peak_of_pair
 from sdrt_export.traceable import prepare
 
 OPSET = 18
-"""The newest that all of ONNX Runtime 1.21, OpenVINO 2024 and TensorRT 10 take whole; nothing here needs more."""
+"""The newest opset that ONNX Runtime 1.21, OpenVINO 2024 and TensorRT 10 all support fully."""
 
 
 def export_modules(

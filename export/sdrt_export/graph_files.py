@@ -28,7 +28,7 @@ class Exported:
     latent_distribution: bool
     graphs: dict[str, Any]
     fp16_peak: float | None = None
-    """The largest magnitude inside the graphs on a made-up picture, where fp16 was asked for."""
+    """The largest magnitude inside the graphs on a synthetic picture; None unless fp16 was requested."""
 
 
 def write_graphs(
@@ -42,7 +42,7 @@ def write_graphs(
     fp16_peak: float | None = None,
     converted: bool = False,
 ) -> Exported:
-    """Writes float32 graphs of both halves in each precision; int8 graphs in the folder, made from older ones, go.
+    """Writes float32 graphs of both halves in each precision; int8 graphs of older ones are removed.
 
     ``converted``: they are in the only precision of ``precisions`` already.
 

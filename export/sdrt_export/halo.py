@@ -42,7 +42,7 @@ def dependence(model: onnx.ModelProto, output_block: int) -> int | None:
 
 
 def _needed(model: onnx.ModelProto, axis: int, wanted: Interval) -> tuple[Interval, int] | None:
-    """Walks back from the output; gives the interval of the input and how many input positions the block covers."""
+    """Walks back from the output; returns the interval of the input and the number of input positions of the block."""
     graph = model.graph
     constants: dict[str, NDArray[Any]] = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: exactly the files of one autoencoder, or one line that says what to fetch by hand."""
+"""Downloads the files of one autoencoder from the Hugging Face hub, or states in one line what to fetch by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdrt_export.checkpoint import read_weight_map
 from sdrt_export.weights_files import CONFIG, NAMES
 
 LOCAL = Path("models") / "sources"
-"""Where a repository's files may lie on a machine without network: models/sources/OWNER/NAME."""
+"""The folder for a repository's files on a machine without network: models/sources/OWNER/NAME."""
 
 CONNECT_SECONDS = 10.0
 
@@ -62,7 +62,7 @@ def _fetch(repository: str, name: str, revision: str | None, subfolder: str | No
 
 
 def _is_reachable(endpoint: str) -> bool:
-    """The hub's client would retry for half a minute before it says that there is no network."""
+    """The hub's client would retry for half a minute before it reports that there is no network."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     try:

@@ -1,6 +1,6 @@
-"""Files that are not what their names say, named before a parser sees them. No torch here.
+"""Detects files that are not what their suffix states, before a parser sees them. No torch here.
 
-What people most often have instead of weights or graphs: a Git LFS pointer, a web page, half a download.
+The most common ones in place of weights or graphs: a Git LFS pointer, a web page, half a download.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NAMED = 3
 
 
 def refuse_impostor(path: Path) -> bytes:
-    """The first bytes of a file. Raises ModelError where they show that it is not what its name says."""
+    """The first bytes of a file. Raises ModelError if they show that it is something else."""
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
@@ -36,7 +36,7 @@ def refuse_impostor(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """An object of a JSON file. Raises ModelError that says what the file is instead."""
+    """An object of a JSON file. Raises ModelError, which states what the file is instead."""
     refuse_impostor(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -40,12 +40,12 @@ MIN_PSNR_DB = 40.0
 """Between the pictures of the int8 and the float graph. A codec's own loss is 23 to 33 dB: this adds .1 dB to 25."""
 MAX_LPIPS = 0.01
 FREE_SHARE = 0.05
-"""Of the multiplications: what may stay float for the picture's sake without being asked by the bounds."""
+"""Share of the multiplications that may stay float even if the bounds hold without."""
 MAX_SHARE = 0.5
 """A graph that is more than half float saves too little to be worth a second file."""
 
 MARGIN_DB, MARGIN = 1.5, 0.7
-"""Other photographs than the calibration's lose a little more: what they are asked to hold with."""
+"""Margin to the bounds during calibration: other photographs lose a little more."""
 
 _CROPS, _SEEN, _JUDGED = 96, 12, 8
 _LOOK_PX = 256
@@ -191,13 +191,13 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
 
 
 def _sample(pack: ModelPack, crop: Pixels) -> Floats:
-    """What the encoder is given for a crop, at the pack's default quality."""
+    """The encoder's input for a crop, at the pack's default quality."""
     sample = to_sample(crop, pack.space.downscale)
     return np.concatenate([sample, _level(pack, *sample.shape[2:])], axis=1)
 
 
 def _coded(pack: ModelPack, raw: Floats) -> Floats:
-    """What a decoder meets: latents (1, C, h, w) as the codec would round them, where there is a prior to say how."""
+    """The decoder's input: latents (1, C, h, w), quantized as by the codec if the pack has a prior."""
     latents = raw[:, : pack.space.channels]
     if PRIOR in pack.files:
         prior = load_prior(read_prior(pack))

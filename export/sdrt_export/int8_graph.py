@@ -24,13 +24,13 @@ more, pictures break on those processors and on no other."""
 
 
 def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The convolutions with constant weights, in graph order; each is known by the name of its output."""
+    """The convolutions with constant weights, in graph order; each identified by the name of its output."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [node for node in model.graph.node if node.op_type == "Conv" and node.input[1] in constants]
 
 
 def seams(model: onnx.ModelProto) -> set[str]:
-    """Names of the values that quantizing may round: what goes into a convolution and what comes out of it."""
+    """Names of the values to quantize: inputs and outputs of convolutions."""
     ends = {name for node in convolutions(model) for name in (node.input[0], node.output[0])}
     return ends | set(_rectified(model).values())
 
@@ -114,7 +114,7 @@ def _round_weights(
     constant: Callable[[str, NDArray[np.generic]], str],
     nodes: list[onnx.NodeProto],
 ) -> str:
-    """Appends the node that widens the rounded weights (out, in, h, w); gives the name of its output."""
+    """Appends the node that widens the rounded weights (out, in, h, w); returns the name of its output."""
     output = f"{name}.rounded"
     if any(output in node.output for node in nodes):
         return output

@@ -1,4 +1,4 @@
-"""What 8-bit integers need to know of a graph, by running it on real inputs: ranges, and which layers they harm."""
+"""Calibration of int8 graphs by running them on real inputs: ranges, and the error that each layer adds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLIPS = np.linspace(0.3, 1.0, 36)
 
 
 _HARMED = 2
-"""Inputs on which each convolution is tried alone: these runs are most of the time."""
+"""Number of inputs on which each convolution is tried alone: most of the time goes there."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Calibration:
     layers: tuple[Layer, ...]
 
     def harmful_first(self) -> list[Layer]:
-        """The layers in the order in which float pays most: by error for each multiplication."""
+        """The layers by the benefit of float: by error per multiplication, largest first."""
         return sorted(self.layers, key=lambda layer: (-layer.harm / layer.work, layer.output))
 
 
@@ -86,7 +86,7 @@ def calibrate(model: onnx.ModelProto, inputs: Sequence[Floats]) -> Calibration:
 
 
 def error_of(model: onnx.ModelProto, inputs: Sequence[Floats], expected: Sequence[Floats]) -> float:
-    """Mean squared difference between what a graph gives and what was expected."""
+    """Mean squared error of a graph's outputs."""
     changed = open_session(model)
     source = model.graph.input[0].name
     pairs = zip(inputs, expected, strict=True)

@@ -35,6 +35,6 @@ def with_level(sample: Floats, downscale: int) -> Floats:
 
 
 def decoder_input(latents: Floats, sample: Floats) -> Floats:
-    """What the decoder is given for a sample's latents (N, C, h, w): with the level, if the sample states one."""
+    """The decoder's input for latents (N, C, h, w) of ``sample``: with the quality level, if the sample has one."""
     cell = sample.shape[2] // latents.shape[2]
     return np.ascontiguousarray(np.concatenate([latents, sample[:, 3:, ::cell, ::cell]], axis=1))

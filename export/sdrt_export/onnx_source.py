@@ -37,13 +37,13 @@ PLACES = (
     "{half}_model.onnx",
     "{half}.onnx",
 )
-"""Where a half lies in the exports of optimum, onnx-community and Olive, in order of preference."""
+"""Paths of a half in the exports of optimum, onnx-community and Olive, in order of preference."""
 RANDOM = frozenset(
     {"RandomNormalLike", "RandomNormal", "RandomUniformLike", "RandomUniform", "Bernoulli", "Multinomial"}
 )
 HALVES: tuple[Half, Half] = ("encoder", "decoder")
 PROBE = (64, 96)
-"""Height and width of the picture that tells channels and downscale factor: different, as a frozen size shows then."""
+"""Height and width of the test picture for channels and downscale factor: different, to detect frozen sizes."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def _with_float_ends(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _name_ends(model: onnx.ModelProto, source: str, target: str) -> None:
-    """Gives input and output a pack's names, and names to the sides that are free."""
+    """Renames input and output as in a pack, and names the dynamic dimensions."""
     graph = model.graph
     inner = {name for node in graph.node for name in (*node.input, *node.output)}
     renamed = {graph.input[0].name: source, graph.output[0].name: target}
@@ -234,7 +234,7 @@ def _name_ends(model: onnx.ModelProto, source: str, target: str) -> None:
 
 
 def _probe(graphs: Mapping[Half, onnx.ModelProto], files: Mapping[Half, Path]) -> tuple[int, int, bool]:
-    """Channels of the latents, downscale factor, and whether the encoder gives a distribution, by running both."""
+    """Channels of the latents, downscale factor, and whether the encoder returns a distribution, by running both."""
     try:
         given = run(graphs["encoder"], np.zeros((2, 3, *PROBE), np.float32))
     except ModelError as error:

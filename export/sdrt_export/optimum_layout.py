@@ -100,7 +100,7 @@ def _set_ends(model: onnx.ModelProto, source: tuple[str, list[Any]], target: tup
 
 
 def _config(pack: ModelPack) -> dict[str, Any]:
-    """What pipelines ask of an autoencoder: its own configuration where the manifest has it, the pack's scale always.
+    """The configuration for pipelines: the autoencoder's own if the manifest has it, with the pack's scale.
 
     A tiny autoencoder whose graphs speak a larger one's raw latents is scaled like the larger one.
     """

@@ -1,4 +1,4 @@
-"""How large the numbers inside a graph become: whether half precision can hold them.
+"""Largest activations of a graph: whether half precision can hold them.
 
 No CPU run of an fp16 graph shows an overflow, as ONNX Runtime computes it in float32 there. So the float32 graph is run
 with every intermediate value as an output, and the largest magnitude is compared with what fp16 holds.
@@ -17,7 +17,7 @@ from sdrt_export.session import open_session
 
 FP16_MAX = 65504.0
 MAX_PEAK = FP16_MAX / 2
-"""Other pictures than the ones tried may go higher: half of the range is kept free."""
+"""Limit of the activations: other pictures may reach more, so half of the range is kept free."""
 
 
 def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
@@ -38,7 +38,7 @@ def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDA
 def peak_of_pair(
     encoder: onnx.ModelProto, decoder: onnx.ModelProto, sample: NDArray[np.float32], channels: int
 ) -> float:
-    """The largest magnitude inside both float32 graphs, the decoder on the latents that the encoder gives.
+    """The largest magnitude inside both float32 graphs, the decoder on the encoder's latents.
 
     Args:
         encoder: gives ``channels`` latents, or as many means and then log-variances.

@@ -80,7 +80,7 @@ def update_manifest(
     quality_range: tuple[int, int] | None = None,
     default_step: int | None = None,
 ) -> ModelPack:
-    """Hashes the folder's files again and replaces the manifest fields that are given; the others stay.
+    """Hashes the folder's files again and replaces the given manifest fields; the others stay.
 
     Write ``prior.npz`` first, then call this with what the prior was fitted on. Raises ModelError if there is no valid
     manifest or a value is out of its range, OutputError if it cannot be written.

@@ -1,4 +1,4 @@
-"""How close a pack's graphs come to what they should compute, and what each precision may cost. No torch here."""
+"""Compares a pack's graphs with their reference, with a tolerance for each precision. No torch here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tolerance:
     picture_max_abs: float
     """Largest difference of a sample between the two round trips, of 255."""
     picture_psnr_db: float
-    """Least PSNR between the two round trips."""
+    """Minimum PSNR between the two round trips."""
 
 
 TOLERANCES = {
@@ -57,7 +57,7 @@ class Parity:
     precision: str
     device: str
     output: str
-    """What the decoder gives: float32, or uint8 pixels, which are compared with the reference's, rounded."""
+    """The decoder's output: float32, or uint8 pixels, which are compared with the rounded reference."""
     encoder_bytes: int | None
     decoder_bytes: int
     latents_relative: float | None
@@ -77,7 +77,7 @@ class Wished:
     latents: Floats
     """Raw latents (N, C, h, w)."""
     picture: Floats
-    """What is painted from them, (N, 3, H, W), nominally in [-1, 1]."""
+    """The decoded picture, (N, 3, H, W), nominally in [-1, 1]."""
 
 
 def report(parities: Sequence[Parity]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def measure(
     wished: Sequence[Wished],
     peak: float | None = None,
 ) -> Parity:
-    """One precision of the pack through ``sdrt.network.engine``, on pictures of which it is known what should come.
+    """One precision of the pack through ``sdrt.network.engine``, on pictures with a known reference.
 
     Args:
         pack: the graphs; a decoder alone is fed with the wished latents.

@@ -1,4 +1,4 @@
-"""Photographs to fit and to calibrate on: which there are in a folder, and what is cut out of them."""
+"""Photographs for fitting and calibration: lists a folder, and cuts crops."""
 
 from __future__ import annotations
 

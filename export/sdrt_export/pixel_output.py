@@ -1,4 +1,4 @@
-"""Decoders that give pixels: clamping, rounding and channels-last order inside the graph.
+"""Decoders that return pixels: clamping, rounding and channels-last order inside the graph.
 
 ``python -m sdrt_export output PACK uint8`` rewrites the decoders of a pack, ``float32`` takes it back. A GPU then sends
 a quarter of the bytes. The pixels are those that ``sdrt.pixels.tensors.from_sample`` would compute.
@@ -21,7 +21,7 @@ from sdrt_export.precision import drop_unused, replace_nodes
 
 OUTPUTS = ("uint8", "float32")
 _OWN = "pixels/"
-"""What the names of the nodes and constants begin with that are added here."""
+"""Prefix of the names of added nodes and constants."""
 
 
 def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -53,7 +53,7 @@ def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def without_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The inverse of ``with_pixels``; a graph that gives samples is copied."""
+    """The inverse of ``with_pixels``; a graph that returns samples is copied."""
     plain = onnx.ModelProto()
     plain.CopyFrom(model)
     graph = plain.graph
@@ -72,7 +72,7 @@ def gives_pixels(model: onnx.ModelProto) -> bool:
 
 
 def set_output(pack: ModelPack, output: str) -> list[str]:
-    """Makes every decoder of the pack give ``output``, one of OUTPUTS; returns the names of the changed files.
+    """Makes every decoder of the pack return ``output``, one of OUTPUTS; returns the names of the changed files.
 
     Raises ModelError if a decoder is altered or the output unknown, OutputError if the pack cannot be written.
     """

@@ -119,7 +119,7 @@ def _compute_half(model: onnx.ModelProto) -> None:
 
 
 def wide_values(graph: onnx.GraphProto) -> set[str]:
-    """Values of a float32 graph that stay float32 in its fp16 form: from one island to others, read by nobody else."""
+    """Values that stay float32 in the fp16 form of a graph: those that only float32 operators write and read."""
     given = {name for node in graph.node if _is_island(node) for name in node.output}
     read_narrow = {name for node in graph.node if not _is_island(node) for name in node.input}
     return given - read_narrow - {value.name for value in graph.output}
@@ -206,7 +206,7 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> No
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Initializers that no node reads go."""
+    """Removes initializers that no node reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     copies = []

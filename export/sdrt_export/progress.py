@@ -45,7 +45,7 @@ class Progress:
             self._stream.write("\n")
 
     def reach(self, done: int, note: str = "") -> None:
-        """So many parts are done. ``note``: what they gave, in a few words."""
+        """``done`` parts are done. ``note``: their result, short."""
         self.done, self._note = done, note
         wait = _BETWEEN_BARS_S if self._bar else _BETWEEN_LINES_S
         if done == self._total or self._clock() - self._shown >= wait:

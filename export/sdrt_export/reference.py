@@ -24,7 +24,7 @@ from sdrt_export.weights_files import CONFIG, variant_of
 
 @dataclass(frozen=True)
 class Reference:
-    """An autoencoder in torch that speaks a pack's latents."""
+    """An autoencoder in torch with a pack's latents."""
 
     encode: Callable[[Tensor], Tensor]
     """A sample (N, 3, H, W) in [-1, 1] -> raw latents of the pack's space (N, C, h, w)."""
@@ -35,7 +35,7 @@ class Reference:
 
 
 def of_modules(encoder: nn.Module, decoder: nn.Module, channels: int, reader: str) -> Reference:
-    """Two modules as they are; of what the encoder gives the first ``channels`` (the mean)."""
+    """Two modules unchanged; of the encoder's output the first ``channels`` (the mean)."""
     return Reference(lambda sample: encoder(sample)[:, :channels], decoder, reader)
 
 

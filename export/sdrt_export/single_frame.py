@@ -39,7 +39,7 @@ class SingleFrameEncoder(nn.Module):
 
 
 class SingleFrameDecoder(nn.Module):
-    """latent_sample, normalized as ``SingleFrameEncoder`` gives it -> sample."""
+    """latent_sample, normalized as ``SingleFrameEncoder`` returns it -> sample."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _statistics(config: Any) -> tuple[Tensor, Tensor]:
 
 
 def without_time(module: nn.Module) -> nn.Module:
-    """A copy for tensors without the dimension of time, which gives what the original gives for one frame.
+    """A copy for tensors without the dimension of time, which computes what the original computes for one frame.
 
     Raises:
         ModelError: a part that is not known here looks at time.

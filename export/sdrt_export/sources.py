@@ -31,7 +31,7 @@ OVERRULE = "--space, or --scale and --shift, overrule it"
 
 @dataclass(frozen=True)
 class Source:
-    """An autoencoder ready for export: two modules, the space they speak, and where they come from."""
+    """An autoencoder ready for export: two modules, their latent space, and their origin."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -40,14 +40,14 @@ class Source:
     provenance: dict[str, Any]
     license: str | None
     notes: tuple[str, ...]
-    """What was taken for granted, a line each, and how to overrule it."""
+    """Assumptions, a line each, and how to override them."""
     reference: Callable[[], Reference]
     """Opens what the exported graphs are compared with."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a person may say about a source beyond its location."""
+    """Options of a source besides its location."""
 
     revision: str | None = None
     subfolder: str | None = None
@@ -182,7 +182,7 @@ def _class_of(checkpoint: Checkpoint) -> Adapter:
 def _scale_of_file(
     checkpoint: Checkpoint, channels: int, options: SourceOptions, known: KnownSpace | None, notes: list[str]
 ) -> tuple[float, float]:
-    """Scale and shift of a file that does not carry them. Raises ModelError where nothing tells them."""
+    """Scale and shift of a file that does not carry them. Raises ModelError if they are unknown."""
     if options.scale is not None:
         return options.scale, options.shift or 0.0
     if options.space in SPACES:

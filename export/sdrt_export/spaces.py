@@ -1,4 +1,4 @@
-"""The known latent spaces, one record each, and which of them a checkpoint speaks. No torch here.
+"""The known latent spaces, one record each, and how to recognize a checkpoint's. No torch here.
 
 Two questions are kept apart. *Which space* is certain or not asked at all: a person says it, a weights file has a known
 sha256, a repository is known; else the space is named by its encoder's weights. *Which scale* must be answered for a
@@ -192,7 +192,7 @@ def _by_repository(repository: str | None) -> KnownSpace | None:
 
 
 def license_of(repository: str | None) -> str | None:
-    """The license of a known repository's weights, where it is known."""
+    """The license of a repository's weights, if known."""
     known = _by_repository(repository)
     return known.repositories[(repository or "").lower()] if known is not None else None
 
@@ -204,7 +204,7 @@ def translation(found: LatentSpace, space: LatentSpace) -> tuple[float, float]:
 
 
 def guess_family(channels: int, *, tensors: Iterable[str], metadata: Mapping[str, str], file_name: str) -> Guess | None:
-    """Whose scale a file without a configuration probably has; None where nothing tells.
+    """Whose scale a file without a configuration probably has; None if unknown.
 
     Args:
         channels: of the latents. Spaces with other channels are not considered.

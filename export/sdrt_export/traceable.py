@@ -111,7 +111,7 @@ class _Split(torch.autograd.Function):
 
 
 def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """(N, C, H, W) -> consecutive parts of so many channels each."""
+    """(N, C, H, W) -> consecutive parts with these numbers of channels."""
     parts: tuple[Tensor, ...] = _Split.apply(x, sizes)  # type: ignore[no-untyped-call]
     return parts
 

@@ -1,4 +1,5 @@
-"""Halves that speak another space's raw latents: tiny autoencoders give a large one's after scale and shift."""
+"""Converts an autoencoder's halves to the raw latents of another space: tiny autoencoders return a large one's latents
+after scale and shift."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class TranslatedBack(nn.Module):
 def translate(
     encoder: nn.Module, decoder: nn.Module, found: LatentSpace, space: LatentSpace
 ) -> tuple[nn.Module, nn.Module]:
-    """Halves that speak the raw latents of ``space`` from halves whose raw latents are those of ``found``.
+    """Halves with the raw latents of ``space``, from halves with those of ``found``.
 
     Tiny autoencoders give at once what a large one gives after scale and shift; the graphs of one space must agree.
     """

@@ -64,7 +64,7 @@ def _slice(graph: Writer, step: Step) -> str:
 
 
 def _known_pads(graph: Writer, step: Step) -> list[int] | None:
-    """What a Slice of steps of 1 took away, before and after, if starts and sides are known."""
+    """What a Slice with steps of 1 removes, before and after, if starts and sides are known."""
     starts, axes = graph.numbers(step.input(1)), graph.numbers(step.input(3))
     full, cut = graph.dims(step.x), graph.dims(step.y)
     if starts is None or full is None or cut is None or (axes is None and step.input(3)):

@@ -1,8 +1,8 @@
 """Element types and symbolic shapes of all values of a graph.
 
-ONNX's own inference tells most of it, node by node, but loses free dimensions in every window: after a convolution of
-free height nobody knows that the height is the same, and a residual sum looks as if it might broadcast. So dimensions
-that ONNX leaves open get names here, and equal arithmetic on equal names gives equal names.
+ONNX's own inference finds most of it, node by node, but loses dynamic dimensions in every window: after a convolution
+of dynamic height it does not know that the height is the same, and a residual sum looks as if it might broadcast. So
+dimensions that ONNX leaves open get names here, and equal arithmetic on equal names gives equal names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHAPE_INPUTS = 64  # constants of at most so many numbers may be shapes, axes o
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value before it is computed.
+    """What is known of a value at export time.
 
     Attributes:
         element: ONNX's number of the element type, ``TensorProto.UNDEFINED`` if unknown.
@@ -91,7 +91,7 @@ def infer(model: onnx.ModelProto, opset: int) -> dict[str, Value]:
 def _inferred(
     node: onnx.NodeProto, opset: int, values: Mapping[str, Value], constants: Mapping[str, TensorProto]
 ) -> dict[str, TypeProto]:
-    """ONNX's inference for one node; nothing where it knows nothing."""
+    """ONNX's inference for one node; empty if it fails."""
     known = {name: values.get(name, UNKNOWN) for name in node.input if name}
     if any(value.element == TensorProto.UNDEFINED for value in known.values()):
         return {}
@@ -124,7 +124,7 @@ def _value(described: TypeProto, fresh: Iterator[str], sides: Sequence[Dim | Non
 def _sides(
     node: onnx.NodeProto, values: Mapping[str, Value], constants: Mapping[str, TensorProto]
 ) -> list[Dim | None] | None:
-    """Sides of the first output, where ONNX loses free ones; None for a side that nothing is said of."""
+    """Sides of the first output, where ONNX loses dynamic ones; None for an unknown side."""
     dims = values.get(node.input[0], UNKNOWN).dims if node.input else None
     if dims is None:
         return None

@@ -1,4 +1,4 @@
-"""Appends nodes and constants to a graph; the same request twice gives the same value."""
+"""Appends nodes and constants to a graph, each only once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Step:
         return attributes_of(self.node)
 
     def input(self, position: int) -> str:
-        """The name of an input, "" for an optional one that is not given."""
+        """The name of an input; "" for an absent optional one."""
         return self.node.input[position] if position < len(self.node.input) else ""
 
     def refuse(self, reason: str) -> ModelError:
@@ -79,11 +79,11 @@ class Writer:
         self._names = (name for name in map("gradient.{}".format, count(1)) if name not in taken)
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Appends a node with one output, unless there is one like it; gives the output's name."""
+        """Appends a node with one output, unless an equal one exists; returns the output's name."""
         return self.add_split(1, operator, *inputs, **attributes)[0]
 
     def add_split(self, outputs: int, operator: str, *inputs: str, **attributes: Any) -> list[str]:
-        """Appends a node with several outputs, unless there is one like it; gives their names."""
+        """Appends a node with several outputs, unless an equal one exists; returns their names."""
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]
         key = (operator, inputs, repr(sorted(attributes.items())))
@@ -104,7 +104,7 @@ class Writer:
         return self._done[key][0]
 
     def numbers(self, name: str) -> NDArray[Any] | None:
-        """What a constant holds; None for what is computed."""
+        """The value of a constant; None for computed values."""
         return numpy_helper.to_array(self._constants[name]) if name in self._constants else None
 
     def element(self, name: str) -> int:
@@ -189,6 +189,6 @@ class Writer:
 
 
 Rule = Callable[[Writer, Step], str]
-"""Writes the gradient of a node's first input; gives its name."""
+"""Writes the gradient of a node's first input; returns its name."""
 RuleOfEach = Callable[[Writer, Step, int], str]
-"""Writes the gradient of the input at a position; gives its name."""
+"""Writes the gradient of the input at a position; returns its name."""
