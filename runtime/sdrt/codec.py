@@ -1,7 +1,6 @@
-"""Picture to .sdl file and back: the door to everything below.
+"""``Codec``, the public class: pictures to .sdl files and back.
 
-Encoding: picture -> encoder graph, tile by tile -> latents -> bitstream. The graph runs once; only the coding of its
-latents repeats while a target size is sought. Decoding is the way back.
+The work is done by ``encoding``, ``decoding`` and ``latent_codec``; here are the arguments and their documentation.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ class Codec(LatentCodec):
 
     Args:
         model: Name, folder or zip of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.
-        device: "auto" takes the best that works; any other is used or refused.
-        precision: Of the graphs, as far as the pack has it, or "bf16" (OpenVINO only). None: what suits the device.
-        threads: Of the inference engine, 1 or more. None: every core that the process may use.
+        device: "auto" takes the best that works. Any other is used, or an EngineError if it is unavailable.
+        precision: Of the graphs, one that the pack has, or "bf16" (OpenVINO only). None: the best for the device.
+        threads: Of the inference engine, 1 or more. None: one for each core that the process may use.
         max_pixels: Larger pictures and files are refused. None: no limit.
         tile_px: Side of the tiles that large pictures are cut into, raised to what their overlap needs. Smaller tiles
-            take less memory and more time. None: what suits the pack.
+            take less memory and more time. None: the pack's default.
 
     Raises:
         ArgumentError: An argument is unknown, out of range or of the wrong type.
@@ -69,9 +68,9 @@ class Codec(LatentCodec):
     """
 
     used_device: str | None = None
-    """The device that the last graph ran on; None before the first run. Patches that hide all need none."""
+    """The device of the last graph; None before the first one. Patches over the whole picture need none."""
     used_precision: str | None = None
-    """The precision of the last graph; "bf16" where OpenVINO computed in it."""
+    """The precision of the last graph; "bf16" if OpenVINO computed in it."""
 
     def __init__(
         self,
@@ -129,7 +128,7 @@ class Codec(LatentCodec):
                 image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or floats from 0 to 1.
             options: Rate, metadata, alpha and tuning. None: the defaults.
             progress: Called after each tile.
-            note: Called with each thing that reading the picture left out or changed.
+            note: Called with a line about each thing that reading the picture dropped or converted.
             **keywords: Fields of ``EncodeOptions``, in place of those of ``options``.
 
         Returns:
@@ -138,7 +137,7 @@ class Codec(LatentCodec):
         Raises:
             ArgumentError: An option of the wrong type or out of range, two that exclude each other, or a region
                 outside of the picture.
-            UnsupportedError: The target is below the smallest file of this picture, whose size is named.
+            UnsupportedError: The target is below the smallest file of this picture; the message states its size.
             MissingFileError, ImageError: The picture cannot be read.
             LimitError: It has more than ``max_pixels`` pixels.
             ModelError: The pack is missing, altered, or has no encoder.
@@ -155,7 +154,7 @@ class Codec(LatentCodec):
         note: Note | None = None,
         **keywords: Unpack[EncodeKeywords],
     ) -> tuple[bytes, Info]:
-        """As ``encode``, with what the file says about itself, which need not be parsed for it."""
+        """As ``encode``; also returns what ``info`` would return for the file, without parsing it again."""
         options = updated(options, **keywords)
         pack = self._models.encoding_pack()
         coder, encoder = self._models.coder(pack), self._engine(pack, "encoder")
@@ -187,17 +186,17 @@ class Codec(LatentCodec):
         note: Note | None = None,
         **keywords: Unpack[EncodeKeywords],
     ) -> Info:
-        """Encode a picture to a file, which gets its name when it is complete.
+        """Encode a picture to a file, written atomically.
 
         Args:
             source: As ``picture`` of ``encode``.
             destination: Path of the .sdl file.
-            overwrite: Replace a file that exists.
+            overwrite: Replace an existing file.
 
         The other arguments are those of ``encode``.
 
         Returns:
-            What the file says about itself.
+            What ``info`` returns for the file.
 
         Raises:
             OutputError: The file exists and ``overwrite`` is False, or it cannot be written.
@@ -219,7 +218,7 @@ class Codec(LatentCodec):
         """Encode many pictures on several threads, in order.
 
         Args:
-            pictures: Each as ``picture`` of ``encode``. Taken as results are: at most two for each worker are ahead.
+            pictures: Each as ``picture`` of ``encode``. Taken lazily, at most two per worker ahead of the results.
             options: For all of them.
             workers: Number of threads, 1 or more. None: one for each core that the process may use.
 
@@ -228,7 +227,7 @@ class Codec(LatentCodec):
             files after it can still be taken.
 
         Raises:
-            ArgumentError: As ``encode``, at once; or ``workers`` is no such number.
+            ArgumentError: As ``encode``, at once; or ``workers`` is not such a number.
         """
         return InOrder(partial(self.encode, options=updated(options, **keywords)), pictures, workers)
 
@@ -245,8 +244,8 @@ class Codec(LatentCodec):
             has them.
 
         Raises:
-            NotSdlError: This is no .sdl file.
-            UnsupportedError: A newer version of the format.
+            NotSdlError: This is not an .sdl file.
+            UnsupportedError: The file needs a newer version of sdrt.
             CorruptError: The file is truncated or altered.
             LimitError: It has more than ``max_pixels`` pixels.
             MissingFileError, ImageError: The file cannot be read.
@@ -261,10 +260,10 @@ class Codec(LatentCodec):
         return gather(self.decode_strips(data, crop=crop, progress=progress))
 
     def decode_strips(self, data: SdlSource, *, crop: Crop | None = None, progress: Progress | None = None) -> Strips:
-        """As ``decode``, in strips of rows that are computed when they are asked for.
+        """As ``decode``, in strips of rows that are computed when they are requested.
 
-        It takes the memory of the latents, one row of tiles, and the alpha plane where there is one. EngineError, and
-        ModelError for what the graph returns, may come with any strip; all other errors come before the first.
+        Takes memory for the latents, one row of tiles, and the alpha plane if there is one. EngineError, and ModelError
+        for the output of the graph, may be raised with any strip; all other errors are raised before the first.
         """
         file, open_decoder = self._read(data), partial(self._engine, half="decoder")
         return decode_strips(file, crop, self._models, open_decoder, tile_px=self._tile_px, progress=progress)
@@ -279,7 +278,7 @@ class Codec(LatentCodec):
         overwrite: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        """Decode a file to a picture file, which gets its name when it is complete.
+        """Decode a file to a picture file, written atomically.
 
         PNG and PPM are written in strips as they are decoded, so that memory does not grow with the picture.
 
@@ -287,9 +286,9 @@ class Codec(LatentCodec):
             source: As ``data`` of ``decode``.
             destination: Path of the picture file. Its suffix chooses the format, see ``save``; PNG where it has none.
             crop: As of ``decode``.
-            strip: Leave out the metadata that the file holds, and the word in XMP that parts are synthetic (IPTC's
+            strip: Write no metadata: neither that of the file, nor the mark in XMP that parts are synthetic (IPTC's
                 DigitalSourceType), which PNG, JPEG, WebP and AVIF files get otherwise.
-            overwrite: Replace a file that exists.
+            overwrite: Replace an existing file.
             progress: Called after each tile.
 
         Raises:
@@ -302,11 +301,11 @@ class Codec(LatentCodec):
         save(strips.for_file(strip=strip), destination, overwrite=overwrite)
 
     def thumbnail(self, data: SdlSource, side_px: int) -> Picture:
-        """A small picture of a file, as fast as it can be had.
+        """A small picture of a file, without decoding all of a large one.
 
-        Up to a megapixel, and where the thumbnail is nearly as large as the picture, it is the decoded picture,
-        reduced. Of larger ones the decoder paints six pieces, and the thumbnail is estimated from the latents after
-        their example: colors may be a few levels off.
+        Pictures of up to a megapixel, and thumbnails nearly as large as the picture, are decoded and reduced. For
+        others only six pieces are decoded; the thumbnail is predicted from the latents by a linear fit to these pieces.
+        Its colors may be a few levels off.
 
         Args:
             data: As of ``decode``.
@@ -316,7 +315,7 @@ class Codec(LatentCodec):
             A picture without metadata.
 
         Raises:
-            ArgumentError: ``side_px`` is no such number.
+            ArgumentError: ``side_px`` is not such a number.
 
         And what ``decode`` raises.
         """
@@ -328,7 +327,7 @@ class Codec(LatentCodec):
         """Decode many files on several threads, in order.
 
         Args:
-            files: Each as ``data`` of ``decode``. Taken as results are: at most two for each worker are ahead.
+            files: Each as ``data`` of ``decode``. Taken lazily, at most two per worker ahead of the results.
             workers: Number of threads, 1 or more. None: one for each core that the process may use.
 
         Returns:
@@ -336,12 +335,12 @@ class Codec(LatentCodec):
             can still be taken.
 
         Raises:
-            ArgumentError: ``workers`` is no such number.
+            ArgumentError: ``workers`` is not such a number.
         """
         return InOrder(self.decode, files, workers)
 
     def _painted(self, data: bytes) -> NDArray[np.uint8]:
-        """The pixels of a file that is being made."""
+        """The pixels of a file that is being written, uint8 (H, W, 3)."""
         return self.decode_picture(data).rgb
 
     def _engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:

@@ -1,4 +1,4 @@
-"""A file becomes a picture, in strips of rows; or a thumbnail, from a few pieces of it."""
+"""File -> picture, in strips of rows; file -> thumbnail, of large pictures from a few decoded pieces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,16 @@ def decode_strips(
     tile_px: int | None,
     progress: Progress | None,
 ) -> Strips:
-    """The picture of ``file``, or the part that ``crop`` names, see ``Codec.decode_strips``."""
+    """The picture of ``file``, see ``Codec.decode_strips``.
+
+    Args:
+        file: The parsed file.
+        crop: The part to decode, x, y, width, height in pixels; None: all of it.
+        models: Finds the pack and the prior.
+        open_decoder: Opens the decoder's session; not called where patches cover the whole picture.
+        tile_px: Side of the tiles; None: what suits the pack.
+        progress: Called after each tile.
+    """
     crop = left, top, width_px, height_px = checked_crop(crop, file.width_px, file.height_px)
     overlay = overlay_of(file)
     painted = overlay is None or not overlay.hides_all  # otherwise no network is needed
@@ -61,7 +70,7 @@ def decode_strips(
 def decode_thumbnail(
     file: sdl.SdlFile, side_px: int, models: ModelCache, open_decoder: OpenDecoder, *, tile_px: int | None
 ) -> Picture:
-    """A picture of ``file`` of which no side is longer than ``side_px``, see ``Codec.thumbnail``."""
+    """A picture of ``file`` with no side longer than ``side_px``, see ``Codec.thumbnail``. Arguments as above."""
     pack = parts = None
     if file.chunk(sdl.PATCHES) is None:  # latents say nothing of patches
         pack = models.decoding_pack(file)

@@ -1,7 +1,14 @@
-"""A picture becomes a file: the steps of an encode, from top to bottom.
+"""Picture -> file: the steps of an encode, from top to bottom.
 
-load -> steps finer where it matters -> latents -> patches where paint fails -> gradient descent -> truth map. Each step
-but the first and the latents is optional, see ``EncodeOptions``.
+1. Load the picture.
+2. Steps: finer ones for regions and faces (``steering``).
+3. Latents, at the fractions and steps that rate control asks for (``analysis``, ``bitstream``).
+4. Patches, where the network gets drawn content wrong (``protection``).
+5. Steps again, finer where the decoded draft has wrong structure (``steering``).
+6. Gradient descent on the latents (``network.refine``).
+7. Truth map, of the decoded file (``revision``).
+
+All but 1 and 3 are optional, see ``EncodeOptions``.
 """
 
 from __future__ import annotations
@@ -41,17 +48,20 @@ def encode_picture(
     progress: Progress | None,
     note: Note | None,
 ) -> Written:
-    """The file of one picture.
+    """Encodes one picture.
 
     Args:
         source: What to encode, see ``Codec.encode``.
-        options: What the caller asked for.
-        coder: Of the pack that encodes.
+        options: The options of the caller.
+        coder: The pack and prior that encode.
         encoder: The session of its encoder graph.
-        refinement: What ``options.effort`` means; None where it is 0.
-        paint: Decodes a file, for the steps that look at what comes out.
+        refinement: The graphs for ``options.effort``; None if it is 0.
+        paint: Decodes a file, for the steps that compare it with the picture.
         max_pixels, tile_px: As of ``Codec``.
         progress, note: As of ``Codec.encode``.
+
+    Returns:
+        The bytes of the file, and its parsed content.
 
     Raises as ``Codec.encode``.
     """
@@ -66,28 +76,29 @@ def encode_picture(
 
     is_cache = options.latent_error is not None  # latents for training are kept whole
     marked = cells_to_protect(rgb) if options.protect in ("auto", "text") and not is_cache else None
-    # Where graphs are not told the quality finer steps buy too little truth: docs/TRUTH.md has what was measured.
+    # Without quality_input finer steps gain too little: docs/TRUTH.md has what was measured.
     steered = options.protect == "auto" and pack.quality_input and not is_cache
     searched = marked is not None or steered or options.truth
     analysis = Analysis(rgb, pack, encoder, refinement, keep=searched, progress=progress, tile_px=tile_px)
     if not searched:
-        del picture, rgb  # the analysis alone holds the pixels now, and releases them when they have served
+        del picture, rgb  # only the analysis holds the pixels now, and releases them after their last use
         return writer.write(analysis.latents, analysis.refine)
 
     def draft(writer: FileWriter) -> Written:
-        """With patches where they are worth it; latents are not refined."""
+        """With patches where they are worth it, and the encoder's latents."""
         if marked is None:
             return writer.write(analysis.latents)
         return write_protected(rgb, marked, writer, analysis.latents, paint)
 
-    def write(writer: FileWriter) -> Written:
-        """The same with refined latents, but beside patches."""
-        if marked is not None or analysis.refine is None:
+    def refined(writer: FileWriter) -> Written:
+        """With refined latents; beside patches latents are not refined."""
+        if marked is not None:
             written = draft(writer)
-            if analysis.refine is None or written[1].chunk(sdl.PATCHES) is not None:
+            if written[1].chunk(sdl.PATCHES) is not None:
                 return written
         return writer.write(analysis.latents, analysis.refine)
 
+    write = draft if refinement is None else refined
     written: Written | None = None
     if steered:
         writer, written = revised(writer, draft, rgb, paint)
@@ -111,10 +122,10 @@ def writer_of(
     """The writer of a picture's file, with all that the file holds besides latents.
 
     Args:
-        coder: Of the pack that encodes.
+        coder: The pack and prior that encode.
         width_px, height_px: Of the picture, whatever the resampling.
-        options: What the caller asked for.
-        regions: What gets finer or coarser steps.
+        options: The options of the caller.
+        regions: Parts with finer or coarser steps.
         alpha: uint8 (height_px, width_px); None: opaque.
         metadata: Kept where ``options.keep_metadata`` says so.
 

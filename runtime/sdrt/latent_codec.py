@@ -49,17 +49,17 @@ class LatentCodec:
         return self._models.coder_of(file).symbols(file)
 
     def latents(self, data: SdlSource, *, scaled: bool = False) -> Latents:
-        """The latents of a file, without a network: about as fast as entropy decoding is.
+        """The latents of a file, by entropy decoding alone: no network runs.
 
         Args:
             data: The bytes of an .sdl file, its path, or a binary stream.
-            scaled: False: raw, as the VAE's encoder gave them and its decoder takes them. True:
-                ``(raw - shift) * scale`` with the numbers of the latent space, what a diffusion model is trained on.
+            scaled: False: raw, as the VAE's encoder returns and its decoder takes them. True: ``(raw - shift) * scale``
+                with scale and shift of the latent space, as diffusion models are trained on.
 
         Returns:
-            float32 (C, h, w): of the picture as it is coded, which is smaller where ``info`` says a resampling.
+            float32 (C, h, w): of the picture as it is coded, which is smaller for files with ``resampling``.
 
-        Raises as ``decode``, but for EngineError: no engine is needed.
+        Raises as ``decode``, except EngineError.
         """
         file = self._read(data)
         coder = self._models.coder_of(file)
@@ -69,7 +69,7 @@ class LatentCodec:
     def latents_many(
         self, files: Iterable[SdlSource], *, scaled: bool = False, workers: int | None = None
     ) -> Iterator[Latents]:
-        """The latents of many files on several threads, in order: ``latents`` as ``decode_many`` is to ``decode``."""
+        """The latents of many files on several threads, in order: as ``latents`` and ``decode_many``."""
         return InOrder(partial(self.latents, scaled=scaled), files, workers)
 
     def encode_latents(
@@ -84,10 +84,10 @@ class LatentCodec:
         metadata: Metadata | None = None,
         **keywords: Unpack[EncodeKeywords],
     ) -> bytes:
-        """Encode latents that a VAE of the pack's space made, without running a network.
+        """Encode latents of a VAE with the pack's space, without running a network.
 
-        A pack that is told the quality level (``quality_input``) tells its decoder the step of the file: give the
-        quality that the latents were made for.
+        The decoder of a pack with ``quality_input`` gets the step of the file: give the quality that the latents were
+        made for.
 
         Args:
             latents: Floats (C, h, w) or (1, C, h, w), h and w those of the picture over the space's downscale factor,
@@ -127,9 +127,9 @@ class LatentCodec:
         return writer.write(lambda _resampling, _indices, _final: normalized)[0]
 
     def encoding_space(self) -> LatentSpace:
-        """What the numbers mean that this codec encodes: channels, downscale factor, scale and shift of its pack.
+        """The latent space of the pack that encodes: channels, downscale factor, scale and shift.
 
-        Raises ModelError where the pack is missing or altered.
+        Raises ModelError if the pack is missing or altered.
         """
         return self._models.encoding_pack().space
 
@@ -147,7 +147,7 @@ class LatentCodec:
         Args:
             pictures: Latents, width and height in pixels of each.
 
-        The other arguments, what is returned and what is raised are those of ``encode_latents`` and ``encode_many``.
+        The other arguments, the results and the errors are those of ``encode_latents`` and ``encode_many``.
         """
         options = updated(options, **keywords)
 
@@ -157,7 +157,7 @@ class LatentCodec:
         return InOrder(encode, pictures, workers)
 
     def truth_map(self, data: SdlSource) -> NDArray[np.uint8] | None:
-        """How far each 32x32 cell of the decoded picture is from the original, where the file says so.
+        """How far each 32x32 cell of the decoded picture is from the original, by the file's truth map.
 
         Args:
             data: The bytes of an .sdl file, its path, or a binary stream.
@@ -168,7 +168,7 @@ class LatentCodec:
         Raises:
             CorruptError: The map is broken, or the file.
 
-        And what else reading a file raises. Needs neither a model nor an engine.
+        And what reading a file raises otherwise. Needs neither a model nor an engine.
         """
         file = self._read(data)
         coded = file.chunk(sdl.TRUTH)
