@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdrt.command import process
-from sdrt.command.console import complain, flush_stdout, say, tell
+from sdrt.command.console import flush_stdout, print_stderr, print_stdout, report_error
 from sdrt.errors import UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import DEVICES, PRECISIONS
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush_stdout()
         return code
     except Exception as error:
-        return complain(error, program="sdrt_batch")
+        return report_error(error, program="sdrt_batch")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -53,9 +53,9 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     summary = run.run(units, settings, cluster, progress)
     progress.end()
-    tell(summary.in_words())
+    print_stdout(summary.in_words())
     if summary.failed:
-        say(f"sdrt_batch: {summary.failed:,} failed, see {Path(arguments.out) / run.ERRORS}")
+        print_stderr(f"sdrt_batch: {summary.failed:,} failed, see {Path(arguments.out) / run.ERRORS}")
     return SOME_FAILED if summary.failed else 0
 
 
@@ -147,5 +147,5 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
-    process.begin()  # Ctrl-C ends it at once, the same command goes on; what Ray's libraries say is set apart
+    process.begin()  # Ctrl-C ends it at once, the same command goes on; messages of Ray's libraries are set apart
     raise SystemExit(main())

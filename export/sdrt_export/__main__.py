@@ -13,7 +13,7 @@ from sdrt.errors import ModelError, SdrtError
 from sdrt.packs.manifest import GRADIENT
 from sdrt.packs.search import load_pack
 from sdrt_export import build_tensorrt, from_onnx, optimum_layout, pack_gradient
-from sdrt_export.exported_pack import kept_fields, tell_exported, tell_parities, write_exported
+from sdrt_export.exported_pack import kept_fields, report_exported, report_parities, write_exported
 from sdrt_export.spaces import SPACES
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _graph(options: argparse.Namespace) -> int:
         source=source.provenance,
         licence=source.license,
     )
-    return tell_exported(pack, exported)
+    return report_exported(pack, exported)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -158,7 +158,7 @@ def _verify(options: argparse.Namespace) -> int:
     against = source.reference()
     print(f"compared with {against.reader}")
     parities = verify_pack(pack, source.encoder, source.decoder, against=against, device=options.device)
-    return tell_parities(pack, parities)
+    return report_parities(pack, parities)
 
 
 def _output(options: argparse.Namespace) -> int:

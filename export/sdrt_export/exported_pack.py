@@ -74,7 +74,7 @@ def write_exported(
     return pack
 
 
-def tell_exported(pack: ModelPack, exported: Exported) -> int:
+def report_exported(pack: ModelPack, exported: Exported) -> int:
     """Prints what was written and the next step, and warns of an overflow. Returns the exit code."""
     if exported.fp16_peak is not None and not exported.fp16_peak <= MAX_PEAK:
         print(f"sdrt_export: warning: fp16 will overflow: activations reach {exported.fp16_peak:.3g}", file=sys.stderr)
@@ -85,7 +85,7 @@ def tell_exported(pack: ModelPack, exported: Exported) -> int:
     return 0
 
 
-def tell_parities(pack: ModelPack, parities: Sequence[Parity]) -> int:
+def report_parities(pack: ModelPack, parities: Sequence[Parity]) -> int:
     """Prints how close a pack's graphs are, and stores it in the manifest. Returns the exit code."""
     for line in table(parities):
         print(line)

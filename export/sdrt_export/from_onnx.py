@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from sdrt.errors import ModelError
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt_export import onnx_source
-from sdrt_export.exported_pack import kept_fields, tell_exported, tell_parities, write_exported
+from sdrt_export.exported_pack import kept_fields, report_exported, report_parities, write_exported
 from sdrt_export.graph_files import Half, computes_on_shapes, fold, write_graphs
 from sdrt_export.made_pictures import CASES, make_picture
 from sdrt_export.onnx_source import HALVES, OnnxSource, read_onnx
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     pack = write_exported(
         options.out, exported, kept, name=options.name, space=space, source=origin, licence=options.license
     )
-    tell_exported(pack, exported)
+    report_exported(pack, exported)
     return verify(pack, options.folder, "cpu")
 
 
@@ -126,7 +126,7 @@ def verify(pack: ModelPack, folder: Path, device: str) -> int:
             peak = peak_of_pair(graphs["encoder"], graphs["decoder"], samples[0], pack.space.channels)
         parities.append(measure(pack, precision, device, samples, wished=wished, peak=peak))
     print(f"compared with the graphs in {folder}")
-    return tell_parities(pack, parities)
+    return report_parities(pack, parities)
 
 
 def describe_space(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sdrt import __version__
 from sdrt.command import desktop, install, latents_arguments, thumbnail
-from sdrt.command.console import complain, flush_stdout, in_words, printable, put, read_input, tell
+from sdrt.command.console import flush_stdout, in_words, print_stdout, printable, read_input, report_error, write_stdout
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import ArgumentError, SdrtError
 from sdrt.network.devices import DEVICES, PRECISIONS
@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:
-            put(message)  # argparse's own way ignores every error
+            write_stdout(message)  # argparse's own way ignores every error
         else:
             super()._print_message(message, file)
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush_stdout()
         return code
     except Exception as error:  # the last line of defense: a person gets a line, not a stack
-        return complain(error)
+        return report_error(error)
 
 
 def _parser() -> _Parser:
@@ -297,7 +297,7 @@ def _decode(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from sdrt.command.truth import told_truth
+    from sdrt.command.truth import truth_of
     from sdrt.file_info import info
 
     code = 0
@@ -306,24 +306,24 @@ def _info(arguments: argparse.Namespace) -> int:
             data = read_input(source)
             about = asdict(info(data))
             if arguments.truth:
-                about["truth"] = told_truth(data, as_json=arguments.json)
+                about["truth"] = truth_of(data, as_json=arguments.json)
         except SdrtError as error:
-            failure = complain(error, source)
+            failure = report_error(error, source)
             code = code or failure
             continue
         if arguments.json:
-            tell(json.dumps({"file": source, **about}))
+            print_stdout(json.dumps({"file": source, **about}))
         else:
-            tell(f"{source}:")
+            print_stdout(f"{source}:")
             for key, value in about.items():
-                tell(f"  {key:15} {in_words(value)}")
+                print_stdout(f"  {key:15} {in_words(value)}")
     return code
 
 
 def _models(arguments: argparse.Namespace) -> int:
     from sdrt.command import doctor
 
-    return doctor.tell_models(as_json=arguments.json)
+    return doctor.list_models(as_json=arguments.json)
 
 
 def _pack(arguments: argparse.Namespace) -> int:
@@ -338,7 +338,7 @@ def _pack(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         decoder_only=arguments.decoder_only,
     )
-    tell(f"{shipment.path}: {shipment.bytes:,} bytes ({', '.join(shipment.files)})")
+    print_stdout(f"{shipment.path}: {shipment.bytes:,} bytes ({', '.join(shipment.files)})")
     return 0
 
 

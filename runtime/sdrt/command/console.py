@@ -17,7 +17,7 @@ from sdrt.streams import WholeWriter, flush_whole, own_descriptor
 STDIO = "-"
 
 
-def complain(error: Exception, source: str | None = None, *, program: str = "sdrt") -> int:
+def report_error(error: Exception, source: str | None = None, *, program: str = "sdrt") -> int:
     """Print one line about ``error`` (of input ``source``) on stderr, as ``program``; returns its exit code.
 
     With the environment variable SDRT_TRACEBACK set the whole stack is printed before it, for developers.
@@ -26,7 +26,7 @@ def complain(error: Exception, source: str | None = None, *, program: str = "sdr
         import traceback
 
         for line in "".join(traceback.format_exception(error)).splitlines():
-            say(line)
+            print_stderr(line)
     if isinstance(error, SdrtError):
         text, code = str(error), error.exit_code
     elif isinstance(error, MemoryError):
@@ -37,7 +37,7 @@ def complain(error: Exception, source: str | None = None, *, program: str = "sdr
             1,
         )
     name = "" if source is None or source in text else f"{'stdin' if source == STDIO else source}: "
-    say(f"{program}: " + " ".join((name + text).split()))
+    print_stderr(f"{program}: " + " ".join((name + text).split()))
     return code
 
 
@@ -48,7 +48,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def say(line: str) -> None:
+def print_stderr(line: str) -> None:
     """Print a line on stderr; does nothing if it is closed."""
     _write_to_stderr(printable(line) + "\n")
 
@@ -133,13 +133,13 @@ def in_words(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def tell(line: str) -> None:
+def print_stdout(line: str) -> None:
     """Print a line of the answer on stdout. Raises OutputError: stdout closed, full disk, reader gone."""
-    put(printable(line) + "\n")
+    write_stdout(printable(line) + "\n")
 
 
-def put(text: str) -> None:
-    """Write text of any number of lines to stdout. Raises as ``tell``."""
+def write_stdout(text: str) -> None:
+    """Write text of any number of lines to stdout. Raises as ``print_stdout``."""
     if sys.stdout is None:
         raise OutputError("stdout is closed")
     with _stdout():

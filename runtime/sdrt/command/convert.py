@@ -15,9 +15,9 @@ from sdrt.command.console import (
     STDIO,
     Progress,
     check_output,
-    complain,
+    print_stderr,
     read_input,
-    say,
+    report_error,
     standard_input,
     standard_output,
     write_output,
@@ -75,7 +75,7 @@ def _destination(source: str, out_dir: str | None, suffix: str) -> str:
     if source == STDIO:
         return STDIO if out_dir is None else str(Path(out_dir) / f"stdin{suffix}")
     path = Path(source)
-    if not path.name:  # a folder (. or /), which reading it will say
+    if not path.name:  # a folder (. or /), reading it raises the error
         return f"{source}{suffix}"
     named = path.with_suffix(suffix) if path.suffix else path.with_name(path.name + suffix)
     return str(named if out_dir is None else Path(out_dir) / named.name)
@@ -120,11 +120,11 @@ def encode_files(arguments: argparse.Namespace) -> int:
             source,
             options,
             progress=Progress(job.source, wanted=not arguments.quiet),
-            note=None if arguments.quiet else lambda text: say(f"{job.source}: {text}"),
+            note=None if arguments.quiet else lambda text: print_stderr(f"{job.source}: {text}"),
         )
         noise = process.take_noise()
         if noise and not arguments.quiet:
-            say(f"{job.source}: decoder warning: {noise}")
+            print_stderr(f"{job.source}: decoder warning: {noise}")
         write_output(job.destination, data, overwrite=arguments.force)
         quality = "" if about.quality is None else f", quality {about.quality:g}"
         quality += "" if about.resampling == 1 else f", resampling {about.resampling}"
@@ -137,10 +137,10 @@ def decode_files(arguments: argparse.Namespace) -> int:
     """``sdrt decode``; returns the exit code: 0, or that of the first error."""
     suffix = f".{(arguments.format or 'png').lower().lstrip('.')}"
     if suffix not in SAVE_OPTIONS:
-        say(f"sdrt decode: error: --format {arguments.format}: choose one of {' '.join(SAVE_OPTIONS)}")
+        print_stderr(f"sdrt decode: error: --format {arguments.format}: choose one of {' '.join(SAVE_OPTIONS)}")
         return USAGE
     if arguments.truth is not None and (len(arguments.inputs) > 1 or arguments.truth in (STDIO, arguments.output)):
-        say("sdrt decode: error: --truth needs one input and a file other than the output")
+        print_stderr("sdrt decode: error: --truth needs one input and a file other than the output")
         return USAGE
 
     def decode(codec: Codec, job: Job) -> str:
@@ -174,7 +174,7 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
     try:
         jobs = plan_jobs(arguments.inputs, arguments.output, arguments.out_dir, suffix)
     except UsageError as error:
-        say(f"sdrt: error: {error}")
+        print_stderr(f"sdrt: error: {error}")
         return USAGE
     if arguments.out_dir is not None:
         make_folder(arguments.out_dir)
@@ -197,7 +197,7 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
                 raise OutputError(f"{job.destination} was just written from {earlier}")
             summary = work(codec, job)
         except Exception as error:  # one bad input must not stop the others
-            failure = complain(error, job.source)
+            failure = report_error(error, job.source)
             code = code or failure
             continue
         file = _identity(job.destination, STDOUT)
@@ -207,7 +207,7 @@ def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job]
             seconds = time.perf_counter() - start
             ran = "no network" if codec.used_device is None else f"{codec.used_device} {codec.used_precision}"
             how = f"{ran}, {seconds:.2f} s"
-            say(f"{job.source} -> {job.destination}: {summary}, {how}")
+            print_stderr(f"{job.source} -> {job.destination}: {summary}, {how}")
     return code
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdrt.command.console import say, tell
+from sdrt.command.console import print_stderr, print_stdout
 from sdrt.container import sdl
 from sdrt.errors import OutputError
 
@@ -44,18 +44,18 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name, content in files.items():
         path = data / name
         if arguments.action == "install":
-            tell(f"{would}write {path}")
+            print_stdout(f"{would}write {path}")
             if not arguments.dry_run:
                 _write(path, content)
         elif os.path.lexists(path):  # unlike Path.exists, it is False of what cannot be looked at
-            tell(f"{would}remove {path}")
+            print_stdout(f"{would}remove {path}")
             if not arguments.dry_run:
                 _remove(path)
     if not arguments.dry_run:
         _update_mime_database(data / "mime")
         if arguments.action == "install":
-            say(f"zsh looks for completions in $fpath: add {data / 'zsh/site-functions'} to it")
-            say(f"file(1) looks for magic in ~/.magic: append {data / 'sdrt/magic'} to it")
+            print_stderr(f"zsh looks for completions in $fpath: add {data / 'zsh/site-functions'} to it")
+            print_stderr(f"file(1) looks for magic in ~/.magic: append {data / 'sdrt/magic'} to it")
     return 0
 
 
@@ -159,11 +159,13 @@ def _update_mime_database(folder: Path) -> None:
 
     program = shutil.which("update-mime-database")
     if program is None:
-        say("update-mime-database is not installed: thumbnails appear after it has run, or after the next login")
+        print_stderr(
+            "update-mime-database is not installed: thumbnails appear after it has run, or after the next login"
+        )
         return
     if os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises where it cannot look)
-        tell(f"run {program} {folder}")
+        print_stdout(f"run {program} {folder}")
         try:
             subprocess.run([program, folder], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         except OSError as error:
-            say(f"{program} cannot be run: {error.strerror or error}")
+            print_stderr(f"{program} cannot be run: {error.strerror or error}")

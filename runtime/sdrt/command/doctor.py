@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sdrt import __version__
-from sdrt.command.console import complain, in_words, tell
+from sdrt.command.console import in_words, print_stdout, report_error
 from sdrt.errors import EngineError, ModelError
 from sdrt.network.devices import INSTALL, precisions_by_device
 from sdrt.packs import search
@@ -24,7 +24,7 @@ class Report(Protocol):
     def __call__(self, what: str, says: str, *, good: bool = True) -> None: ...
 
 
-def tell_models(*, as_json: bool) -> int:
+def list_models(*, as_json: bool) -> int:
     """Print the usable packs on stdout, each by its name for ``--model``, and on stderr why others cannot be used.
 
     Returns the exit code.
@@ -49,16 +49,16 @@ def tell_models(*, as_json: bool) -> int:
             "folder": str(pack.folder),
         }
         if as_json:
-            tell(json.dumps(about))
+            print_stdout(json.dumps(about))
         else:
-            tell(model)
+            print_stdout(model)
             for key, value in about.items():
-                tell(f"  {key:15} {in_words(value)}")
+                print_stdout(f"  {key:15} {in_words(value)}")
     if not packs and not as_json:
-        tell("no model packs; searched:")
+        print_stdout("no model packs; searched:")
         for path in search.search_paths():
-            tell(f"  {path}")
-    return max([complain(refusal) for refusal in refusals], default=0)
+            print_stdout(f"  {path}")
+    return max([report_error(refusal) for refusal in refusals], default=0)
 
 
 def examine() -> int:
@@ -68,7 +68,7 @@ def examine() -> int:
     def report(what: str, says: str, *, good: bool = True) -> None:
         nonlocal problems
         problems += not good
-        tell(f"{' ' if good else '!'} {what:14} {says}")
+        print_stdout(f"{' ' if good else '!'} {what:14} {says}")
 
     report("sdrt", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in ("numpy", "pillow", "constriction"):
@@ -78,7 +78,7 @@ def examine() -> int:
             report(package, f"is not installed: pip install {package}", good=False)
     _examine_engines(report)
     _examine_packs(report)
-    tell(f"{problems or 'no'} problem{'s' * (problems != 1)} found")
+    print_stdout(f"{problems or 'no'} problem{'s' * (problems != 1)} found")
     return PROBLEM if problems else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sdrt.command.console import say, tell
+from sdrt.command.console import print_stderr, print_stdout
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
@@ -25,11 +25,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
     done = install(Path(arguments.pack), name=arguments.name, replace=arguments.force)
     pack = done.pack
-    tell(f"{pack.folder}: {len(pack.files)} files verified; --model {pack.called}")
+    print_stdout(f"{pack.folder}: {len(pack.files)} files verified; --model {pack.called}")
     first = search.load_pack(pack.called)
     if first.folder != pack.folder:
-        say(f"--model {pack.called} still finds {first.folder} first; for this pack use --model {pack.folder}")
+        print_stderr(f"--model {pack.called} still finds {first.folder} first; for this pack use --model {pack.folder}")
     if done.lost_priors:
         lost = ", ".join(identity.hex() for identity in done.lost_priors)
-        say(f"the replaced pack had prior {lost}: files written with it can no longer be decoded")
+        print_stderr(f"the replaced pack had prior {lost}: files written with it can no longer be decoded")
     return 0

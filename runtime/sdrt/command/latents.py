@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from sdrt.atomic import atomic_file, file_identity, make_folder
 from sdrt.codec import Codec
-from sdrt.command.console import check_output, complain, say, write_output
+from sdrt.command.console import check_output, print_stderr, report_error, write_output
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
 from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, checked_key, read_tar
@@ -74,10 +74,10 @@ def convert(arguments: argparse.Namespace) -> int:
     sources = [Path(source) for source in arguments.inputs]
     output = None if arguments.output is None else Path(arguments.output)
     if output is not None and output.suffix.lower() != TAR:
-        say(f"sdrt: error: -o {output}: -o must name a .tar, which holds all inputs; use --out-dir for separate files")
+        print_stderr(f"sdrt: error: -o {output} is not a .tar, which holds all inputs; use --out-dir for files")
         return USAGE
     if output is not None and file_identity(output) in {file_identity(source) for source in sources} - {None}:
-        say(f"sdrt: error: {output} is an input and would be overwritten")
+        print_stderr(f"sdrt: error: {output} is an input and would be overwritten")
         return USAGE
     code = 0
     with _sink(output, sources, arguments) as sink:
@@ -90,7 +90,7 @@ def convert(arguments: argparse.Namespace) -> int:
                     failure = _convert_one(work, source, key, members)
                     code = code or failure
             except Exception as failed:  # one bad input must not stop the others
-                failure = complain(failed, str(source))
+                failure = report_error(failed, str(source))
                 code = code or failure
     return code
 
@@ -117,9 +117,9 @@ def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
             written = write_members(work.codec, sample, form, work.options)
             work.sink.write(sample.key, {**written, **others}, source)
             if work.verbose:
-                say(f"{source} -> {sample.key}.{next(iter(written))}: {sum(map(len, written.values()))} bytes")
+                print_stderr(f"{source} -> {sample.key}.{next(iter(written))}: {sum(map(len, written.values()))} bytes")
     except Exception as failed:  # nor must one bad sample stop those behind it
-        return complain(failed, str(source))
+        return report_error(failed, str(source))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdrt.container import sdl, truth_map
 
 
-def told_truth(data: bytes, *, as_json: bool) -> object:
+def truth_of(data: bytes, *, as_json: bool) -> object:
     """The share of each class, for JSON or for people. Raises CorruptError for a broken map, and as ``sdl.unpack``."""
     file = sdl.unpack(data)
     coded = file.chunk(sdl.TRUTH)
