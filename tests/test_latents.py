@@ -128,7 +128,7 @@ def test_bad_latents_are_refused(testpack: ModelPack) -> None:
         codec.encode_latents(good, 0, 24)
     with pytest.raises(LimitError):
         codec.encode_latents(good, 4001, 1)
-    with pytest.raises(ArgumentError, match="not several"):
+    with pytest.raises(ArgumentError, match="give only one of"):
         codec.encode_latents(good, 32, 24, quality=5, latent_error=0.1)
 
 

@@ -1,4 +1,4 @@
-"""What a caller may ask of the encoder and of a codec: names, types and ranges, checked in one place."""
+"""Options of the encoder and of a codec: names, types and ranges, validated in one place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LatentForm = Literal["sdl", "npz", "npz-grid", "latent", "latent-fp16"]
 TUNES: tuple[Tune, ...] = get_args(Tune)
 PROTECTS: tuple[Protect, ...] = get_args(Protect)
 LATENT_FORMS: tuple[LatentForm, ...] = get_args(LatentForm)
-"""What latents are written as, see ``sdrt.latent_cache``: our own files, kohya's caches, ComfyUI's."""
+"""File forms of latents, see ``sdrt.latent_cache``: .sdl, kohya's caches, ComfyUI's."""
 MAX_EFFORT = 9
 MAX_BPP = 1000
 NEAR_LOSSLESS = 0.03
@@ -33,7 +33,7 @@ as ``python -m bench.latents`` measures it."""
 MAX_WEIGHT = 3
 
 Note = Callable[[str], None]
-"""Called with a line for a person about each thing that reading a picture left out or changed."""
+"""Called with a line about each thing that reading a picture dropped or converted."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Region:
     """A part of a picture that gets more of the bytes, or fewer.
 
     Args:
-        x: Of its left edge, in pixels of the upright picture.
-        y: Of its upper edge.
-        width: In pixels, at least 1. Its cells are the whole 64x64 pixels that it touches.
+        x: Left edge in pixels of the upright picture, at least 0.
+        y: Upper edge.
+        width: In pixels, at least 1. The region is extended to the cells of 64x64 pixels that it touches.
         height: The same.
-        weight: The quantizer's step is divided by it there, 1/3 to 3, in steps of a quarter of an octave: above 1 is
-            finer than the rest, below coarser. Where regions overlap, the finest counts.
+        weight: The quantizer's step is divided by it, 1/3 to 3, rounded to quarters of an octave: above 1 is finer than
+            the rest, below 1 coarser. Where regions overlap, the finest counts.
 
     Raises:
         ArgumentError: A value of the wrong type or out of range.
@@ -100,35 +100,34 @@ class EncodeCall(CodecKeywords, EncodeKeywords, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """How a picture becomes a file. Give at most one of the four rates, which come first.
+    """How a picture is encoded. Give at most one of the first four, which set the rate.
 
     Args:
         quality: 0 to 100; None: the pack's default.
-        target_bytes: The largest size of the whole file, at least 1. It is never exceeded, and the file stays more
-            than 2 % below it only where quality 100 needs no more or the picture has few pixels.
-        target_bpp: The same in bits of the whole file for each pixel, 0 to 1000.
-        latent_error: The largest root mean square error that quantizing leaves in the latents, in units of their own
-            root mean square in the normalized space, .001 to 1. The coarsest step that keeps it is taken, and every
-            number is rounded to the nearest: a cache of latents, not a small file.
+        target_bytes: The largest size of the whole file in bytes, at least 1. It is never exceeded. The file is more
+            than 2 % smaller only if quality 100 needs no more, or the picture has few pixels.
+        target_bpp: The same in bits per pixel, 0 to 1000.
+        latent_error: The largest RMS error of the quantized latents, relative to the RMS of the normalized latents,
+            .001 to 1. The coarsest step that keeps it is used, with plain rounding: for caches of latents, not for
+            small files.
         keep_metadata: Keep EXIF and XMP; they count towards a target.
         exact_alpha: Keep all of alpha exactly. Otherwise 0 and 255 are exact, and 1 to 254 within 8 levels.
-        tune: "eyes", tuned for perceptual quality, or "psnr": fewer bits at equal squared error, less sharp.
-        resampling: Encode the picture at a half, a quarter or an eighth of its sides (2, 4, 8); decoding enlarges it
-            again. 1: never. None: only where a target needs less than quality 0.
-        protect: "text": type, line art and screens that would be painted wrong are kept by a classical codec, as
-            patches of the picture, where that is worth their bytes. "faces": these get more of the bytes; needs
-            OpenCV (``sdrt[faces]``). "auto": text, and with a pack whose graphs are told the quality also faces, where
-            OpenCV is installed, and the few places where structure would come out wrong. "none": everything is
-            painted as it comes.
+        tune: "eyes": perceptual quality. "psnr": fewer bits at equal squared error, less sharp.
+        resampling: Encode the picture at 1/2, 1/4 or 1/8 of its sides (2, 4, 8); decoding enlarges it again. 1: never.
+            None: only if a target cannot be reached at quality 0.
+        protect: "text": type, line art and screens that the network gets wrong are coded by a classical codec, as
+            patches of the picture, if that is worth their bytes. "faces": faces get more of the bytes; needs OpenCV
+            (``sdrt[faces]``). "auto": text; with a pack that has ``quality_input`` also faces, if OpenCV is installed,
+            and the few places where structure would come out wrong. "none": no protection.
         effort: 0 to 9. Above 0 the latents are refined for this one picture by gradient descent through the decoder:
-            better pictures at the same size, for seconds to minutes more; decoding takes what it took. Beside patches
+            better pictures at the same size, for seconds to minutes of encoding; decoding is not slower. Beside patches
             latents are not refined.
         regions: Parts of the picture that get more of the bytes, or fewer; at a target size the rest pays for it.
-        truth: Say in the file how far each 32x32 cell of the decoded picture is from the original, see ``truth_map``.
-            The encoder decodes for it, once or twice.
+        truth: Store in the file how far each 32x32 cell of the decoded picture is from the original, see ``truth_map``.
+            The encoder decodes once or twice for it.
 
     Raises:
-        ArgumentError: A value of the wrong type or out of range, or more than one of the three rates.
+        ArgumentError: A value of the wrong type or out of range, or more than one rate.
     """
 
     quality: float | None = None
@@ -147,7 +146,7 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         rates = (self.quality, self.target_bytes, self.target_bpp, self.latent_error)
         if sum(rate is not None for rate in rates) > 1:
-            raise ArgumentError("give one of quality, target_bytes, target_bpp and latent_error, not several")
+            raise ArgumentError("give only one of quality, target_bytes, target_bpp and latent_error")
         check_range("quality", self.quality, 0, 100)
         check_count("target_bytes", self.target_bytes)
         check_range("target_bpp", self.target_bpp, 0, MAX_BPP)

@@ -1,4 +1,4 @@
-"""Names of devices and precisions: which graph of a pack a device runs, in what sizes, and what installs it."""
+"""Devices and precisions: the graph that a device runs, its input sizes, and how to install the device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Precision = Literal["w16", "fp32", "fp16", "int8", "bf16"]
 
 DEVICES: tuple[Device, ...] = get_args(Device)
 AUTO_ORDER = ("cuda", "cpu", "openvino")
-"""``auto`` takes the first that works. TensorRT must be asked for: building its engines takes minutes."""
+"""``auto`` takes the first that works. TensorRT is used only on request: building its engines takes minutes."""
 GPU = ("cuda", "tensorrt")
 """Devices of the package onnxruntime-gpu."""
 PLUGINS = {"rtx": "onnxruntime_ep_nv_tensorrt_rtx", "webgpu": "onnxruntime_ep_webgpu"}
-"""Devices that plugins bring to the plain onnxruntime -> the plugin's module. They are run only when asked for."""
+"""Devices of plugins for the plain onnxruntime -> the plugin's module. They are used only on request."""
 
 INSTALL = {
     "cpu": "pip install 'sdrt[cpu]'",
@@ -38,9 +38,9 @@ PREFERRED = {
     "rtx": ("fp16", "w16", "fp32"),
     "webgpu": ("w16", "fp32"),  # not every card that it runs on computes in fp16
 }
-"""Which graph each device takes where nobody asked. int8 first on CPUs: a pack has it only where its pictures were
-measured to hold, and it takes half the time or less. Otherwise CPUs compute in float32 whatever the graph's width, so
-that the smallest file of full quality is theirs."""
+"""The default graph of each device: the first one that the pack has. int8 comes first on CPUs: packs have it only if
+its pictures passed the tests, and it takes half the time or less. Otherwise CPUs compute in float32 whatever the graph
+stores, so the smallest file of full quality comes next."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Sides:
 
 
 def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
-    """The concrete devices that ``device`` stands for, in order: itself, or for ``auto`` all that know the precision.
+    """The concrete devices of ``device``, in order: itself, or for ``auto`` all that support the precision.
 
     Raises ArgumentError for an unknown device or precision, or a device that cannot compute in it.
     """
@@ -81,18 +81,21 @@ def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
     return AUTO_ORDER if device == "auto" else (device,)
 
 
-def precisions_by_device(here: Sequence[str]) -> dict[str, str]:
+def precisions_by_device(available: Sequence[str]) -> dict[str, str]:
     """Device -> the precision that it runs by default, out of those that a pack has."""
-    return {device: graph_precision(device, None, here) for device in PREFERRED}
+    return {device: graph_precision(device, None, available) for device in PREFERRED}
 
 
-def graph_precision(device: str, wanted: str | None, here: Sequence[str]) -> str:
-    """The precision of the graph that ``device`` (not ``auto``) runs out of those that a pack has, ``here``.
+def graph_precision(device: str, wanted: str | None, available: Sequence[str]) -> str:
+    """The precision of the graph that a device runs.
 
-    What is ``wanted`` is given back even where it is not here: looking it up then says what there is. A pack without
-    any preferred one gives its first.
+    Args:
+        device: Any but ``auto``.
+        wanted: The requested precision, which is returned even if the pack lacks it: opening it then raises an error
+            that lists what the pack has. None, or "bf16", which is not a graph: the device's default.
+        available: The precisions of the pack's graphs.
     """
     if wanted is not None and wanted != "bf16":
         return wanted
     preferred = [name for name in PREFERRED[device] if name != "int8" or wanted != "bf16"]
-    return next((name for name in preferred if name in here), here[0] if here else preferred[0])
+    return next((name for name in preferred if name in available), available[0] if available else preferred[0])

@@ -55,13 +55,13 @@ def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Pict
         max_pixels: Larger pictures are refused before they are decoded; None: no limit.
 
     Returns:
-        The picture, with its metadata and with notes on what was left out or changed.
+        The picture, with its metadata and with notes on what was dropped or converted.
 
     Raises:
         MissingFileError: There is no such file.
-        ImageError: It is no picture that can be read.
+        ImageError: It is not a readable picture.
         LimitError: It has more than ``max_pixels`` pixels.
-        ArgumentError: ``source`` is none of these, or ``max_pixels`` no limit.
+        ArgumentError: ``source`` is none of these, or ``max_pixels`` is out of range.
     """
     check_count("max_pixels", max_pixels)
     if isinstance(source, np.ndarray):

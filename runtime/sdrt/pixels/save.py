@@ -64,17 +64,17 @@ def save(
     """Write a picture to a file or a stream. EXIF and XMP are kept in PNG, WebP, JPEG and AVIF.
 
     Args:
-        picture: A whole picture, or strips of one, which PNG and PPM write as they come.
-        destination: A path, which gets the whole file or stays as it was, or a binary stream. Nothing is written before
-            the first rows are there; where later ones fail, a stream has got a part of the file.
+        picture: A whole picture, or strips of one, which PNG and PPM write one by one.
+        destination: A path, which is written atomically, or a binary stream. Nothing is written before the first rows
+            are computed; if later ones fail, a stream has a part of the file.
         suffix: ".png", ".webp", ...: chooses the format. None: that of the path; PNG where it has none.
-        overwrite: Replace a file that exists.
+        overwrite: Replace an existing file.
 
     Raises:
         OutputError: An unknown suffix, a format that cannot hold the picture, a file that exists while ``overwrite`` is
             False, or whatever the system refuses.
 
-    And what making the rows raises.
+    And what computing the rows raises.
     """
     stream = None if isinstance(destination, (str, os.PathLike)) else WholeWriter(destination)
     path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
