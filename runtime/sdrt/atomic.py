@@ -1,8 +1,8 @@
 """Writes files atomically: the name has either the whole new content or the old one.
 
-Until it is whole, a file has no name at all where the system knows such files (O_TMPFILE, on Linux): whatever ends the
-process, nothing is left. Elsewhere it has a temporary name beside the final one, which goes away with an exception and
-before a signal ends the process; only a kill that nobody can catch leaves it, until somebody writes there a day later.
+An incomplete file has no name where the system supports that (O_TMPFILE on Linux): however the process ends, nothing is
+left. Elsewhere it has a temporary name beside the final one, which is removed after an exception and before a signal
+ends the process. Only SIGKILL leaves it; a later write to the same folder removes it after a day.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def file_identity(place: str | os.PathLike[str] | int) -> tuple[int, int] | None
 
 @contextlib.contextmanager
 def scratch(path: Path) -> Iterator[None]:
-    """Whatever has this name when the block ends, a file or a folder, is removed: after an exception, and before a
-    signal of those that end a process at once (where nobody else handles it) ends this one."""
+    """Removes ``path``, a file or a folder, when the block ends, also after an exception, and before a signal without
+    another handler ends the process."""
     key = str(path)
     with _signals_wait_for_us():
         _scratch[key] = os.getpid()
@@ -170,9 +170,9 @@ def _open_stream(path: Path) -> BinaryIO:
 def _open_unfinished(
     path: Path, old: os.stat_result | None, temporary: Path, stack: contextlib.ExitStack
 ) -> tuple[BinaryIO, str]:
-    """A file for the content, and which it is: "nameless", "named" ``temporary``, or "elsewhere" in no folder of ours.
+    """A file for the content, and its kind: "nameless", "named" ``temporary``, or "elsewhere", outside ``path``'s folder.
 
-    Nobody else may read what will replace a file that nobody else may read.
+    If it replaces a file, only the owner can read it until it has that file's permissions.
     """
     mode = 0o666 if old is None else 0o600
     if _O_TMPFILE is not None:

@@ -46,7 +46,7 @@ class Codec(LatentCodec):
 
     Safe for calls from several threads: models and sessions are loaded once, under a lock, and pictures are coded side
     by side; from asyncio, call ``asyncio.to_thread(codec.decode, data)``. It can be pickled, and used in a forked
-    process; its sessions are opened anew there.
+    process; its sessions are reopened there.
 
     Args:
         model: Name, folder or zip of a pack. None: ``tiny`` to encode, and to decode the pack that the file names.

@@ -18,7 +18,7 @@ def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
     """Refuse a picture of more than ``max_pixels`` pixels, or with a side beyond MAX_SIDE_PX, unless ``max_pixels`` is
     None; call it before anything of that size is allocated.
 
-    Raises LimitError, and ArgumentError for a limit that no picture could keep.
+    Raises LimitError, and ArgumentError for an invalid limit.
     """
     check_count("max_pixels", max_pixels)
     if max_pixels is None:

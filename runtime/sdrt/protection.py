@@ -80,7 +80,7 @@ def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: Late
         latents: As ``FileWriter.write``; it is called several times.
         paint: Decodes a file.
 
-    Raises UnsupportedError where neither fits the size that was asked for.
+    Raises UnsupportedError if neither fits the target.
     """
     plain: Written | None = None
     refusal: UnsupportedError | None = None

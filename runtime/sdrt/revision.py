@@ -21,8 +21,8 @@ _SPARE = 0.005
 def write_with_truth(writer: FileWriter, write: Write, original: Picture, paint: Paint) -> Written:
     """The file of ``writer`` with a truth map of its own picture.
 
-    A map tells of the file that it is in and takes bytes from it: where a size is the target the file is written with
-    room for a typical map, and again with room for its own where that was too little or too much. A map that exceeds
+    The map describes the file that holds it, and takes bytes from it. With a target size the file is written with room
+    for a typical map, and again with room for its own if that was too little or too much. A map that exceeds
     its room is coded in larger blocks, which promises less.
 
     Raises what ``write`` and ``paint`` raise.

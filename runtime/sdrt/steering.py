@@ -29,7 +29,7 @@ _FEW = 0.15
 def regions_of(rgb: Pixels, options: EncodeOptions, pack: ModelPack) -> list[Region]:
     """The caller's regions and, where ``options.protect`` wants them, faces. Caches of latents have no faces.
 
-    Raises UnsupportedError where faces are asked for and OpenCV is not installed.
+    Raises UnsupportedError if faces are requested and OpenCV is not installed.
     """
     wanted = options.protect == "faces" or (options.protect == "auto" and pack.quality_input)
     if not wanted or options.latent_error is not None:

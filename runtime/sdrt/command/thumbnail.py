@@ -39,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def cache_place(source: Path, size_px: int) -> Path:
     """Where file managers look for the thumbnail of an absolute path, in the smallest folder that takes the size.
 
-    Raises OutputError where nobody knows this user's cache.
+    Raises OutputError if this user's cache folder is unknown.
     """
     import hashlib
 

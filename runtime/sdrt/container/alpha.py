@@ -58,7 +58,7 @@ def alpha_of(file: SdlFile) -> Plane | None:
 def decode_alpha(data: bytes, height_px: int, width_px: int) -> Plane:
     """The alpha plane, uint8 (height_px, width_px), that ``encode_alpha`` wrote.
 
-    Allocates a few bytes a pixel of the size asked for, whatever ``data`` says.
+    Allocates a few bytes per pixel of this size, whatever ``data`` states.
 
     Raises CorruptError for bytes that are no plane of this size, UnsupportedError for a coding of a newer version.
     """

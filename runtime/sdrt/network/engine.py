@@ -277,7 +277,7 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         # By default an int8 graph runs as it was measured: what is not int8 stays float32, not bf16.
         precision = settings.precision or ("int8" if precision_of(graph.path) == "int8" else None)
         runner, arithmetic = openvino_session.open_session(graph, settings.threads, precision=precision)
-        return _Opened(runner, "asked for", arithmetic)
+        return _Opened(runner, "requested", arithmetic)
     if device == "tensorrt":
         return _open_tensorrt(graph.path, settings)
     runner, _ = onnxruntime_session.open_session(
@@ -287,7 +287,7 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         optimize=settings.optimize,
         options=onnxruntime_session.cuda_options(settings.tf32) if device == "cuda" else {},
     )
-    return _Opened(runner, "asked for", longest_side=settings.sides.max if device != "cpu" else None)
+    return _Opened(runner, "requested", longest_side=settings.sides.max if device != "cpu" else None)
 
 
 def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:

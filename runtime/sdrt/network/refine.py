@@ -1,10 +1,11 @@
-"""Latents that paint closer to the photograph: gradient descent on one picture's latents, through the decoder.
+"""Refines one picture's latents by gradient descent through the decoder, so that they decode closer to the photograph.
 
-The encoder gives in one pass what is good for photographs in general; ``refine`` looks for what is best for this one.
-Nothing of the format changes and decoding costs nothing more. The descent is Adam (Kingma and Ba, ICLR 2015) on latents
-counted in quantizer steps. There is no rate in the loss: an anchor holds the latents near the encoder's, whose bits are
-well spent, and the codec codes the result as any latents. The decoder is shown them unrounded: with a straight-through
-estimator they come to lean on each other's rounding, which the codec's decisions then undo (docs/EFFORT.md).
+The encoder computes in one pass what is good for photographs in general; ``refine`` optimizes for this one.
+The format does not change, and decoding is not slower. The descent is Adam (Kingma and Ba, ICLR 2015) on latents
+counted in quantizer steps. The loss has no rate term: an anchor keeps the latents near the encoder's, which are
+efficient to code, and the codec quantizes the result like any latents. The decoder sees them unrounded: with a
+straight-through estimator they become tuned to each other's rounding, which the codec's rate-distortion optimization
+then changes (docs/EFFORT.md).
 
 A large picture is refined tile by tile: each tile's latents descend with their neighbors' held still, as these were
 left by the tiles before.
@@ -44,7 +45,7 @@ OUTPUTS = ("sample", "latent_sample.gradient")
 """Ends of the graph that ``packs.search.read_gradient`` gives, as ``sdrt_export.pack_gradient`` describes them."""
 
 _MEAN_DECAY, _SQUARE_DECAY = 0.9, 0.95
-_SMALLEST_SLOPE = 1e-8
+_EPSILON = 1e-8
 _LAST_RATE = 0.1
 
 
@@ -109,7 +110,7 @@ def refine(
     progress: Progress | None = None,
     tile_px: int | None = None,
 ) -> Floats:
-    """Latents of ``rgb`` that the decoder paints closer to it.
+    """Refines the latents of ``rgb``.
 
     Args:
         latents: float32 (C, h, w), ``(raw - shift) * scale``, the encoder's. They are not changed.
@@ -117,7 +118,7 @@ def refine(
         how: what is minimized, and by what.
         pack: whose decoder paints.
         step_sizes: float32 (C, h, w), the quantizer's.
-        indices: int (h, w), the step indices, for packs that are told the quality level.
+        indices: int (h, w), the step indices, for packs with ``quality_input``.
         progress: called after each step with the steps done and their total over all tiles.
         tile_px: side of the frames; None: what suits the pack. Memory is that of one frame.
 
@@ -200,7 +201,7 @@ def _weights(photo: Floats, area: tuple[slice, slice], error_weight: float, cell
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Frame:
-    """What the descent of one frame stands on; arrays are of the frame."""
+    """The inputs of the descent on one frame; arrays have its size."""
 
     pack: ModelPack
     gradient: NamedRunner
@@ -213,7 +214,7 @@ class _Frame:
     viewer: Viewer | None
 
     def descend(self, latents: Floats, step_done: Callable[[], None]) -> Floats:
-        """The kept part of latents (C, h, w), refined; the rest of the frame stands still."""
+        """The kept part of latents (C, h, w), refined; the rest of the frame is not changed."""
         recipe, kept = self.recipe, self.kept
         here = latents / self.step_sizes
         start = here[kept].copy()
@@ -229,19 +230,19 @@ class _Frame:
             if step == 1:
                 anchor = recipe.anchor * self._price_of_rounding(here, rounded, painted, before) / len(here)
             if self.viewer is not None and step < recipe.steps:
-                # Of the picture one step ago: a decoder's pass is saved, and the way of one step is short.
+                # For the picture of the step before: this saves a decoder pass, and a step is short.
                 pull = self.viewer(painted)
             slope = slope[kept] + 2 * anchor * (here[kept] - start)
             mean += (1 - _MEAN_DECAY) * (slope - mean)
             square += (1 - _SQUARE_DECAY) * (slope * slope - square)
             unbiased = mean / (1 - _MEAN_DECAY**step), np.sqrt(square / (1 - _SQUARE_DECAY**step))
-            here[kept] -= recipe.rate_at(step) * unbiased[0] / (unbiased[1] + _SMALLEST_SLOPE)
+            here[kept] -= recipe.rate_at(step) * unbiased[0] / (unbiased[1] + _EPSILON)
             step_done()
         refined: Floats = here[kept] * self.step_sizes[kept]
         return refined
 
     def _price_of_rounding(self, here: Floats, rounded: Floats, exact: Floats, painted: Floats) -> float:
-        """What a mean squared way of 1 costs in the recipe's squared error, a latent position."""
+        """The cost, in the recipe's squared error per latent position, of a mean squared change of 1 step."""
         way = float(np.square(rounded - here).mean())
         pixels = np.count_nonzero(self.error_weight)
         cost = float((self.error_weight * np.square(painted - exact)).sum()) / 2

@@ -1,7 +1,7 @@
-"""What a painted picture lacks to the eye, as a gradient in its pixels: perceptual networks on moving windows.
+"""The gradient of a perceptual distance in the pixels of a decoded picture, by networks on moving windows.
 
-The networks cost many times what a decoder costs. So each look sees only some windows, and elsewhere the gradient of an
-earlier look stands, as in the stochastic average gradient (Schmidt, Le Roux and Bach, 2017). Windows lie in sweeps over
+The networks cost many times what a decoder costs. So each step evaluates only some windows, and reuses the
+last gradient elsewhere, as in the stochastic average gradient (Schmidt, Le Roux and Bach, 2017). Windows sweep over
 the frame, each sweep at another offset, so that neither their borders nor the networks' strides leave a grid.
 """
 
@@ -29,14 +29,14 @@ WINDOW_PX = 192
 
 @dataclass(eq=False)
 class Viewer:
-    """Looks at one frame, again and again.
+    """Computes the gradient for one frame, a part of it at each call.
 
     Args:
         networks: the effort pack's graph, with INPUTS and OUTPUTS.
-        photo: float32 (1, 3, H, W) in [-1, 1], what the frame should look like.
+        photo: float32 (1, 3, H, W) in [-1, 1], the original of the frame.
         area: of the frame that counts.
         weight: of the networks' distance, for each pixel of a window.
-        share: of the area that a look sees, above 0.
+        share: of the area that is evaluated at each call, above 0.
         seed: of the sweeps' offsets.
     """
 
@@ -55,7 +55,7 @@ class Viewer:
         self._windows = self._sweeps()
 
     def __call__(self, painted: Floats) -> Floats:
-        """The gradient (1, 3, H, W) in a painted frame's samples, as far as was looked at yet."""
+        """The gradient (1, 3, H, W) in the samples of a decoded frame; 0 where no window has been yet."""
         self._owed_px += self.share * self.photo[0, 0][self.area].size
         while self._owed_px > 0:
             seen = (slice(None), slice(None), *next(self._windows))

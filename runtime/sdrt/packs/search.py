@@ -30,7 +30,7 @@ def search_paths() -> list[Path]:
 
 
 def user_models() -> Path | None:
-    """Where a user's own packs are; None where nobody knows this user's home."""
+    """The user's pack folder; None if the home folder is unknown."""
     folder = _user_folder()
     return None if folder is None else folder / "sdrt" / "models"
 
@@ -97,14 +97,14 @@ def _pack_folders() -> list[Path]:
 
 
 def _is_pack(place: Path) -> bool:
-    """Whether to read it as one: a folder or a zip with a manifest, or a zip of which one cannot tell."""
+    """Whether to read ``place`` as a pack: a folder or a zip with a manifest, or a damaged zip."""
     try:
         if not is_archive(place):
             return (place / MANIFEST).is_file()
         return place.exists() and MANIFEST in archived_bytes(place)
     except OSError:
         return False
-    except ModelError:  # reading it will say why
+    except ModelError:  # reading it raises the reason
         return True
 
 

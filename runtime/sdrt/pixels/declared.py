@@ -27,7 +27,7 @@ Part = tuple[int, int]
 class Declared:
     """``parts``: the bytes that Pillow should see; None: all. ``info``: entries for ``Image.info``.
 
-    ``encoding``: of the colors, where that is told by other means than an ICC profile, which it then overrides.
+    ``encoding``: of the colors, if declared by other means than an ICC profile, which it then overrides.
     ``several``: the file holds more pictures than ``parts`` show. ``notes``: for a person.
     """
 

@@ -1,7 +1,7 @@
 """Turns libtiff's error messages into notes. By default libtiff writes them to the process's stderr, past Python.
 
-Its handler of errors belongs to the process: the first reader sets ours, the last one puts the old one back, which
-meanwhile gets what other threads' pictures are told. Redirecting descriptor 2 would take every thread's words instead.
+Its error handler is process-wide: the first reader installs ours, the last one restores the old one, to which ours
+passes the messages of other threads. Redirecting descriptor 2 would capture the output of every thread instead.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ _FLOAT_TOLERANCE = 1e-3
 def load(source: Source, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Picture:
     """Read a picture of any kind into upright 8-bit sRGB.
 
-    The EXIF orientation is applied, colors become sRGB however the file tells them, of an animation the first frame is
-    taken. docs/PICTURES.md has the rest.
+    The EXIF orientation is applied, colors become sRGB however the file declares them, and of an animation the first
+    frame is taken. docs/PICTURES.md has the rest.
 
     Args:
         source: A path, the bytes of a file, a binary stream, a Pillow image, or an array of shape (H, W), (H, W, 1),
@@ -179,7 +179,7 @@ def _mended(prefix: bytes, stream: BinaryIO, max_pixels: int | None, declared: D
         return _opened(io.BytesIO(mended), prefix, max_pixels, replace(declared, notes=(note, *declared.notes)))
     except SdrtError:
         raise
-    except Exception:  # what Pillow says of the file as it is tells more
+    except Exception:  # Pillow's error for the original file is more informative
         return None
 
 

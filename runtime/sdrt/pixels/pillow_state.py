@@ -1,6 +1,6 @@
 """Lets several threads read pictures although Pillow's pixel limit and Python's warnings are process-wide.
 
-The first reader sets both aside, the last one puts them back; nobody waits for another's picture.
+The first reader saves both, the last one restores them; no thread waits for another's picture.
 """
 
 from __future__ import annotations
