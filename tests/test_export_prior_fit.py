@@ -391,7 +391,7 @@ def test_ctrl_c_says_that_the_command_goes_on(
     monkeypatch.setattr(prior_training, "fit_scan", fit_scan)
     assert command(arguments) == 130
     error = capsys.readouterr().err
-    assert "the same command goes on where it was" in error.splitlines()[-1]
+    assert "the same command resumes" in error.splitlines()[-1]
     assert "prior: photographs through the encoder [####" in error
     assert command(arguments) == 0
     assert "prior: scans [#" in capsys.readouterr().err

@@ -170,7 +170,7 @@ def _open_stream(path: Path) -> BinaryIO:
 def _open_unfinished(
     path: Path, old: os.stat_result | None, temporary: Path, stack: contextlib.ExitStack
 ) -> tuple[BinaryIO, str]:
-    """A file for the content, and its kind: "nameless", "named" ``temporary``, or "elsewhere", outside ``path``'s folder.
+    """A file for the content, and its kind: "nameless", "named" ``temporary``, or "elsewhere", not beside ``path``.
 
     If it replaces a file, only the owner can read it until it has that file's permissions.
     """
