@@ -31,7 +31,8 @@ from sdrt import Codec, SdrtError
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session
 from sdrt.network.devices import GPU, graph_precision
-from sdrt.network.engine import Engine, available_devices
+from sdrt.network.engine import Engine
+from sdrt.network.installed import available_devices
 from sdrt.network.transform import gpu_sides
 from sdrt.packs import search
 

@@ -13,7 +13,8 @@ from PIL import Image
 from bench import contest, process, speed
 from bench.contest import Contestant, Timing
 from sdrt.errors import EngineError
-from sdrt.network.engine import DeviceReport, Engine
+from sdrt.network.engine import Engine
+from sdrt.network.installed import DeviceReport
 from sdrt.packs.manifest import ModelPack
 
 

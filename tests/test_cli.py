@@ -19,8 +19,8 @@ from tests import command
 from tests.command import one_line, shell
 
 import sdrt
-from sdrt.command import cli
-from sdrt.network import engine
+from sdrt.command import cli, convert_arguments
+from sdrt.network import installed
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
 
@@ -106,14 +106,14 @@ def test_rates(folder: Path) -> None:
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
     """k is 1000, Ki is 1024, a trailing B changes nothing."""
-    assert cli.parse_size(text) == size
+    assert convert_arguments.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "k", "-5", "5x", "0", "nan", "inf", "1e3", "5 0", "0.4", "9" * 30])
 def test_other_sizes_are_refused(text: str) -> None:
     """What is no size is a usage error."""
     with pytest.raises(argparse.ArgumentTypeError):
-        cli.parse_size(text)
+        convert_arguments.parse_size(text)
 
 
 @pytest.mark.parametrize(
@@ -330,14 +330,14 @@ def test_doctor(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert "no problems found" in out and "onnxruntime" in out and "testpack" in out
 
-    monkeypatch.setattr(engine, "installed_onnxruntimes", lambda: ["onnxruntime 1.2", "onnxruntime-gpu 1.2"])
+    monkeypatch.setattr(installed, "installed_onnxruntimes", lambda: ["onnxruntime 1.2", "onnxruntime-gpu 1.2"])
     assert run("doctor") == 1
     out = capsys.readouterr().out
     assert "! onnxruntime" in out and "pip uninstall -y onnxruntime onnxruntime-gpu" in out
 
-    monkeypatch.setattr(engine, "installed_onnxruntimes", list)
-    reports = [engine.DeviceReport("cpu", False, "ONNX Runtime is not installed")]
-    monkeypatch.setattr(engine, "available_devices", lambda: reports)
+    monkeypatch.setattr(installed, "installed_onnxruntimes", list)
+    reports = [installed.DeviceReport("cpu", False, "ONNX Runtime is not installed")]
+    monkeypatch.setattr(installed, "available_devices", lambda: reports)
     monkeypatch.setattr(search, "search_paths", list)
     assert run("doctor") == 1
     out = capsys.readouterr().out

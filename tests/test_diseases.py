@@ -222,7 +222,7 @@ def test_a_decoder_only_pack_does_not_encode(
 
 def test_a_device_that_cannot_be_had(testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An explicit device is used or refused with the install line, never replaced."""
-    from sdrt.network.engine import available_devices
+    from sdrt.network.installed import available_devices
 
     for report in available_devices():
         if not report.available:

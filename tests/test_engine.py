@@ -20,8 +20,9 @@ from tests.fake_onnxruntime import FakeRuntime
 from sdrt.errors import ArgumentError, EngineError, ModelError
 from sdrt.network import engine, onnxruntime_session, openvino_session
 from sdrt.network.devices import Sides
-from sdrt.network.engine import Engine, available_devices, installed_onnxruntimes
+from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph, read_graph
+from sdrt.network.installed import ORT_PACKAGES, available_devices, installed_onnxruntimes
 from sdrt.packs.search import load_pack
 from sdrt.pixels.tensors import from_sample
 
@@ -388,7 +389,7 @@ def test_every_installed_onnxruntime_is_listed() -> None:
     """Two ONNX Runtime packages at once overwrite each other: doctor needs to see every one."""
     names = [line.split()[0] for line in installed_onnxruntimes()]
     assert len(names) == len(set(names))
-    assert set(names) <= set(engine.ORT_PACKAGES)
+    assert set(names) <= set(ORT_PACKAGES)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in Linux's /proc")

@@ -16,8 +16,9 @@ from tests import testpack
 
 from sdrt.codec import Codec
 from sdrt.errors import EngineError, ModelError
-from sdrt.network.engine import Engine, available_devices
+from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph
+from sdrt.network.installed import available_devices
 from sdrt.packs.manifest import ModelPack
 from sdrt_export.pack_writer import update_manifest
 

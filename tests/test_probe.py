@@ -15,7 +15,7 @@ from tests.fake_onnxruntime import FakeRuntime
 
 from sdrt.command import cli
 from sdrt.errors import EngineError
-from sdrt.network import engine, onnxruntime_session, probe
+from sdrt.network import installed, onnxruntime_session, probe
 from sdrt.network.devices import AUTO_ORDER, PLUGINS, Sides
 from sdrt.network.engine import Engine
 from sdrt.packs import search
@@ -36,7 +36,7 @@ def test_the_one_node_is_what_onnx_writes() -> None:
 @pytest.mark.parametrize("device", ["cpu", "openvino"])
 def test_a_device_that_works_has_no_failure(device: str) -> None:
     """What is here computes the one node, and nothing is said."""
-    if not any(report.device == device and report.available for report in engine.available_devices()):
+    if not any(report.device == device and report.available for report in installed.available_devices()):
         pytest.skip(f"{device} is not here")
     assert probe.failure(device) is None
 
@@ -63,8 +63,8 @@ def test_doctor_tells_of_a_device_that_does_not_run(
 ) -> None:
     """Libraries that are installed and do not work are a problem; those that are not installed are none."""
     monkeypatch.setattr(search, "search_paths", lambda: [Path(__file__).parent / "data"])
-    reports = [engine.DeviceReport("cpu", True, "1.0"), engine.DeviceReport("cuda", True, "1.0")]
-    monkeypatch.setattr(engine, "available_devices", lambda: reports)
+    reports = [installed.DeviceReport("cpu", True, "1.0"), installed.DeviceReport("cuda", True, "1.0")]
+    monkeypatch.setattr(installed, "available_devices", lambda: reports)
     monkeypatch.setattr(probe, "failure", lambda device: "no driver" if device == "cuda" else None)
     assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out

@@ -15,7 +15,7 @@ from tests.fake_onnxruntime import MACHINE, FakeRuntime
 
 from sdrt.codec import Codec
 from sdrt.errors import EngineError
-from sdrt.network import engine, tensorrt_cache
+from sdrt.network import installed, tensorrt_cache
 from sdrt.network.devices import Sides
 from sdrt.network.engine import Engine, build_tensorrt
 from sdrt.network.tensorrt_cache import Machine
@@ -228,7 +228,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, loader: Any, w
 
 def test_without_tensorrt_the_install_line_has_the_pins() -> None:
     """PyPI's newest TensorRT is of a generation that ONNX Runtime cannot load: the advice pins it."""
-    if any(report.device == "tensorrt" and report.available for report in engine.available_devices()):
+    if any(report.device == "tensorrt" and report.available for report in installed.available_devices()):
         pytest.skip("TensorRT is here")
     with pytest.raises(EngineError, match=r"'tensorrt-cu13>=10\.13,<11'"):
         tensorrt_cache._load_tensorrt()
@@ -263,7 +263,7 @@ def test_the_command_says_what_is_wrong(
 
 def test_the_command_without_tensorrt_says_so(testpack: ModelPack, capsys: pytest.CaptureFixture[str]) -> None:
     """Where there is no TensorRT provider, the command ends with the line that installs it."""
-    if any(report.device == "tensorrt" and report.available for report in engine.available_devices()):
+    if any(report.device == "tensorrt" and report.available for report in installed.available_devices()):
         pytest.skip("TensorRT is here")
     assert main(["tensorrt", "testpack"]) == EngineError.exit_code
     assert "device tensorrt is unavailable" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from sdrt.coding import payload, rate
 from sdrt.coding.prior import MAX_SYMBOL
 from sdrt.coding.prior_file import KINDS, MAX_BYTES, load_prior
 from sdrt.coding.symbols import with_extents
-from sdrt.command import cli
+from sdrt.command import convert_arguments
 from sdrt.container import npz, sdl
 from sdrt.container.alpha import decode_alpha, encode_alpha
 from sdrt.container.step_map import MAX_OFFSET, decode_step_map, encode_step_map
@@ -195,13 +195,13 @@ def test_spaces_are_equal_where_their_identities_are(one: LatentSpace, other: La
 def test_any_words_are_a_value_or_a_usage_error(text: str) -> None:
     """Sizes, crops and numbers of the command line: a value in range, or the error that argparse expects."""
     for parse, good in (
-        (cli.parse_size, lambda size: 1 <= size < 2**40),
-        (cli.parse_crop, lambda crop: len(crop) == 4),
-        (cli._quality, lambda quality: 0 <= quality <= 100),
-        (cli._positive, lambda bits: 0 < bits < 1000),
-        (cli._count, lambda count: 1 <= count <= 1024),
-        (cli._side, lambda side: 1 <= side <= 2**21),
-        (cli._limit, lambda pixels: pixels >= 0),
+        (convert_arguments.parse_size, lambda size: 1 <= size < 2**40),
+        (convert_arguments.parse_crop, lambda crop: len(crop) == 4),
+        (convert_arguments.parse_quality, lambda quality: 0 <= quality <= 100),
+        (convert_arguments.parse_bpp, lambda bits: 0 < bits < 1000),
+        (convert_arguments.parse_threads, lambda count: 1 <= count <= 1024),
+        (convert_arguments.parse_side, lambda side: 1 <= side <= 2**21),
+        (convert_arguments.parse_max_pixels, lambda pixels: pixels >= 0),
     ):
         try:
             assert good(parse(text))

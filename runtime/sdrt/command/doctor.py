@@ -83,21 +83,21 @@ def examine() -> int:
 
 
 def _examine_engines(report: Report) -> None:
-    from sdrt.network import engine
+    from sdrt.network import installed
 
-    installed = engine.installed_onnxruntimes()
-    if len(installed) > 1:
-        names = " ".join(entry.split()[0] for entry in installed)
+    onnxruntimes = installed.installed_onnxruntimes()
+    if len(onnxruntimes) > 1:
+        names = " ".join(entry.split()[0] for entry in onnxruntimes)
         report(
             "onnxruntime",
-            f"{' and '.join(installed)} are both installed and overwrite each other's files: "
+            f"{' and '.join(onnxruntimes)} are both installed and overwrite each other's files: "
             f"pip uninstall -y {names}, then {INSTALL['cpu']} or {INSTALL['cuda']}",
             good=False,
         )
-    elif installed:
-        report("onnxruntime", installed[0])
+    elif onnxruntimes:
+        report("onnxruntime", onnxruntimes[0])
     try:
-        devices = engine.available_devices()
+        devices = installed.available_devices()
     except EngineError as error:
         report("engine", str(error), good=False)
         return

@@ -5,7 +5,6 @@ A device requested by name is used or an error, never replaced: ONNX Runtime its
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import time
@@ -21,25 +20,15 @@ from sdrt.arguments import check_count
 from sdrt.atomic import scratch
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
-from sdrt.network.devices import INSTALL, PLUGINS, PRECISIONS, Sides, devices_to_try
+from sdrt.network.devices import PRECISIONS, Sides, devices_to_try
 from sdrt.network.graph import Floats, Graph, Runner, read_graph
-from sdrt.network.onnxruntime_session import PROVIDERS
+from sdrt.network.installed import gpu_machine, why_absent
 from sdrt.packs.manifest import DEFAULT_PRECISION
 
-ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 DEFAULT_SIDES = Sides(1, 64, 256)
 
 GraphOf = Callable[[str], Graph]
 """Maps a concrete device to the graph that it should run."""
-
-
-@dataclass(frozen=True)
-class DeviceReport:
-    """One device in the output of ``sdrt doctor``."""
-
-    device: str
-    available: bool
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -143,65 +132,6 @@ class _Settings:
     tf32: bool
 
 
-def available_devices() -> list[DeviceReport]:
-    """Every device except auto: whether its libraries are installed, and if not, how to install them.
-
-    An installed device may still fail to open a graph (no driver, for example): only loading an ``Engine`` shows it.
-    """
-    from importlib import metadata  # a tenth of a decoding process's start, and only reports need it
-
-    reports: list[DeviceReport] = []
-    for device in PROVIDERS:
-        why = _why_absent(device)
-        detail = why or f"onnxruntime {onnxruntime_session.load().__version__}"
-        if not why and device == "tensorrt":
-            machine = _machine()
-            detail += f", TensorRT {machine.tensorrt}, GPU architecture {machine.architecture}"
-        reports.append(DeviceReport(device, not why, detail))
-    for device in ("openvino", *PLUGINS):
-        why = _why_absent(device)
-        package = PLUGINS.get(device, device).replace("_", "-")
-        reports.append(DeviceReport(device, not why, why or f"{package} {metadata.version(package)}"))
-    return reports
-
-
-def _why_absent(device: str) -> str | None:
-    """Why a device is unavailable and what installs it; None if its libraries are installed."""
-    if device in PLUGINS:
-        here = all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", PLUGINS[device]))
-        return None if here else INSTALL[device]
-    if device == "openvino":
-        return None if importlib.util.find_spec("openvino") is not None else INSTALL["openvino"]
-    if importlib.util.find_spec("onnxruntime") is None:
-        return onnxruntime_session.absent(device, "")
-    ort = onnxruntime_session.load()
-    if PROVIDERS[device] not in ort.get_available_providers():
-        return onnxruntime_session.absent(device, str(ort.__version__))
-    if device == "tensorrt":
-        try:
-            _machine()
-        except EngineError as error:
-            return str(error)
-    return None
-
-
-def _machine() -> tensorrt_cache.Machine:
-    return tensorrt_cache.this_machine(str(onnxruntime_session.require("tensorrt").__version__))
-
-
-def installed_onnxruntimes() -> list[str]:
-    """The installed ONNX Runtime distributions; having more than one breaks them, as they share files."""
-    from importlib import metadata
-
-    found: list[str] = []
-    for name in ORT_PACKAGES:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[Path, bool]:
     """Compiles a graph for this machine's GPU, which takes minutes.
 
@@ -217,7 +147,7 @@ def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[
         EngineError: No TensorRT, no GPU, a graph that TensorRT cannot run as a whole, or not enough GPU memory.
         ModelError: As ``Engine``.
     """
-    machine = _machine()
+    machine = gpu_machine()
     place = tensorrt_cache.place_of(path, machine)
     if not rebuild and tensorrt_cache.find(place) == sides:
         return place, False
@@ -254,7 +184,7 @@ def _open_best(graph: Path | GraphOf, candidates: tuple[str, ...], settings: _Se
     passed_over: list[str] = []
     failures: list[str] = []
     for device in candidates:
-        why = _why_absent(device)
+        why = why_absent(device)
         if why is not None:
             passed_over.append(f"no {device} ({why})")
             continue
@@ -291,7 +221,7 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
 
 
 def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
-    machine = _machine()
+    machine = gpu_machine()
     place = tensorrt_cache.place_of(path, machine)
     sides = tensorrt_cache.find(place)
     reason = f"the engine in {place}"
