@@ -30,8 +30,8 @@ from sdrt_train.model import (  # noqa: E402
     ModelConfig,
     block_transform,
     read_checkpoint,
-    straight_through,
 )
+from sdrt_train.muon import orthogonal  # noqa: E402
 from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
 from sdrt_train.plot import plot, read_log  # noqa: E402
 from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E402
@@ -99,13 +99,34 @@ def test_crops_have_the_asked_size_and_range(tmp_path: Path) -> None:
     assert torch.equal(first, CropSource(photos, 4, 64, 7, CropConfig(drawn=0)).next())
 
 
-def test_rounding_passes_the_gradient() -> None:
-    """The value is a multiple of the step; the gradient is that of the identity."""
-    latents = torch.tensor([0.3, 1.6, -2.7], requires_grad=True)
-    rounded = straight_through(latents, torch.round(latents / 0.5) * 0.5)
-    assert torch.allclose(rounded, torch.tensor([0.5, 1.5, -2.5]))
-    rounded.sum().backward()
-    assert torch.equal(latents.grad, torch.ones(3))
+def test_decisions_pull_where_they_are_open() -> None:
+    """Values and bits are those of the integers that `decide` chooses. A latent beside its threshold moves its symbol
+    by about its own change, one at an integer hardly; and its bits pull it toward the cheaper of its two integers."""
+    torch.manual_seed(1)
+    rate = RateModel(8)
+    rate.log_deviations.fill_(np.log(64.0))
+    exact = (torch.randn(2, 8, 6, 6) * 2).requires_grad_()
+    level, strength = level_map(2, 6, 6), torch.tensor([0.0, 1.0])
+    symbols, bits = rate.soft_decide(exact, level, strength)
+    chosen = rate.decide(exact, level, strength)
+    assert torch.equal(symbols, chosen) and torch.allclose(bits, rate(chosen, level))
+    (slope,) = torch.autograd.grad(symbols.sum(), exact, retain_graph=True)
+    from_threshold = (exact.detach() - exact.detach().floor() - 0.5).abs()[0]  # strength 0: the middle
+    assert slope[0][from_threshold < 0.05].min() > 0.9
+    assert 0 < slope[0][from_threshold > 0.45].max() < 0.5
+    (pull,) = torch.autograd.grad(bits.sum(), exact)
+    assert (pull * exact.detach().sign() > 0).float().mean() > 0.9  # zero is the cheapest integer here
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (32, 32)])
+def test_updates_of_kernels_are_orthogonal(shape: tuple[int, int]) -> None:
+    """All but the smallest singular values come near 1, whatever they were; the directions stay."""
+    torch.manual_seed(1)
+    left, values, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    values = torch.logspace(0, -1, len(values))
+    after = left.T @ orthogonal(left * values @ right) @ right.T
+    assert (after.diagonal() - 1).abs().max() < 0.25
+    assert (after - after.diagonal().diag()).abs().max() < 0.15
 
 
 def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:

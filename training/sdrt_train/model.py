@@ -297,8 +297,3 @@ def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of models that grew from one another (Wortsman et al., "Model Soups", ICML 2022);
     weights that grew up apart have none."""
     return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[-1]}
-
-
-def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
-    """``quantized``, with the gradient of the identity to ``latents``."""
-    return latents + (quantized - latents).detach()

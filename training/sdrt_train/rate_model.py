@@ -1,4 +1,4 @@
-"""The rate of noisy latents under a context model shaped like the runtime's prior.
+"""The rate of latents under a context model shaped like the runtime's prior.
 
 Channels are coded in groups, each group in two checkerboard phases; every pass sees all earlier groups whole and, in
 its second phase, the first phase of its own group. One hidden layer maps the 3x3 neighborhood to a logistic's mean and
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sdrt_train.model import QUALITY_CENTER, QUALITY_SPAN
 
 LAMBDA = 0.1  # squared error, in squared steps, that a bit is worth; 2 ln 2 / 12 is the law of fine steps
+_SOFTNESS = 0.5  # of a decision, in squared steps; .25 and 1 train as well
 _SMALLEST_SCALE = 0.05
 _LINEAR_CHANNELS = 16  # the first channels carry large numbers: their means are also predicted linearly
 
@@ -58,7 +59,7 @@ class RateModel(nn.Module):
         """Means and scales of every symbol under those coded before it.
 
         Args:
-            symbols: (N, C, h, w), whole numbers or noisy ones.
+            symbols: (N, C, h, w), whole numbers.
             log2_step: (N, 1, h, w), the step's base-2 logarithm at each position, in 8-bit levels.
 
         Returns:
@@ -97,20 +98,58 @@ class RateModel(nn.Module):
         """Returns bits (N,), differentiable in the symbols."""
         return bits_of(symbols, *self.predict(symbols, log2_step)).sum((1, 2, 3))
 
-    @torch.no_grad()
-    def decide(self, exact: Tensor, log2_step: Tensor, strength: Tensor) -> Tensor:
-        """Integers for latents in units of the step, each the cheaper of the two around it in bits and squared error.
+    def preference(self, exact: Tensor, log2_step: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+        """The two integers around each latent in units of the step, weighed by bits and squared error.
 
         Args:
             exact: (N, C, h, w).
             log2_step: (N, 1, h, w).
             strength: (N,) weight of the bits; 0 rounds to the nearest, 1 is `LAMBDA`.
+
+        Returns:
+            The lower integer, and by how much the upper one is cheaper, in squared steps, each (N, C, h, w); the
+            latter is differentiable in ``exact``.
         """
-        below = torch.floor(exact)
-        mean, scale = self.predict(torch.round(exact), log2_step)
-        price = LAMBDA * strength[:, None, None, None]
-        low, high = (price * bits_of(k, mean, scale) + (exact - k).square() for k in (below, below + 1))
-        return below + (high < low)
+        below = torch.floor(exact.detach())
+        with torch.no_grad():
+            mean, scale = self.predict(torch.round(exact), log2_step)
+            saved = (
+                LAMBDA * strength[:, None, None, None] * (bits_of(below, mean, scale) - bits_of(below + 1, mean, scale))
+            )
+        return below, saved + 2 * (exact - below) - 1
+
+    @torch.no_grad()
+    def decide(self, exact: Tensor, log2_step: Tensor, strength: Tensor) -> Tensor:
+        """Integers (N, C, h, w), each the cheaper of the two that `preference` weighs."""
+        below, preference = self.preference(exact, log2_step, strength)
+        return below + (preference > 0)
+
+    def soft_decide(self, exact: Tensor, log2_step: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+        """What `decide` chooses and its bits, with the gradients of a choice that is softly undecided.
+
+        A straight-through gradient says that every latent moves the picture, and noise in place of rounding that most
+        zeros cost bits. At coarse steps both are wrong nearly everywhere: the encoder learned to raise what is rounded
+        to zero all the same. Here a latent is worth as much as it is near its threshold, and what it costs is the
+        difference between the bits of its two integers.
+
+        Args:
+            exact: (N, C, h, w) latents in units of the step.
+            log2_step: (N, 1, h, w).
+            strength: (N,) as in `preference`.
+
+        Returns:
+            Integers (N, C, h, w), differentiable in ``exact``, and bits (N,), differentiable in ``exact`` and in this
+            model's weights.
+        """
+        below, preference = self.preference(exact, log2_step, strength)
+        upper = torch.sigmoid(preference / _SOFTNESS)
+        leaning = upper - upper.detach()
+        chosen = below + (preference.detach() > 0)
+        symbols = chosen + leaning
+        mean, scale = self.predict(symbols, log2_step)
+        with torch.no_grad():
+            gap = bits_of(below + 1, mean, scale) - bits_of(below, mean, scale)
+        return symbols, (bits_of(chosen, mean, scale) + leaning * gap).sum((1, 2, 3))
 
 
 def bits_of(symbols: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """A training recipe: model, data, stages and seed as one TOML file, and nothing else decides what is trained.
 
-    seed = 1
-    [model]               # ModelConfig
-    [data]                # CropConfig
-    [[stages]]            # StageConfig, in order; each goes on where the one before it ended
-    [stages.loss]         # LossConfig
+seed = 1
+[model]               # ModelConfig
+[data]                # CropConfig
+[[stages]]            # StageConfig, in order; each goes on where the one before it ended
+[stages.loss]         # LossConfig
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from sdrt_train.model import (
     block_transform,
     mean_weights,
     read_checkpoint,
-    straight_through,
 )
+from sdrt_train.muon import Muon
 from sdrt_train.rate_model import LAMBDA, RateModel
 from sdrt_train.recipe import Recipe
 from sdrt_train.schedule import plateau_factor, rate_factor
@@ -41,6 +41,7 @@ from sdrt_train.workers import Workers
 MAP_CELL = 4  # latents: a cell of the step map is 64 pixels wide
 _FLOOR_BITS = 0.05  # a pixel: what is cheaper, as flat pictures are, is not made much of
 _TRANSFORM_LEARNS = 0.02  # of the learning rate: rows of an orthonormal basis are small numbers
+_WIDE = 32
 _FULL_RATE_INPUTS = 256  # a kernel over more inputs learns at a rate that falls with their number
 
 
@@ -61,8 +62,13 @@ def fast_type(device: torch.device) -> torch.dtype:
     return min(seconds, key=lambda kind: seconds[kind])
 
 
+def is_wide(parameter: Tensor) -> bool:
+    """Whether a parameter is a kernel that `Muon` learns: one that maps many numbers to many."""
+    return parameter.dim() > 1 and min(len(parameter), parameter[0].numel()) >= _WIDE
+
+
 def width_factor(parameter: Tensor) -> float:
-    """What the learning rate of a parameter is multiplied by.
+    """What the learning rate of a parameter that Adam learns is multiplied by.
 
     Adam moves every weight by about the rate, and what a wide kernel adds up by the rate times its inputs: at one rate
     for all, wide layers jump and their ReLUs die. Yang et al., "Tensor Programs V" (arXiv 2203.03466), table 3.
@@ -99,17 +105,26 @@ class Trainer:
             module.requires_grad_(True)
         self.parameters = [p for module in learning for p in module.parameters()]
         transform = {id(p) for name, p in self.model.named_parameters() if ".linear." in name}
-        self.rates = [
-            self.stage.learning_rate * (_TRANSFORM_LEARNS if id(p) in transform else width_factor(p))
-            for p in self.parameters
-        ]
-        self.optimizer = torch.optim.Adam(
-            [{"params": [p], "lr": rate} for p, rate in zip(self.parameters, self.rates, strict=True)],
+        kernels = [p for p in self.model.parameters() if p.requires_grad and id(p) not in transform and is_wide(p)]
+        orthogonal = {id(p) for p in kernels}
+        others = [p for p in self.parameters if id(p) not in orthogonal]
+        rate = self.stage.learning_rate
+        self.muon = Muon(kernels, rate)
+        self.adam = torch.optim.Adam(
+            [
+                {"params": [p], "lr": rate * (_TRANSFORM_LEARNS if id(p) in transform else width_factor(p))}
+                for p in others
+            ],
             betas=(0.9, 0.99),
             fused=True,
         )
+        self.full_rates = [group["lr"] for group in self._groups]
         distortion = Distortion(self.stage.loss, self.workers.share_of(self.stage.loss.vgg_pictures))
         self.distortion: Distortion = distortion.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return [*self.muon.param_groups, *self.adam.param_groups]
 
     @property
     def done(self) -> bool:
@@ -133,7 +148,7 @@ class Trainer:
             model.start_at_transform(basis.to(self.device), deviations.to(self.device))
             rate.log_deviations.copy_(deviations.clamp_min(0.5).log())
 
-    _PARTS = ("model", "rate", "average", "average_rate", "optimizer")
+    _PARTS = ("model", "rate", "average", "average_rate", "muon", "adam")
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, whole or not at all."""
@@ -194,15 +209,12 @@ class Trainer:
             with torch.set_grad_enabled(stage.learns != "decoder"):
                 latents = self.model.encoder(batch, level).float()
             strength = stage.decisions * torch.rand(n, device=self.device)
-            chosen = self.rate.decide(latents.detach() / step, level, strength)
-            picture = self.model.decoder(straight_through(latents, chosen * step), level).float()
+            symbols, bits = self.rate.soft_decide(latents / step, level, strength)
+            picture = self.model.decoder(symbols * step, level).float()
             # What a squared level costs in bits, at each pixel.
             price = F.interpolate(1 / (LAMBDA * step.square()), scale_factor=DOWNSCALE, mode="nearest")
             distortion, parts = self.distortion.measure(picture, batch, price)
-            bpp = torch.zeros(n)
-            if stage.learns != "decoder":
-                symbols = latents / step
-                bpp = self.rate(symbols + torch.rand_like(symbols) - 0.5, level) / (height * width)
+            bpp = bits / (height * width)
         loss = (distortion + bpp + _FLOOR_BITS).log().mean()
         parts["bpp"], parts["loss"] = bpp.mean().item(), loss.item()
         self._update(loss)
@@ -215,13 +227,15 @@ class Trainer:
 
     def _update(self, loss: Tensor) -> None:
         factor = rate_factor(self.step, self.stage.steps, self.stage.decay)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(self._groups, self.full_rates, strict=True):
             group["lr"] = rate * factor
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         torch.autograd.backward(loss)
         self.workers.average_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        self.muon.step()
+        self.adam.step()
 
     def next_stage(self) -> bool:
         """Enters the next stage if the present one is over and there is one."""
