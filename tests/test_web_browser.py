@@ -13,15 +13,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from tests import testpack
+from tests.conftest import synthetic_photo
 from tests.make_conformance import CASES, FOLDER
 from tests.make_container_golden import bad_files
 from tests.test_diseases import DISEASES
-from tests.test_web import GOLDEN, ILL_SDL, TESTS, TINY, golden_files
+from tests.test_web import GOLDEN, ILL_AV1, ILL_SDL, TESTS, TINY, golden_files
 from tests.web import WEB, Answer, in_browser
 
 from sdrt.codec import Codec
 from sdrt.container import sdl
 from sdrt.container.alpha import encode_alpha
+from sdrt.container.patches import Coding, Patches, cells, encode_patches, kept_lines
+from sdrt.pixels.atlas import encode_av1, encode_vp8l
 
 TILE_PX = 64
 """So small that a picture of 1 x 999 pixels takes three tiles of a pack that has no halo."""
@@ -66,6 +69,29 @@ def golden_cases() -> list[dict[str, Any]]:
     return cases + [{"pack": "/conformance/wide/", "url": f"/conformance/wide/{name}.sdl"} for name in wide]
 
 
+def patched_files(plain: sdl.SdlFile) -> dict[str, bytes]:
+    """``plain`` under patches: of either coding, over a few cells, over many, at a half of their sides, over all."""
+    sides = plain.height_px, plain.width_px
+    rgb, rng, files = synthetic_photo(*sides), np.random.default_rng(3), dict[str, bytes]()
+    for name, share, feather_px, subsampling in (
+        ("few", 0.1, 8, "4:2:0"),
+        ("many", 0.8, 2, "4:4:4"),
+        ("exact", 0.5, 4, None),
+        ("halved", 0.3, 0, None),
+        ("all", 1, 0, "4:2:0"),
+    ):
+        mask = rng.random(cells(*sides)) < share
+        rows, columns = kept_lines(mask, *sides)
+        atlas = rgb[np.ix_(rows, columns)]
+        stored = atlas[::2, ::2] if name == "halved" else atlas
+        coding: Coding = "av1" if subsampling else "vp8l"
+        stream = encode_av1(stored, 60, speed=9, subsampling=subsampling) if subsampling else encode_vp8l(stored)
+        patches = encode_patches(Patches(mask, feather_px, coding, stream, name == "halved"))
+        chunks = (sdl.Chunk(sdl.ALPHA, b"\x00\x80"), sdl.Chunk(sdl.PATCHES, patches))
+        files[name] = sdl.pack(replace(plain, chunks=chunks[name != "many" :]))
+    return files
+
+
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All that is asked of one browser."""
@@ -78,12 +104,15 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 256, (97, 161)).astype(np.uint8)
     chunk = sdl.Chunk(sdl.ALPHA, encode_alpha(noise, max_error=0))
     (folder / "noise.sdl").write_bytes(sdl.pack(replace(plain, chunks=(chunk,))))
+    for name, file in patched_files(plain).items():
+        (folder / f"{name}.sdl").write_bytes(file)
     ill = [{"pack": "/packs/testpack/", "url": f"/golden/errors/{name}.sdl"} for name in bad_files()]
     ill += [{"pack": "/packs/testpack/", "url": f"/diseases/{name}"} for name in ILL_SDL]
     tiled = [
         {"pack": "/conformance/wide/", "url": "/conformance/wide/wide-map.sdl", "tilePx": 32},
         {"pack": "/own/everywhere/", "url": "/golden/codec/1x999.sdl", "tilePx": TILE_PX},
         {"pack": "/packs/testpack/", "url": "/own/noise.sdl"},
+        *({"pack": "/packs/testpack/", "url": f"/own/{name}.sdl"} for name in patched_files(plain)),
         {"url": "/own/photo.sdl"},
         {"pack": "/golden/", "url": "/own/photo.sdl"},
         {"pack": "/packs/testpack/", "url": "/own/absent.sdl"},
@@ -147,10 +176,17 @@ def test_alpha_of_many_bytes(by_url: ByUrl, job: dict[str, Any]) -> None:
     near(by_url["/own/noise.sdl", None], Codec(testpack.FOLDER, device="cpu").decode(file))
 
 
+@pytest.mark.parametrize("name", ["few", "many", "exact", "halved", "all"])
+def test_patches(by_url: ByUrl, job: dict[str, Any], name: str) -> None:
+    """Either coding, every feather, under alpha, at a half of the sides, over all: the runtime's pictures."""
+    file = Path(job["folders"]["own"]) / f"{name}.sdl"
+    near(by_url[f"/own/{name}.sdl", None], Codec(testpack.FOLDER, device="cpu").decode(file))
+
+
 def test_ill_files_get_the_same_names(by_url: ByUrl) -> None:
     """Every golden error, every ill file, and a file that is not there: the name of the runtime's error."""
     wanted = {f"/golden/errors/{name}.sdl": leaf for name, (leaf, _) in bad_files().items()}
-    wanted |= {f"/diseases/{name}": leaf for name, leaf in ILL_SDL.items()}
+    wanted |= {f"/diseases/{name}": leaf for name, leaf in ILL_SDL.items() if name != ILL_AV1}
     assert {url: by_url[url, None].get("error") for url in wanted} == wanted
     assert by_url["/own/absent.sdl", None]["error"] == "ImageError"
 

@@ -17,7 +17,7 @@ const SHORTEST_FILE = 20;
 const MAX_CHUNKS = 16;
 const MAX_CRITICAL_BYTES = 2 ** 28 - 1;
 const MAX_ANCILLARY_BYTES = 2 ** 20;
-const KNOWN_CRITICAL = ["ALPH", "SCAL", "STEP"];
+const KNOWN_CRITICAL = ["ALPH", "PTCH", "SCAL", "STEP"];
 const CHUNKS_PRESENT = 1 << 10;
 const RESERVED = 0b11111 << 11;
 
@@ -93,7 +93,7 @@ function checkVersion(data) {
 }
 
 /** Takes fields one after another; CorruptError at the first that does not fit. */
-class FieldReader {
+export class FieldReader {
   constructor(data, at) {
     this.data = data;
     this.at = at;

@@ -6,6 +6,7 @@ import { decodeAlpha } from "./alpha.js";
 import { unpack } from "./container.js";
 import { Engine } from "./engine.js";
 import { EngineError, ModelError } from "./errors.js";
+import { Overlay } from "./overlay.js";
 import { openPack } from "./pack.js";
 import { decodePayload } from "./payload.js";
 import { enlargedRows } from "./scaling.js";
@@ -18,8 +19,8 @@ const FRAME_PX = 1024 * 1024;
 const GLOBAL_FRAME_PX = 768 * 768;
 const GLOBAL_FADE_PX = 96;
 const GLOBAL_TRIM_PX = 32;
-/** Rows that are enlarged at once where the coded picture is smaller. */
-const ENLARGED_ROWS = 256;
+/** Rows of a strip that no tile gives: of enlarged pictures, and of those that patches hide. */
+const STRIP_ROWS = 256;
 
 /** @typedef {{top: number, rows: number, rgba: Uint8ClampedArray}} Strip  rows of the whole width, not premultiplied */
 
@@ -71,17 +72,25 @@ export class Decoder {
    */
   async *paint(data, { maxPixels, tilePx, progress } = {}) {
     const file = unpack(data, maxPixels);
+    const overlay = await Overlay.of(file);
     const { symbols, grid } = await this.symbols(file);
     const coded = file.chunks.get("ALPH");
     const alpha = coded && decodeAlpha(coded, file.heightPx, file.widthPx);
-    const latents = await this.latents(symbols, grid);
-    for await (const strip of resampled(file, this.codedStrips(file, latents, grid, tilePx, progress))) {
+    const painted = overlay?.hidesAll ? blank(file) : this.painted(file, symbols, grid, tilePx, progress);
+    for await (const strip of painted) {
+      overlay?.over(strip);
       if (alpha) {
         const from = strip.top * file.widthPx;
         for (let i = 0; i < strip.rows * file.widthPx; i++) strip.rgba[4 * i + 3] = alpha[from + i];
       }
       yield strip;
     }
+  }
+
+  /** Strips of the picture as the network paints it. */
+  async *painted(file, symbols, grid, tilePx, progress) {
+    const latents = await this.latents(symbols, grid);
+    yield* resampled(file, this.codedStrips(file, latents, grid, tilePx, progress));
   }
 
   /** What the graph is told: raw latents, and the quality level where it takes it; (channels, rows, columns). */
@@ -167,6 +176,14 @@ function cut(strip, strideWidth, widthPx, heightPx) {
   return { top: strip.top, rows, rgba };
 }
 
+/** A picture of which nothing will be seen, in strips: where patches hide all no network is needed. */
+function* blank({ widthPx, heightPx }) {
+  for (let top = 0; top < heightPx; top += STRIP_ROWS) {
+    const rows = Math.min(STRIP_ROWS, heightPx - top);
+    yield { top, rows, rgba: new Uint8ClampedArray(rows * widthPx * 4).fill(255) };
+  }
+}
+
 /** Strips of the picture from those of its coded picture. */
 async function* resampled(file, coded) {
   if (file.resampling === 1) {
@@ -176,8 +193,8 @@ async function* resampled(file, coded) {
   const { codedWidthPx, codedHeightPx, resampling, widthPx, heightPx } = file;
   const small = new Uint8ClampedArray(codedWidthPx * codedHeightPx * 4);
   for await (const strip of coded) small.set(strip.rgba, strip.top * codedWidthPx * 4);
-  for (let top = 0; top < heightPx; top += ENLARGED_ROWS) {
-    const rows = Math.min(ENLARGED_ROWS, heightPx - top);
+  for (let top = 0; top < heightPx; top += STRIP_ROWS) {
+    const rows = Math.min(STRIP_ROWS, heightPx - top);
     yield { top, rows, rgba: enlargedRows(small, codedWidthPx, codedHeightPx, resampling, widthPx, top, rows) };
   }
 }

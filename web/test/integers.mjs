@@ -8,8 +8,10 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 
 import { decodeAlpha } from "../sdl/alpha.js";
+import { atlasFile } from "../sdl/atlas.js";
 import { unpack } from "../sdl/container.js";
 import { ModelError, SdrtError } from "../sdl/errors.js";
+import { decodePatches } from "../sdl/patches.js";
 import { decodePayload } from "../sdl/payload.js";
 import { readPrior } from "../sdl/prior.js";
 import { stepIndices } from "../sdl/step_map.js";
@@ -27,6 +29,9 @@ function priorAt(path) {
 
 function run({ sdl, prior: path, space, downscale, scans }) {
   const file = unpack(typeof sdl === "string" ? readFileSync(sdl) : Uint8Array.from(sdl));
+  const chunk = file.chunks.get("PTCH");
+  const patches = chunk && decodePatches(chunk, file.heightPx, file.widthPx);
+  const atlas = patches && atlasFile(patches, file.heightPx, file.widthPx).data;
   if (!path) return { width: file.widthPx, height: file.heightPx, step: file.stepIndex, chunks: [...file.chunks.keys()] };
   const prior = priorAt(path);
   if (space !== file.space) throw new ModelError(`latent space ${file.space}`);
@@ -40,6 +45,7 @@ function run({ sdl, prior: path, space, downscale, scans }) {
   return {
     shape: [prior.channels, grid.rows, grid.columns],
     sha256: sha256(symbols),
+    patches: patches && { mask: [...patches.mask], featherPx: patches.featherPx, atlas: sha256(atlas) },
     alpha: alpha && sha256(decodeAlpha(alpha, file.heightPx, file.widthPx)),
     scans: scans && seen,
   };
