@@ -30,7 +30,7 @@ TILE_PX = 64
 """So small that a picture of 1 x 999 pixels takes three tiles of a pack that has no halo."""
 
 ELEMENT = """
-<script type="module" src="/sdl/sdl_img.js"></script>
+<script type="module" src="/sdl/sdl.js"></script>
 <p>above</p><sdl-img src="/golden/codec/161x97-high.sdl" pack="/packs/testpack/" alt="a test"></sdl-img>
 <p id="below">below</p>
 <sdl-img src="/golden/errors/checksum-wrong.sdl" pack="/packs/testpack/" id="ill"></sdl-img>
@@ -54,7 +54,7 @@ return { early, tops, size: [image.naturalWidth, image.naturalHeight, box.width,
 UPGRADE = """
 <img src="/golden/codec/161x97-low.sdl" data-pack="/packs/testpack/" id="good" alt="good">
 <img src="/golden/errors/truncated-payload.sdl" data-pack="/packs/testpack/" id="ill" alt="ill">
-<script type="module" src="/sdl/upgrade_images.js"></script>
+<script type="module" src="/sdl/sdl.js"></script>
 """
 UPGRADE_SCRIPT = """
 while (!good.src.startsWith("blob:") || !ill.title) await new Promise((done) => setTimeout(done, 20));

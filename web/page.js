@@ -2,7 +2,7 @@
  * The page: drop an .sdl file and it is painted; drop the photograph too and flip between them; save as PNG.
  */
 
-import "./sdl/sdl_img.js";
+import "./sdl/sdl.js";
 
 const find = (id) => document.getElementById(id);
 const stage = find("stage");

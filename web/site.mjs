@@ -1,40 +1,83 @@
 /**
  * `node site.mjs [--pack FOLDER] [--out FOLDER] [--serve PORT]`: puts the page together, one folder that any web server
- * can serve, and serves it on localhost. Plain copies; nothing is built.
+ * can serve, and serves it on localhost.
+ *
+ * The folder `sdl/` in it is what a site needs, three files: `sdl.js`, all modules of `sdl/` here and onnxruntime-web's
+ * script, joined and minified by esbuild; onnxruntime-web's WebAssembly as it is; and `pack.zip`, a decoder-only pack.
  */
 
-import { copyFileSync, cpSync, createReadStream, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, createReadStream, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 
+import { build } from "esbuild";
+
+import { crc32 } from "./sdl/container.js";
+
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const ENGINE = ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"];
+const WASM = "ort-wasm-simd-threaded.wasm";
 const TYPES = {
   ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css",
   ".wasm": "application/wasm", ".json": "application/json", ".sdl": "image/x-sdl", ".png": "image/png", ".webp": "image/webp",
+  ".zip": "application/zip",
 };
 
-/** What a decoder needs of a pack: the manifest, the prior, and one decoder, the quicker one where there are two. */
-export function copyPack(pack, out) {
-  const manifest = JSON.parse(readFileSync(join(pack, "manifest.json"), "utf8"));
-  const decoder = ["decoder.int8.onnx", "decoder.onnx"].find((name) => manifest.files[name]);
-  const names = [decoder, "prior.npz"];
-  manifest.files = Object.fromEntries(names.map((name) => [name, manifest.files[name]]));
-  mkdirSync(out, { recursive: true });
-  for (const name of names) copyFileSync(join(pack, name), join(out, name));
-  writeFileSync(join(out, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
+export async function assemble(pack, out) {
+  rmSync(out, { recursive: true, force: true });
+  mkdirSync(join(out, "sdl"), { recursive: true });
+  for (const name of ["index.html", "page.js", "page.css"]) copyFileSync(join(HERE, name), join(out, name));
+  await build({
+    entryPoints: [join(HERE, "sdl", "main.js")],
+    outfile: join(out, "sdl", "sdl.js"),
+    bundle: true,
+    minify: true,
+    format: "esm",
+    target: "es2022",
+    legalComments: "inline", // onnxruntime-web's license
+    banner: { js: "/* sdrt's web/sdl, Apache-2.0, and onnxruntime-web */" },
+  });
+  copyFileSync(join(HERE, "node_modules", "onnxruntime-web", "dist", WASM), join(out, "sdl", WASM));
+  writeFileSync(join(out, "sdl", "pack.zip"), packZip(pack));
 }
 
-export function assemble(pack, out) {
-  rmSync(out, { recursive: true, force: true });
-  mkdirSync(out, { recursive: true });
-  cpSync(join(HERE, "sdl"), join(out, "sdl"), { recursive: true });
-  for (const name of ["index.html", "page.js", "page.css"]) copyFileSync(join(HERE, name), join(out, name));
-  mkdirSync(join(out, "sdl", "ort"));
-  for (const name of ENGINE) copyFileSync(join(HERE, "node_modules", "onnxruntime-web", "dist", name), join(out, "sdl", "ort", name));
-  copyPack(pack, join(out, "sdl", "pack"));
+/** What a decoder needs of a pack: the manifest, the priors, and one decoder, the quicker one where there are two. */
+function packZip(pack) {
+  const manifest = JSON.parse(readFileSync(join(pack, "manifest.json"), "utf8"));
+  const decoder = ["decoder.int8.onnx", "decoder.onnx"].find((name) => manifest.files[name]);
+  const names = Object.keys(manifest.files).filter((name) => name === decoder || /^prior(\..+)?\.npz$/.test(name));
+  manifest.files = Object.fromEntries(names.map((name) => [name, manifest.files[name]]));
+  const members = names.map((name) => [name, readFileSync(join(pack, name))]);
+  return zip([["manifest.json", Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`)], ...members]);
+}
+
+/** A zip archive of stored members: int8 weights hardly deflate. @param {[string, Buffer][]} members */
+function zip(members) {
+  const files = [];
+  const directory = [];
+  let at = 0;
+  for (const [name, content] of members) {
+    const fields = Buffer.alloc(26); // of both headers: version, flags, method, time, date, CRC, sizes, length of the name
+    fields.writeUInt16LE(20, 0);
+    fields.writeUInt16LE(0x21, 8); // 1 January 1980: the same pack gives the same bytes
+    fields.writeUInt32LE(crc32(content), 10);
+    fields.writeUInt32LE(content.length, 14);
+    fields.writeUInt32LE(content.length, 18);
+    fields.writeUInt16LE(name.length, 22);
+    const place = Buffer.alloc(14);
+    place.writeUInt32LE(at, 10);
+    files.push(Buffer.from("PK\x03\x04"), fields, Buffer.from(name), content);
+    directory.push(Buffer.from("PK\x01\x02\x14\x00"), fields, place, Buffer.from(name));
+    at += 30 + name.length + content.length;
+  }
+  const listed = Buffer.concat(directory);
+  const end = Buffer.alloc(18);
+  end.writeUInt16LE(members.length, 4);
+  end.writeUInt16LE(members.length, 6);
+  end.writeUInt32LE(listed.length, 8);
+  end.writeUInt32LE(at, 12);
+  return Buffer.concat([...files, listed, Buffer.from("PK\x05\x06"), end]);
 }
 
 /** Serves folders on localhost: `mounts` maps the beginning of a path to a folder. @returns {Promise<number>} the port */
@@ -61,7 +104,7 @@ if (import.meta.url === pathToFileURL(process.argv[1]).href) {
     options: { pack: { type: "string" }, out: { type: "string" }, serve: { type: "string" } },
   });
   const out = resolve(values.out ?? join(HERE, "site"));
-  assemble(resolve(values.pack ?? join(HERE, "..", "models", "tiny")), out);
+  await assemble(resolve(values.pack ?? join(HERE, "..", "models", "tiny")), out);
   console.log(`${out} is complete`);
   if (values.serve) {
     console.log(`http://localhost:${await serve({ "/": out }, Number(values.serve))}/   (Ctrl-C ends)`);

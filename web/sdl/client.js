@@ -2,15 +2,17 @@
  * The page's side of the worker: `decode` for those who want pixels; `<sdl-img>` and `upgradeImages` stand on it.
  */
 
-/** Where the pack lies unless the caller says otherwise: in `pack/` beside this file. */
-export const DEFAULT_PACK = new URL("./pack/", import.meta.url).href;
+/** Where the pack lies unless the caller says otherwise: beside this script, which is `sdl.js` (main.js). */
+export const DEFAULT_PACK = new URL("./pack.zip", import.meta.url).href;
+/** The name of the worker, by which the script knows that it runs there. */
+export const WORKER = "sdl";
 
 const jobs = new Map();
 let worker;
 let lastId = 0;
 
 function startWorker() {
-  worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "sdl" });
+  worker = new Worker(import.meta.url, { type: "module", name: WORKER });
   worker.onmessage = ({ data }) => jobs.get(data.id)?.(data);
   worker.onerror = (event) => {
     event.preventDefault();
@@ -31,7 +33,7 @@ export class DecodeError extends Error {
  * Decodes a file in the worker.
  * @param {string | URL | Blob | ArrayBuffer} source  an address, or the file itself
  * @param {object} [options]
- * @param {string | URL} [options.pack]      folder of the model pack
+ * @param {string | URL} [options.pack]      the model pack, a zip or a folder
  * @param {number} [options.maxPixels]
  * @param {number} [options.tilePx]          side of the tiles of large pictures
  * @param {AbortSignal} [options.signal]

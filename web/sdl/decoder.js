@@ -26,7 +26,7 @@ const STRIP_ROWS = 256;
 
 /** A pack with its session, kept for the next picture. */
 export class Decoder {
-  /** @param {string} url  of the pack's folder @returns {Promise<Decoder>} @throws {ModelError} */
+  /** @param {string} url  of the pack @returns {Promise<Decoder>} @throws {ModelError} */
   static async open(url) {
     return new Decoder(await openPack(url));
   }
@@ -50,12 +50,12 @@ export class Decoder {
    * @throws {ModelError | CorruptError}
    */
   async symbols(file) {
-    const { space, priorIdentity } = this.pack;
+    const { space, priors } = this.pack;
     if (file.space !== space.identity)
       throw new ModelError(`the file wants latent space ${file.space}, the pack ${this.pack.name} speaks ${space.identity}`);
-    if (file.prior !== priorIdentity)
-      throw new ModelError(`the file wants prior ${file.prior}, the pack ${this.pack.name} has ${priorIdentity}`);
-    const prior = await this.pack.prior();
+    if (!priors.includes(file.prior))
+      throw new ModelError(`the file wants prior ${file.prior}, the pack ${this.pack.name} has ${priors.join(", ")}`);
+    const prior = await this.pack.prior(file.prior);
     const grid = stepIndices(file, space.downscale);
     return { symbols: decodePayload(file.payload, prior, grid), grid };
   }
@@ -89,13 +89,12 @@ export class Decoder {
 
   /** Strips of the picture as the network paints it. */
   async *painted(file, symbols, grid, tilePx, progress) {
-    const latents = await this.latents(symbols, grid);
+    const latents = this.latents(symbols, grid, await this.pack.prior(file.prior));
     yield* resampled(file, this.codedStrips(file, latents, grid, tilePx, progress));
   }
 
   /** What the graph is told: raw latents, and the quality level where it takes it; (channels, rows, columns). */
-  async latents(symbols, grid) {
-    const { steps } = await this.pack.prior();
+  latents(symbols, grid, { steps }) {
     const { channels, scale, shift } = this.pack.space;
     const area = grid.rows * grid.columns;
     const latents = new Float32Array((channels + this.pack.qualityInput) * area);

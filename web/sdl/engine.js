@@ -1,15 +1,20 @@
 /**
- * The decoder graph, run by onnxruntime-web: the only module that knows it. Its two files lie in `ort/` beside this one.
+ * The decoder graph, run by onnxruntime-web: the only module that knows it. Its WebAssembly lies beside the script.
  */
 
 import { EngineError } from "./errors.js";
 
-const FOLDER = new URL("./ort/", import.meta.url).href;
+const WASM = new URL("./ort-wasm-simd-threaded.wasm", import.meta.url).href;
 let loading;
 
+/** Makes this thread one of the engine's own; onnxruntime-web starts them under a name of its choice. */
+export function helpEngine() {
+  return import("onnxruntime-web/wasm");
+}
+
 async function loadEngine() {
-  const ort = await import(`${FOLDER}ort.wasm.bundle.min.mjs`);
-  ort.env.wasm.wasmPaths = { wasm: `${FOLDER}ort-wasm-simd-threaded.wasm` };
+  const ort = await import("onnxruntime-web/wasm");
+  ort.env.wasm.wasmPaths = { wasm: WASM };
   // Threads need memory that is shared, which browsers grant to isolated pages only.
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 8) : 1;
   ort.env.logLevel = "error";

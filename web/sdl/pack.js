@@ -1,13 +1,16 @@
 /**
- * A model pack over HTTP, as its manifest describes it (docs/PACKS.md): only what a decoder needs.
+ * A model pack over HTTP, a zip or a folder, as its manifest describes it (docs/PACKS.md): only what a decoder needs.
  */
 
 import { ModelError } from "./errors.js";
 import { MAX_PRIOR_BYTES } from "./npz.js";
 import { readPrior } from "./prior.js";
+import { readZip } from "./zip.js";
 
 /** The decoders that a pack may have, the one to take first: int8 takes half the time. */
 const DECODERS = ["decoder.int8.onnx", "decoder.onnx"];
+const PRIOR = /^prior(\..+)?\.npz$/;
+const MAX_PACK_BYTES = 2 ** 31 - 1;
 
 /**
  * @typedef {object} Pack
@@ -15,10 +18,10 @@ const DECODERS = ["decoder.int8.onnx", "decoder.onnx"];
  * @property {{identity: string, channels: number, downscale: number, scale: number, shift: number}} space
  * @property {boolean} qualityInput  the decoder takes one more channel, octaves of the step above index 512
  * @property {number | null} halo    latents around a tile that make it equal the whole picture; null: no such number
- * @property {string} priorIdentity  8 hexadecimal digits
+ * @property {string[]} priors       the identities of its priors, 8 hexadecimal digits each
  * @property {string} decoder        name of the decoder's file
- * @property {() => Promise<import("./prior.js").Prior>} prior      fetched once
- * @property {() => Promise<Uint8Array>} graph                      of the decoder, fetched once
+ * @property {(identity: string) => Promise<import("./prior.js").Prior>} prior  read once
+ * @property {() => Promise<Uint8Array>} graph                                  of the decoder
  */
 
 function check(good, what) {
@@ -28,15 +31,15 @@ function check(good, what) {
 const isInteger = (value, least, most) => Number.isInteger(value) && value >= least && value <= most;
 
 /**
- * @param {string} url  of the pack's folder
+ * @param {string} url  of the pack: of a file that ends in .zip, or of a folder
  * @returns {Promise<Pack>}
  * @throws {ModelError} it cannot be fetched, is of a newer format, or breaks a rule of docs/PACKS.md
  */
 export async function openPack(url) {
-  const base = new URL(url.endsWith("/") ? url : `${url}/`, globalThis.location?.href);
+  const read = new URL(url).pathname.endsWith(".zip") ? await zipReader(url) : folderReader(url);
   let manifest;
   try {
-    manifest = JSON.parse(new TextDecoder().decode(await fetchFile(base, "manifest.json")));
+    manifest = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
   } catch (error) {
     if (error instanceof SyntaxError) throw new ModelError(`the pack's manifest is no JSON: ${error.message}`);
     throw error;
@@ -54,35 +57,64 @@ export async function openPack(url) {
   check(typeof files === "object" && files, "lists no files");
   const decoder = DECODERS.find((name) => files[name]);
   check(decoder, "lists no decoder");
-  for (const name of [decoder, "prior.npz"])
-    check(isInteger(files[name]?.bytes, 0, 2 ** 31 - 1) && /^[0-9a-f]{64}$/.test(files[name]?.sha256), `lists no ${name}`);
-  const once = (load) => {
-    let loading;
-    // What failed is tried again: a connection may come back.
-    return () => (loading ??= load().catch((error) => ((loading = undefined), Promise.reject(error))));
-  };
+  const priors = new Map(Object.keys(files).filter((name) => PRIOR.test(name)).map((name) => [name, undefined]));
+  for (const name of [decoder, "prior.npz", ...priors.keys()])
+    check(isInteger(files[name]?.bytes, 0, MAX_PACK_BYTES) && /^[0-9a-f]{64}$/.test(files[name]?.sha256), `lists no ${name}`);
+  const nameOf = new Map([...priors.keys()].map((name) => [files[name].sha256.slice(0, 8), name]));
   return {
     name: String(manifest.name),
     space: { identity: space.identity, channels: space.channels, downscale: space.downscale, scale, shift },
     qualityInput,
     halo: halo ? halo.decoder_latents : null,
-    priorIdentity: files["prior.npz"].sha256.slice(0, 8),
+    priors: [...nameOf.keys()],
     decoder,
-    graph: once(() => verifiedFile(base, decoder, files)),
-    prior: once(async () => {
-      check(files["prior.npz"].bytes <= MAX_PRIOR_BYTES, "lists a prior beyond the limit");
-      const prior = readPrior(await verifiedFile(base, "prior.npz", files));
-      if (prior.channels !== space.channels)
-        throw new ModelError(`the pack's prior has ${prior.channels} channels, its space ${space.channels}`);
-      return prior;
-    }),
+    graph: () => verifiedFile(read, decoder, files),
+    prior(identity) {
+      const name = nameOf.get(identity);
+      if (!priors.get(name)) {
+        const loading = loadPrior(read, name, files, space.channels);
+        priors.set(name, loading);
+        loading.catch(() => priors.delete(name)); // what failed is tried again: a connection may come back
+      }
+      return priors.get(name);
+    },
   };
 }
 
-async function fetchFile(base, name) {
+async function loadPrior(read, name, files, channels) {
+  check(files[name].bytes <= MAX_PRIOR_BYTES, "lists a prior beyond the limit");
+  const prior = readPrior(await verifiedFile(read, name, files));
+  if (prior.channels !== channels) throw new ModelError(`the pack's ${name} has ${prior.channels} channels, its space ${channels}`);
+  return prior;
+}
+
+/** Reads a pack's files one by one, each when it is asked for. */
+function folderReader(url) {
+  const base = new URL(url.endsWith("/") ? url : `${url}/`);
+  return (name) => fetchFile(new URL(name, base), name);
+}
+
+/** Fetches a pack at once; its files lie at the top of the zip or in a folder. */
+async function zipReader(url) {
+  const data = await fetchFile(url, "zip");
+  let members;
+  try {
+    members = readZip(data, MAX_PACK_BYTES);
+  } catch (error) {
+    const what = error instanceof RangeError ? "the archive is cut short" : error.message;
+    throw new ModelError(`the pack's zip cannot be read: ${what}`);
+  }
+  const files = new Map([...members].map(([path, content]) => [path.slice(path.lastIndexOf("/") + 1), content]));
+  return async (name) => {
+    if (!files.has(name)) throw new ModelError(`the pack's zip has no ${name}`);
+    return files.get(name);
+  };
+}
+
+async function fetchFile(url, name) {
   let response;
   try {
-    response = await fetch(new URL(name, base));
+    response = await fetch(url);
   } catch (error) {
     throw new ModelError(`the pack's ${name} cannot be fetched: ${error.message}`);
   }
@@ -90,8 +122,8 @@ async function fetchFile(base, name) {
   return new Uint8Array(await response.arrayBuffer());
 }
 
-async function verifiedFile(base, name, files) {
-  const data = await fetchFile(base, name);
+async function verifiedFile(read, name, files) {
+  const data = await read(name);
   const { bytes, sha256 } = files[name];
   if (data.length !== bytes) throw new ModelError(`the pack's ${name} has ${data.length} bytes, its manifest says ${bytes}`);
   // Browsers offer hashes on https and localhost only; elsewhere the size has to do.

@@ -1,7 +1,7 @@
 /**
  * `<sdl-img src="photo.sdl" alt="...">`: an .sdl picture where an `<img>` would stand.
  *
- * Attributes: `src`, `alt`, `pack` (folder of another model pack), `width` and `height` as of an `<img>`. Events:
+ * Attributes: `src`, `alt`, `pack` (another model pack, a zip or a folder), `width` and `height` as of an `<img>`. Events:
  * `header` when the size is known, then `load`, whose `detail` has `ms` and `bytes`, or `error`, whose `detail` is a
  * DecodeError. The element takes its size from the file's header, the first
  * few bytes that arrive, so nothing moves when the picture comes; it is painted from top to bottom; what is refused is
@@ -23,7 +23,10 @@ const STYLE = `
   @media (prefers-reduced-motion: reduce) { .waiting { animation: none; } }
 `;
 
-export class SdlImage extends HTMLElement {
+/** Workers load this module too, and have no elements. */
+const Element = globalThis.HTMLElement ?? Object;
+
+export class SdlImage extends Element {
   static observedAttributes = ["src", "pack", "alt", "width", "height"];
 
   /** Whether the picture is painted whole. */
@@ -146,4 +149,7 @@ function part(tag, name) {
   return element;
 }
 
-customElements.define("sdl-img", SdlImage);
+/** Gives `<sdl-img>` its meaning on this page. */
+export function defineElement() {
+  if (!customElements.get("sdl-img")) customElements.define("sdl-img", SdlImage);
+}

@@ -1,6 +1,6 @@
 /**
- * `<script type="module" src="sdl/upgrade_images.js">`: every `<img src="....sdl">` of the page, and every one that
- * comes later, shows its picture. They stay `<img>` elements; styles and scripts of the page find what they expect.
+ * Every `<img src="....sdl">` of the page, and every one that comes later, shows its picture. They stay `<img>` elements;
+ * styles and scripts of the page find what they expect.
  */
 
 import { decodeTo } from "./client.js";
@@ -43,10 +43,13 @@ function upgradeIn(root) {
   else if (root instanceof Element || root instanceof Document) root.querySelectorAll("img").forEach(upgrade);
 }
 
-new MutationObserver((records) => {
-  for (const { type, target, addedNodes } of records) {
-    if (type === "attributes") upgradeIn(target);
-    else addedNodes.forEach(upgradeIn);
-  }
-}).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["src"] });
-upgradeIn(document);
+/** Begins to watch this page. */
+export function upgradeImages() {
+  new MutationObserver((records) => {
+    for (const { type, target, addedNodes } of records) {
+      if (type === "attributes") upgradeIn(target);
+      else addedNodes.forEach(upgradeIn);
+    }
+  }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["src"] });
+  upgradeIn(document);
+}

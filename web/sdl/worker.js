@@ -23,7 +23,12 @@ function decoderOf(pack) {
   return decoders.get(pack);
 }
 
-self.onmessage = async ({ data: job }) => {
+/** Makes this thread the worker. */
+export function listen() {
+  self.onmessage = ({ data: job }) => answer(job);
+}
+
+async function answer(job) {
   const { id } = job;
   if (job.cancel) {
     cancelled.add(id);
@@ -44,7 +49,7 @@ self.onmessage = async ({ data: job }) => {
   } finally {
     cancelled.delete(id);
   }
-};
+}
 
 async function paint({ id, pack, tilePx }, bytes, maxPixels, tell) {
   const started = performance.now();

@@ -20,7 +20,7 @@ const site = mkdtempSync(join(tmpdir(), "sdl-site-"));
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 let browser;
 try {
-  assemble(job.pack, site);
+  await assemble(job.pack, site);
   const mounts = Object.fromEntries(Object.entries(job.folders).map(([name, path]) => [`/${name}/`, path]));
   const origin = `http://localhost:${await serve({ ...mounts, "/test/": HERE, "/": site })}`;
   browser = await puppeteer.launch({
@@ -74,7 +74,7 @@ function cpuSeconds(root) {
 
 /** Runs in the page: the pixels of a file as base64 of RGBA, or the name of the error. `quiet`: none of the pixels. */
 async function decodeInPage({ pack, url, tilePx, quiet }) {
-  const { decode } = await import("/sdl/client.js");
+  const { decode } = await import("/sdl/sdl.js");
   let size;
   let strips = 0;
   const parts = [];
