@@ -25,11 +25,11 @@ from sdrt.codec import Codec
 from sdrt.coding.prior_file import load_prior, write_prior
 from sdrt.container import sdl
 from sdrt.container.alpha import decode_alpha, encode_alpha
-from sdrt.container.patches import FEATHERS_PX, Coding, Patches, cells, encode_patches, kept_lines
-from sdrt.errors import ModelError, SdrtError
+from sdrt.container.patches import FEATHERS_PX, Coding, Patches, cells, decode_patches, encode_patches, kept_lines
+from sdrt.errors import CorruptError, ModelError, SdrtError
 from sdrt.packs.search import load_pack
 from sdrt.pixels.atlas import encode_av1, encode_vp8l
-from sdrt.pixels.still_streams import avif_file, webp_file
+from sdrt.pixels.still_streams import avif_file, read_sequence_header, vp8l_size, webp_file
 from sdrt_export.prior_plan import generic_arrays
 
 TESTS = Path(__file__).parent
@@ -40,7 +40,7 @@ WIDE = FOLDER / "wide"
 ILL_SDL = {name: error.__name__ for name, (error, _) in EXPECTED.items() if name.endswith(".sdl")}
 """What the runtime says of ill files, and the browser too but for ILL_AV1."""
 ILL_AV1 = "patches-av1-broken-frame.sdl"
-"""Whole to its last byte but for the inside of its frame, which the browser's own decoder judges: Chromium paints it."""
+"""Whole but for the inside of its frame, which the browser's own AV1 decoder judges: Chromium's paints it."""
 ILL_STREAMS = {ILL_AV1, "patches-vp8l-cut.sdl"}
 """What only a decoder of the atlas finds, which node has not."""
 
@@ -71,6 +71,9 @@ def outcome(data: bytes, coder: LatentCoder) -> Answer:
     """What the runtime says of a file, in the words of web/test/integers.mjs: hashes, or the error's name."""
     try:
         file = sdl.unpack(data)
+        chunk = file.chunk(sdl.PATCHES)
+        if chunk is not None:
+            check_atlas(decode_patches(chunk, file.height_px, file.width_px), file)
         answer: Answer = {"sha256": sha256(coder.symbols(file).astype("<i4"))}
         alpha = file.chunk(sdl.ALPHA)
         if alpha is not None:
@@ -78,6 +81,19 @@ def outcome(data: bytes, coder: LatentCoder) -> Answer:
     except SdrtError as error:
         return {"error": type(error).__name__}
     return answer
+
+
+def check_atlas(patches: Patches, file: sdl.SdlFile) -> None:
+    """As far as no decoder of AV1 or VP8L is needed: the stream states the atlas's size, and is whole."""
+    rows, columns = kept_lines(patches.mask, file.height_px, file.width_px)
+    half = 2 if patches.halved else 1
+    if patches.coding == "av1":
+        header = read_sequence_header(patches.stream)
+        stated = header.width_px, header.height_px
+    else:
+        stated = vp8l_size(patches.stream)
+    if stated != (-(-len(columns) // half), -(-len(rows) // half)):
+        raise CorruptError("another size")
 
 
 def agree(answers: list[Answer], wanted: list[Answer]) -> None:
@@ -141,11 +157,9 @@ def test_patches_are_read_alike(photo: NDArray[np.uint8]) -> None:
         halved = number == 2
         stored = atlas[::2, ::2] if halved else atlas
         feather_px = 0 if mask.all() else FEATHERS_PX[number]
-        streams: list[tuple[Coding, bytes]] = [
-            ("vp8l", encode_vp8l(stored)),
-            ("av1", encode_av1(stored, 50, speed=9, subsampling="4:4:4")),
-        ]
-        streams.append(("av1", encode_av1(stored, 50, speed=9, subsampling="4:2:0")))
+        streams: list[tuple[Coding, bytes]] = [("vp8l", encode_vp8l(stored))]
+        for subsampling in ("4:4:4", "4:2:0"):
+            streams.append(("av1", encode_av1(stored, 50, speed=9, subsampling=subsampling)))
         for coding, stream in streams:
             chunk = sdl.Chunk(sdl.PATCHES, encode_patches(Patches(mask, feather_px, coding, stream, halved)))
             files.append(sdl.pack(replace(plain, chunks=(chunk,))))
@@ -157,9 +171,9 @@ def test_patches_are_read_alike(photo: NDArray[np.uint8]) -> None:
 
 @pytest.mark.parametrize("folder", [testpack.FOLDER, WIDE], ids=["testpack", "wide"])
 def test_altered_files_end_alike(folder: Path) -> None:
-    """Payload, step map and alpha cut, altered and made up, under a right checksum: the same integers or refusals."""
+    """Payload, step map, alpha, patches cut, altered and made up, under a right checksum: the same integers or errors."""
     random = np.random.default_rng(1)
-    healthy = [*GOLDEN.glob("161x97-[alm]*.sdl")] if folder == testpack.FOLDER else [WIDE / "wide-map.sdl"]
+    healthy = [*GOLDEN.glob("161x97-[almp]*.sdl")] if folder == testpack.FOLDER else [WIDE / "wide-map.sdl"]
     files = []
     for path in sorted(healthy):
         parsed = sdl.unpack(path.read_bytes())

@@ -18,16 +18,20 @@ from tests.make_conformance import CASES, FOLDER
 from tests.make_container_golden import bad_files
 from tests.test_diseases import DISEASES
 from tests.test_web import GOLDEN, ILL_AV1, ILL_SDL, TESTS, TINY, golden_files
-from tests.web import WEB, Answer, in_browser
+from tests.web import WEB, Answer, find_node, in_browser
 
 from sdrt.codec import Codec
+from sdrt.command.ship import ship
 from sdrt.container import sdl
 from sdrt.container.alpha import encode_alpha
 from sdrt.container.patches import Coding, Patches, cells, encode_patches, kept_lines
+from sdrt.packs.search import load_pack
 from sdrt.pixels.atlas import encode_av1, encode_vp8l
 
 TILE_PX = 64
 """So small that a picture of 1 x 999 pixels takes three tiles of a pack that has no halo."""
+
+ZIPS = ("/own/deflated.zip", "/own/cut.zip")
 
 ELEMENT = """
 <script type="module" src="/sdl/sdl.js"></script>
@@ -60,6 +64,20 @@ UPGRADE_SCRIPT = """
 while (!good.src.startsWith("blob:") || !ill.title) await new Promise((done) => setTimeout(done, 20));
 await good.decode();
 return { size: [good.naturalWidth, good.naturalHeight], alt: ill.alt };
+"""
+
+
+THREADS_SCRIPT = """
+const { decode } = await import("/sdl/sdl.js");
+await decode("/golden/codec/1x1.sdl", { pack: "/packs/testpack/" });
+return { isolated: crossOriginIsolated, threads: Math.min(navigator.hardwareConcurrency, 8) };
+"""
+NO_AVIF_SCRIPT = """
+const { unpack } = await import("/source/container.js");
+const { Overlay } = await import("/source/overlay.js");
+const file = unpack(new Uint8Array(await (await fetch("/golden/codec/161x97-patches.sdl")).arrayBuffer()));
+window.createImageBitmap = async () => { throw new DOMException("no", "InvalidStateError"); };
+return Overlay.of(file).then(() => "no error", ({ name, message }) => `${name}: ${message}`);
 """
 
 
@@ -104,6 +122,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     noise = np.random.default_rng(0).integers(0, 256, (97, 161)).astype(np.uint8)
     chunk = sdl.Chunk(sdl.ALPHA, encode_alpha(noise, max_error=0))
     (folder / "noise.sdl").write_bytes(sdl.pack(replace(plain, chunks=(chunk,))))
+    archive = folder / "deflated.zip"
+    ship(load_pack(testpack.FOLDER), archive, decoder_only=True)
+    (folder / "cut.zip").write_bytes(archive.read_bytes()[:-100])
     for name, file in patched_files(plain).items():
         (folder / f"{name}.sdl").write_bytes(file)
     ill = [{"pack": "/packs/testpack/", "url": f"/golden/errors/{name}.sdl"} for name in bad_files()]
@@ -116,6 +137,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         {"url": "/own/photo.sdl"},
         {"pack": "/golden/", "url": "/own/photo.sdl"},
         {"pack": "/packs/testpack/", "url": "/own/absent.sdl"},
+        *({"pack": pack, "url": "/golden/codec/161x97-high.sdl", "tilePx": 2**12} for pack in ZIPS),
     ]
     return {
         "pack": str(TINY),
@@ -125,9 +147,15 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "conformance": str(FOLDER),
             "diseases": str(DISEASES),
             "own": str(folder),
+            "source": str(WEB / "sdl"),
         },
         "cases": golden_cases() + ill + tiled,
-        "pages": [{"html": ELEMENT, "script": ELEMENT_SCRIPT}, {"html": UPGRADE, "script": UPGRADE_SCRIPT}],
+        "pages": [
+            {"html": ELEMENT, "script": ELEMENT_SCRIPT},
+            {"html": UPGRADE, "script": UPGRADE_SCRIPT},
+            {"html": "", "script": THREADS_SCRIPT, "isolated": True},
+            {"html": "", "script": NO_AVIF_SCRIPT},
+        ],
     }
 
 
@@ -140,6 +168,11 @@ def browser(job: dict[str, Any]) -> Answer:
 def by_url(job: dict[str, Any], browser: Answer) -> dict[tuple[str, int | None], Answer]:
     keys = [(case["url"], case.get("tilePx")) for case in job["cases"]]
     return dict(zip(keys, browser["cases"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def by_pack(job: dict[str, Any], browser: Answer) -> dict[str, Answer]:
+    return {case.get("pack", ""): answer for case, answer in zip(job["cases"], browser["cases"], strict=True)}
 
 
 ByUrl = dict[tuple[str, int | None], Answer]
@@ -216,7 +249,7 @@ def test_tiles_show_nothing(by_url: ByUrl, job: dict[str, Any]) -> None:
 
 def test_the_element(browser: Answer) -> None:
     """It has its size from the header before the picture is there, and nothing moves later; errors are text."""
-    found = browser["pages"][0]
+    found = browser["pages"][0]["value"]
     assert found["size"] == [161, 97, 161, 97]
     assert not found["early"] and found["tops"][0] == found["tops"][1]
     assert "CorruptError: " in found["error"]
@@ -224,12 +257,36 @@ def test_the_element(browser: Answer) -> None:
 
 def test_images_are_upgraded(browser: Answer) -> None:
     """An <img> whose source is an .sdl shows it; one that is refused says why."""
-    assert browser["pages"][1]["size"] == [161, 97]
-    assert "CorruptError" in browser["pages"][1]["alt"]
+    found = browser["pages"][1]["value"]
+    assert found["size"] == [161, 97] and "CorruptError" in found["alt"]
+
+
+def test_an_isolated_page_has_threads(browser: Answer) -> None:
+    """As many workers as it may use cores, ours among them: the script serves them all."""
+    page = browser["pages"][2]
+    assert page["value"]["isolated"] and page["workers"] == page["value"]["threads"]
+
+
+def test_a_browser_without_avif(browser: Answer) -> None:
+    """Such a file is refused in one line: nothing is wrong with it."""
+    assert browser["pages"][3]["value"].startswith("UnsupportedError: ") and "AVIF" in browser["pages"][3]["value"]
+
+
+def test_packs_travel(by_pack: dict[str, Answer], job: dict[str, Any], tmp_path: Path) -> None:
+    """A zip by `sdrt pack` serves a page, the page's own serves the runtime, and a cut one is a ModelError."""
+    with Image.open(GOLDEN / "161x97-high.png") as wanted:
+        near(by_pack["/own/deflated.zip"], wanted)
+    assert by_pack["/own/cut.zip"]["error"] == "ModelError"
+    command = [find_node(), WEB / "site.mjs", "--pack", testpack.FOLDER, "--out", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    names = ["ort-wasm-simd-threaded.wasm", "pack.zip", "sdl.js"]
+    assert sorted(path.name for path in (tmp_path / "sdl").iterdir()) == names
+    codec = Codec(tmp_path / "sdl" / "pack.zip", device="cpu")
+    assert codec.decode(GOLDEN / "161x97-high.sdl").size == (161, 97)
 
 
 def test_it_is_small(browser: Answer) -> None:
-    """All modules of the decoder together are at most 60 kB when minified."""
+    """All modules of ours together are at most 60 kB when minified."""
     done = subprocess.run(["npm", "run", "--silent", "size"], cwd=WEB, capture_output=True, text=True, check=True)
     assert 20_000 < int(done.stdout) <= 60_000
 

@@ -80,8 +80,15 @@ function zip(members) {
   return Buffer.concat([...files, listed, Buffer.from("PK\x05\x06"), end]);
 }
 
-/** Serves folders on localhost: `mounts` maps the beginning of a path to a folder. @returns {Promise<number>} the port */
-export async function serve(mounts, port = 0) {
+/** What grants a page threads. */
+const ISOLATED = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
+
+/**
+ * Serves folders on localhost.
+ * @param {Record<string, string>} mounts  the beginning of a path -> a folder
+ * @returns {Promise<string>} the address, without a slash at its end
+ */
+export async function serve(mounts, { port = 0, isolated = false } = {}) {
   const server = createServer((request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url, "http://localhost").pathname)).replace(/\/$/, "/index.html");
     const prefix = Object.keys(mounts).find((start) => path.startsWith(start));
@@ -91,12 +98,13 @@ export async function serve(mounts, port = 0) {
       response.writeHead(404).end();
       return;
     }
-    response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "application/octet-stream", "content-length": size });
+    const type = TYPES[extname(file)] ?? "application/octet-stream";
+    response.writeHead(200, { "content-type": type, "content-length": size, ...(isolated ? ISOLATED : {}) });
     createReadStream(file).pipe(response);
   });
   await new Promise((listening) => server.listen(port, "127.0.0.1", listening));
   server.unref();
-  return server.address().port;
+  return `http://localhost:${server.address().port}`;
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
@@ -107,7 +115,7 @@ if (import.meta.url === pathToFileURL(process.argv[1]).href) {
   await assemble(resolve(values.pack ?? join(HERE, "..", "models", "tiny")), out);
   console.log(`${out} is complete`);
   if (values.serve) {
-    console.log(`http://localhost:${await serve({ "/": out }, Number(values.serve))}/   (Ctrl-C ends)`);
+    console.log(`${await serve({ "/": out }, { port: Number(values.serve), isolated: true })}/   (Ctrl-C ends)`);
     setInterval(() => {}, 2 ** 30);
   }
 }

@@ -2,8 +2,8 @@
  * Runs the decoder in a headless Chromium: `node browser.mjs CHROMIUM < job.json`, JSON on standard output.
  *
  * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx, quiet}` to decode; and
- * `pages`, each `{html, script}`: a page to open and the body of an async function whose value is wanted. An answer to a
- * case has `cpu_s`, seconds of processor time of all of the browser's processes (Linux only).
+ * `pages`, each `{html, script, isolated}`: a page to open and the body of an async function whose value is wanted. An
+ * answer to a page has `value` and the number of `workers`, one to a case `cpu_s`, seconds of processor time of all of the browser's processes (Linux only).
  */
 
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -22,16 +22,18 @@ let browser;
 try {
   await assemble(job.pack, site);
   const mounts = Object.fromEntries(Object.entries(job.folders).map(([name, path]) => [`/${name}/`, path]));
-  const origin = `http://localhost:${await serve({ ...mounts, "/test/": HERE, "/": site })}`;
+  const all = { ...mounts, "/test/": HERE, "/": site };
+  const origin = await serve(all);
+  const isolatedOrigin = await serve(all, { isolated: true });
   browser = await puppeteer.launch({
     executablePath: process.argv[2],
     args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
   });
   const hosts = new Set();
-  const open = async (html) => {
+  const open = async (html, isolated) => {
     const page = await browser.newPage();
     page.on("request", (request) => request.url().startsWith("http") && hosts.add(new URL(request.url()).origin));
-    await page.goto(`${origin}/test/blank.html`);
+    await page.goto(`${isolated ? isolatedOrigin : origin}/test/blank.html`);
     if (html) await page.setContent(html, { waitUntil: "load" });
     return page;
   };
@@ -44,12 +46,14 @@ try {
   }
   const workers = page.workers().length;
   const pages = [];
-  for (const { html, script } of job.pages) {
-    const page = await open(html);
-    pages.push(await page.evaluate(`(async () => {${script}})()`));
+  for (const { html, script, isolated } of job.pages) {
+    const page = await open(html, isolated);
+    const value = await page.evaluate(`(async () => {${script}})()`);
+    pages.push({ value, workers: page.workers().length });
     await page.close();
   }
-  console.log(JSON.stringify({ cases, pages, workers, hosts: [...hosts].filter((host) => host !== origin) }));
+  const others = [...hosts].filter((host) => host !== origin && host !== isolatedOrigin);
+  console.log(JSON.stringify({ cases, pages, workers, hosts: others }));
 } finally {
   await browser?.close();
   rmSync(site, { recursive: true });
