@@ -119,6 +119,15 @@ def test_the_integers_are_the_golden_ones() -> None:
             assert scan == {key: want[key] for key in scan}
 
 
+def test_files_are_written_again() -> None:
+    """The integers of every golden file and conformance vector, encoded by the browser's encoder: the file's bytes."""
+    paths = [(GOLDEN / name, testpack.FOLDER) for name in golden_files()]
+    paths += [((FOLDER / one.pack / name).with_suffix(".sdl"), FOLDER / one.pack) for name, one in CASES.items()]
+    answers = under_node(case(path, folder) for path, folder in paths)
+    wanted = [hashlib.sha256(path.read_bytes()).hexdigest() for path, _ in paths]
+    assert [answer["again"] for answer in answers] == wanted
+
+
 def test_a_photograph_in_the_default_pack(photo: NDArray[np.uint8]) -> None:
     """The pack that is shipped, whatever it is by now: the runtime's integers, with alpha of every coding."""
     codec, coder = Codec(TINY, device="cpu", threads=1), LatentCoder(load_pack(TINY))

@@ -10,7 +10,8 @@ export const DEFAULT_MAX_PIXELS = 178956970;
 /** So many bytes always hold the picture's size. */
 export const SIZE_BYTES = 12;
 
-const MAGIC_BYTES = 3;
+const MAGIC = [0x53, 0x44, 0x4c];
+const MAGIC_BYTES = MAGIC.length;
 const VERSION = 1;
 const CRC_BYTES = 4;
 const SHORTEST_FILE = 20;
@@ -80,8 +81,39 @@ export function readSize(start, maxPixels = DEFAULT_MAX_PIXELS) {
   return { widthPx, heightPx };
 }
 
+/**
+ * Writes a file.
+ * @param {Pick<SdlFile, "widthPx" | "heightPx" | "stepIndex" | "space" | "prior" | "chunks" | "payload">} file
+ * @returns {Uint8Array}
+ */
+export function pack({ widthPx, heightPx, stepIndex, space, prior, chunks, payload }) {
+  const identity = (digits) => digits.match(/../g).map((byte) => parseInt(byte, 16));
+  const ascending = [...chunks].sort(([a], [b]) => (a < b ? -1 : 1));
+  const word = stepIndex | (ascending.length ? CHUNKS_PRESENT : 0);
+  const parts = [
+    [...MAGIC, VERSION, word & 255, word >> 8, ...varint(widthPx - 1), ...varint(heightPx - 1)],
+    [...identity(space), ...identity(prior), ...(ascending.length ? [ascending.length] : [])],
+    ...ascending.flatMap(([kind, data]) => [[...kind].map((letter) => letter.charCodeAt(0)), varint(data.length), data]),
+    payload,
+  ];
+  const file = new Uint8Array(parts.reduce((sum, part) => sum + part.length, CRC_BYTES));
+  let at = 0;
+  for (const part of parts) {
+    file.set(part, at);
+    at += part.length;
+  }
+  new DataView(file.buffer).setUint32(at, crc32(file.subarray(0, at)), true);
+  return file;
+}
+
+function varint(value) {
+  const bytes = [];
+  for (; value > 0x7f; value >>>= 7) bytes.push((value & 0x7f) | 0x80);
+  return [...bytes, value];
+}
+
 function checkMagic(data) {
-  if (!(data[0] === 0x53 && data[1] === 0x44 && data[2] === 0x4c))
+  if (!MAGIC.every((byte, i) => data[i] === byte))
     throw new NotSdlError("not an .sdl file: it does not start with the bytes SDL");
 }
 

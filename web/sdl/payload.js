@@ -1,11 +1,12 @@
 /**
- * Payload bytes -> symbols: docs/PRIOR.md, "Tables" and "The payload".
+ * Payload bytes <-> symbols: docs/PRIOR.md, "Tables" and "The payload".
  */
 
 import { Canvas } from "./context.js";
 import { CorruptError } from "./errors.js";
 import { FRACTIONS } from "./prior.js";
 import { RangeDecoder } from "./range_decoder.js";
+import { RangeEncoder } from "./range_encoder.js";
 
 const MAX_SYMBOL = 2 ** 20;
 const ESCAPE_BITS = 24;
@@ -41,16 +42,82 @@ export function decodePayload(payload, prior, grid, seen) {
   return latents;
 }
 
-/** The symbols of a scan and the tables that they were coded with, in the scan's order. */
-function readScan(coder, prior, { means, scales }) {
-  const { classOf, radius, lowBits } = prior;
-  const count = means.length;
-  const tables = new Uint16Array(count);
-  const fractions = new Int8Array(count);
-  for (let i = 0; i < count; i++) {
-    fractions[i] = means[i] - 8 * ((means[i] + 4) >> 3);
-    tables[i] = classOf[scales[i]] * FRACTIONS + Math.abs(fractions[i]);
+/**
+ * The payload of symbols: the only one that they have.
+ * @param {Int32Array} coded  (rows, columns, coded channels): extents first, then channels in the prior's order
+ * @param {import("./prior.js").Prior} prior
+ * @param {{rows: number, columns: number, indices: Int32Array}} grid
+ * @returns {Uint8Array}
+ */
+export function encodePayload(coded, prior, grid) {
+  const coder = new RangeEncoder();
+  const canvas = new Canvas(prior, grid);
+  for (const scan of prior.scans) {
+    const places = canvas.places(scan);
+    const prediction = canvas.predict(scan, places);
+    const values = new Int32Array(places.length * scan.size);
+    for (let p = 0, i = 0; p < places.length; p++) {
+      const from = canvas.inGrid(places[p]) * prior.codedChannels;
+      for (let k = scan.start; k < scan.stop; k++, i++) values[i] = coded[from + k];
+    }
+    writeScan(coder, prior, prediction, values);
+    canvas.store(scan, places, values);
   }
+  return coder.finish();
+}
+
+const center = (mean) => (mean + 4) >> 3;
+const fraction = (mean) => mean - 8 * center(mean);
+
+/** The number of each symbol's table: class * FRACTIONS + |fraction|. @returns {Uint16Array} */
+export function tablesOf({ classOf }, { means, scales }) {
+  return Uint16Array.from(means, (mean, i) => classOf[scales[i]] * FRACTIONS + Math.abs(fraction(mean)));
+}
+
+/**
+ * What symbols are coded as: entries of their tables, low bits, and residuals above those.
+ * @returns {{entries: Int32Array, low: Int32Array, high: Int32Array}}
+ */
+export function entriesOf({ radius, lowBits }, { means }, tables, values) {
+  const found = { entries: new Int32Array(values.length), low: new Int32Array(values.length), high: new Int32Array(values.length) };
+  for (let i = 0; i < values.length; i++) {
+    const inClass = Math.floor(tables[i] / FRACTIONS);
+    const distance = values[i] - center(means[i]);
+    const residual = fraction(means[i]) < 0 ? -distance : distance;
+    const high = residual >> lowBits[inClass];
+    found.high[i] = high;
+    found.low[i] = residual - (high << lowBits[inClass]);
+    found.entries[i] = Math.abs(high) <= radius[inClass] ? high + radius[inClass] : 2 * radius[inClass] + 1;
+  }
+  return found;
+}
+
+/** The mirror of `readScan`. */
+function writeScan(coder, prior, prediction, values) {
+  const { radius, lowBits } = prior;
+  const tables = tablesOf(prior, prediction);
+  const { entries, low, high } = entriesOf(prior, prediction, tables, values);
+  const classAt = (i) => Math.floor(tables[i] / FRACTIONS);
+  for (const i of byTable(tables)) coder.entry(prior.starts(tables[i]), entries[i]);
+  const escaped = [];
+  for (let i = 0; i < values.length; i++) {
+    const bits = lowBits[classAt(i)];
+    if (bits) coder.uniform(1 << bits, low[i]);
+    if (entries[i] > 2 * radius[classAt(i)]) escaped.push(i);
+  }
+  const excess = escaped.map((i) => Math.abs(high[i]) - radius[classAt(i)]); // at least 1
+  const lengths = excess.map((magnitude) => 31 - Math.clz32(magnitude));
+  for (const i of escaped) coder.uniform(2, Number(high[i] < 0));
+  for (const length of lengths) coder.uniform(ESCAPE_BITS, length);
+  lengths.forEach((length, e) => length && coder.uniform(1 << length, excess[e] - (1 << length)));
+}
+
+/** The symbols of a scan and the tables that they were coded with, in the scan's order. */
+function readScan(coder, prior, prediction) {
+  const { radius, lowBits } = prior;
+  const { means } = prediction;
+  const count = means.length;
+  const tables = tablesOf(prior, prediction);
   const classAt = (i) => Math.floor(tables[i] / FRACTIONS);
 
   const high = new Int32Array(count);
@@ -81,7 +148,7 @@ function readScan(coder, prior, { means, scales }) {
   for (let i = 0; i < count; i++) {
     // A product: an escape of 24 bits above 16 low ones leaves 32 bits, and is refused.
     const residual = high[i] * 2 ** lowBits[classAt(i)] + low[i];
-    const value = ((means[i] + 4) >> 3) + (fractions[i] < 0 ? -residual : residual);
+    const value = center(means[i]) + (fraction(means[i]) < 0 ? -residual : residual);
     if (Math.abs(value) > MAX_SYMBOL) throw new CorruptError(`payload holds a symbol beyond ${MAX_SYMBOL}`);
     values[i] = value;
   }

@@ -53,6 +53,8 @@ const LARGEST_INVERSE = 8192;
  * @property {Float32Array} steps
  * @property {Uint8Array} order
  * @property {number[]} extents      empty where none are coded
+ * @property {Float32Array} sensitivity  for encoders: pixel error for a squared step of error, of each latent channel
+ * @property {number} decisions          for encoders: the weight of bits in decisions
  * @property {number} near
  * @property {Scan[]} scans
  * @property {Uint8Array} classOf    (65536) scale -> class
@@ -125,7 +127,8 @@ export function readPrior(data) {
   const near = take("near", "<i2", 0)[0];
   check(near >= 1 && near <= channels + offset, "near is a number of channels");
   const scans = readScans(arrays, take, channels + offset, extents, near);
-  return { channels, codedChannels: channels + offset, offset, steps, order, extents, near, scans, ...readTables(take) };
+  const numbers = { channels, codedChannels: channels + offset, offset, steps, order, extents, near, sensitivity, decisions };
+  return { ...numbers, scans, ...readTables(take) };
 }
 
 function readScans(arrays, take, coded, extents, near) {

@@ -9,10 +9,11 @@ import { createInterface } from "node:readline";
 
 import { decodeAlpha } from "../sdl/alpha.js";
 import { atlasFile } from "../sdl/atlas.js";
-import { unpack } from "../sdl/container.js";
+import { pack, unpack } from "../sdl/container.js";
+import { Canvas } from "../sdl/context.js";
 import { ModelError, SdrtError } from "../sdl/errors.js";
 import { decodePatches } from "../sdl/patches.js";
-import { decodePayload } from "../sdl/payload.js";
+import { decodePayload, encodePayload } from "../sdl/payload.js";
 import { readPrior } from "../sdl/prior.js";
 import { stepIndices } from "../sdl/step_map.js";
 
@@ -25,6 +26,19 @@ function priorAt(path) {
     priors.set(path, { ...readPrior(data), identity: createHash("sha256").update(data).digest("hex").slice(0, 8) });
   }
   return priors.get(path);
+}
+
+/** The symbols of a payload in the layout that encoders take: (rows, columns, coded channels). */
+function coded(payload, prior, grid) {
+  const found = new Int32Array(grid.rows * grid.columns * prior.codedChannels);
+  const canvas = new Canvas(prior, grid);
+  const collect = (scan, { places, values }) =>
+    values.forEach((value, i) => {
+      const at = canvas.inGrid(places[Math.floor(i / scan.size)]);
+      found[at * prior.codedChannels + scan.start + (i % scan.size)] = value;
+    });
+  decodePayload(payload, prior, grid, collect);
+  return found;
 }
 
 function run({ sdl, prior: path, space, downscale, scans }) {
@@ -41,10 +55,12 @@ function run({ sdl, prior: path, space, downscale, scans }) {
   const note = (scan, { means, scales, tables, values }) =>
     seen.push({ means: [...means], scales: [...scales], tables: [...tables], symbols: [...values] });
   const symbols = decodePayload(file.payload, prior, grid, scans ? note : undefined);
+  const again = pack({ ...file, payload: encodePayload(coded(file.payload, prior, grid), prior, grid) });
   const alpha = file.chunks.get("ALPH");
   return {
     shape: [prior.channels, grid.rows, grid.columns],
     sha256: sha256(symbols),
+    again: sha256(again),
     patches: patches && { mask: [...patches.mask], featherPx: patches.featherPx, atlas: sha256(atlas) },
     alpha: alpha && sha256(decodeAlpha(alpha, file.heightPx, file.widthPx)),
     scans: scans && seen,
