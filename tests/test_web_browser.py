@@ -17,8 +17,8 @@ from tests.conftest import synthetic_photo
 from tests.make_conformance import CASES, FOLDER
 from tests.make_container_golden import bad_files
 from tests.test_diseases import DISEASES
-from tests.test_web import GOLDEN, ILL_AV1, ILL_SDL, TESTS, TINY, golden_files
-from tests.web import WEB, Answer, find_node, in_browser
+from tests.test_web import GOLDEN, ILL_AV1, ILL_SDL, TESTS, TINY, case, golden_files, sha256
+from tests.web import WEB, Answer, find_node, in_browser, under_node
 
 from sdrt.codec import Codec
 from sdrt.command.ship import ship
@@ -72,6 +72,24 @@ const { decode } = await import("/sdl/sdl.js");
 await decode("/golden/codec/1x1.sdl", { pack: "/packs/testpack/" });
 return { isolated: crossOriginIsolated, threads: Math.min(navigator.hardwareConcurrency, 8) };
 """
+ENCODE_SCRIPT = """
+const { encode } = await import("/sdl/sdl.js");
+const ticks = [];
+const timer = setInterval(() => ticks.push(performance.now()), 5);
+const base64 = async ({ file }) => btoa(String.fromCharCode(...new Uint8Array(await file.arrayBuffer())));
+const png = async (name) => (await fetch(`/own/${name}.png`)).blob();
+const asked = async (...given) => encode(...given).then(base64, ({ name }) => name);
+const answer = {
+  photo: await asked(await png("photo"), { pack: "/encoder.zip", quality: 70 }),
+  alpha: await asked(await png("alpha"), { pack: "/packs/testpack/", quality: 90 }),
+  edge: await asked(new ImageData(1, 1), { pack: "/packs/testpack/", quality: 0 }),
+  quality: await asked(new ImageData(1, 1), { pack: "/packs/testpack/", quality: 101 }),
+  decoderOnly: await asked(new ImageData(1, 1), { pack: "/sdl/pack.zip" }),
+  text: await asked(new Blob(["no picture"]), { pack: "/packs/testpack/" }),
+};
+clearInterval(timer);
+return { ...answer, ticks: ticks.length };
+"""
 NO_AVIF_SCRIPT = """
 const { unpack } = await import("/source/container.js");
 const { Overlay } = await import("/source/overlay.js");
@@ -85,6 +103,14 @@ def golden_cases() -> list[dict[str, Any]]:
     cases = [{"pack": "/packs/testpack/", "url": f"/golden/codec/{name}"} for name in golden_files()]
     wide = [name for name, case in CASES.items() if case.pack == "wide"]
     return cases + [{"pack": "/conformance/wide/", "url": f"/conformance/wide/{name}.sdl"} for name in wide]
+
+
+def with_alpha() -> Image.Image:
+    """A picture (150, 131), transparent in one place, where it is black, and half so in another."""
+    rgb, alpha = synthetic_photo(150, 131).copy(), np.full((150, 131), 255, np.uint8)
+    alpha[20:90, 30:60], alpha[100:, 64:] = 0, 77
+    rgb[alpha == 0] = 0  # as browsers have it
+    return Image.fromarray(np.dstack([rgb, alpha]))
 
 
 def patched_files(plain: sdl.SdlFile) -> dict[str, bytes]:
@@ -117,7 +143,9 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     testpack.write(folder / "everywhere", halo=None)
     with Image.open(TESTS.parent / "bench" / "photos" / "astronaut.webp") as image:
         photo = image.convert("RGB").crop((90, 40, 90 + 203, 40 + 155))
-    (folder / "photo.sdl").write_bytes(Codec(TINY, device="cpu", threads=1).encode(photo, quality=70))
+    photo.save(folder / "photo.png")
+    with_alpha().save(folder / "alpha.png")
+    (folder / "photo.sdl").write_bytes(Codec(TINY, device="cpu", threads=1).encode(photo, quality=70, protect="none"))
     plain = sdl.unpack((GOLDEN / "161x97-high.sdl").read_bytes())
     noise = np.random.default_rng(0).integers(0, 256, (97, 161)).astype(np.uint8)
     chunk = sdl.Chunk(sdl.ALPHA, encode_alpha(noise, max_error=0))
@@ -155,6 +183,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"html": UPGRADE, "script": UPGRADE_SCRIPT},
             {"html": "", "script": THREADS_SCRIPT, "isolated": True},
             {"html": "", "script": NO_AVIF_SCRIPT},
+            {"html": "", "script": ENCODE_SCRIPT},
         ],
     }
 
@@ -196,10 +225,10 @@ def near(answer: Answer, wanted: Image.Image) -> None:
 
 def test_every_golden_picture(by_url: ByUrl) -> None:
     """Alpha, a step map, a smaller coded picture, a pack that is told the quality level: the runtime's pictures."""
-    for case in golden_cases():
-        folder = GOLDEN if "golden" in case["url"] else FOLDER / "wide"
-        with Image.open((folder / Path(case["url"]).name).with_suffix(".png")) as wanted:
-            near(by_url[case["url"], None], wanted)
+    for one in golden_cases():
+        folder = GOLDEN if "golden" in one["url"] else FOLDER / "wide"
+        with Image.open((folder / Path(one["url"]).name).with_suffix(".png")) as wanted:
+            near(by_url[one["url"], None], wanted)
 
 
 def test_alpha_of_many_bytes(by_url: ByUrl, job: dict[str, Any]) -> None:
@@ -270,6 +299,47 @@ def test_an_isolated_page_has_threads(browser: Answer) -> None:
 def test_a_browser_without_avif(browser: Answer) -> None:
     """Such a file is refused in one line: nothing is wrong with it."""
     assert browser["pages"][3]["value"].startswith("UnsupportedError: ") and "AVIF" in browser["pages"][3]["value"]
+
+
+@pytest.fixture(scope="module")
+def encoded(browser: Answer) -> Answer:
+    answer: Answer = browser["pages"][4]["value"]
+    return answer
+
+
+def test_encoding(encoded: Answer, job: dict[str, Any]) -> None:
+    """A photograph by the default pack: a file of the runtime's size, nearly all of its integers are the runtime's."""
+    file, codec = base64.b64decode(encoded["photo"]), Codec(TINY, device="cpu", threads=1)
+    native = (Path(job["folders"]["own"]) / "photo.sdl").read_bytes()
+    found, wanted = codec.symbols(file), codec.symbols(native)
+    assert found.shape == wanted.shape and np.abs(found - wanted).max() <= 2
+    assert (found == wanted).mean() > 0.97
+    assert abs(len(file) / len(native) - 1) < 0.03
+    (answer,) = under_node([case(file, TINY)])
+    assert answer["sha256"] == sha256(found.astype("<i4"))
+
+
+def test_encoding_keeps_alpha(encoded: Answer) -> None:
+    """Alpha comes back exactly, colors where there is something to see of them; one pixel is a picture."""
+    codec = Codec(testpack.FOLDER, device="cpu")
+    found = np.asarray(codec.decode(base64.b64decode(encoded["alpha"])))
+    wanted = np.asarray(with_alpha())
+    np.testing.assert_array_equal(found[:, :, 3], wanted[:, :, 3])
+    opaque = wanted[:, :, 3] == 255
+    native = np.asarray(codec.decode(codec.encode(with_alpha(), quality=90, protect="none")))
+    ours, theirs = (np.abs(one[opaque] - wanted[opaque].astype(int)).mean() for one in (found, native))
+    assert ours < 1.1 * theirs
+    assert codec.decode(base64.b64decode(encoded["edge"])).size == (1, 1)
+
+
+def test_encoding_refuses(encoded: Answer) -> None:
+    """By the runtime's names; and the page goes on living while the worker works."""
+    assert (encoded["quality"], encoded["decoderOnly"], encoded["text"]) == (
+        "ArgumentError",
+        "ModelError",
+        "ImageError",
+    )
+    assert encoded["ticks"] > 10
 
 
 def test_packs_travel(by_pack: dict[str, Answer], job: dict[str, Any], tmp_path: Path) -> None:

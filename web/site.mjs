@@ -4,6 +4,7 @@
  *
  * The folder `sdl/` in it is what a site needs, three files: `sdl.js`, all modules of `sdl/` here and onnxruntime-web's
  * script, joined and minified by esbuild; onnxruntime-web's WebAssembly as it is; and `pack.zip`, a decoder-only pack.
+ * The page itself has the pack's encoder as well, in `encoder.zip`.
  */
 
 import { copyFileSync, createReadStream, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -39,14 +40,15 @@ export async function assemble(pack, out) {
     banner: { js: "/* sdrt's web/sdl, Apache-2.0, and onnxruntime-web */" },
   });
   copyFileSync(join(HERE, "node_modules", "onnxruntime-web", "dist", WASM), join(out, "sdl", WASM));
-  writeFileSync(join(out, "sdl", "pack.zip"), packZip(pack));
+  writeFileSync(join(out, "sdl", "pack.zip"), packZip(pack, "decoder"));
+  writeFileSync(join(out, "encoder.zip"), packZip(pack, "encoder"));
 }
 
-/** What a decoder needs of a pack: the manifest, the priors, and one decoder, the quicker one where there are two. */
-function packZip(pack) {
+/** What half of a pack needs: the manifest, the priors, and its graph, the quicker one where there are two. */
+function packZip(pack, half) {
   const manifest = JSON.parse(readFileSync(join(pack, "manifest.json"), "utf8"));
-  const decoder = ["decoder.int8.onnx", "decoder.onnx"].find((name) => manifest.files[name]);
-  const names = Object.keys(manifest.files).filter((name) => name === decoder || /^prior(\..+)?\.npz$/.test(name));
+  const graph = [`${half}.int8.onnx`, `${half}.onnx`].find((name) => manifest.files[name]);
+  const names = Object.keys(manifest.files).filter((name) => name === graph || /^prior(\..+)?\.npz$/.test(name));
   manifest.files = Object.fromEntries(names.map((name) => [name, manifest.files[name]]));
   const members = names.map((name) => [name, readFileSync(join(pack, name))]);
   return zip([["manifest.json", Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`)], ...members]);

@@ -1,5 +1,5 @@
 /**
- * The page's side of the worker: `decode` for those who want pixels; `<sdl-img>` and `upgradeImages` stand on it.
+ * The page's side of the worker: `decode` and `encode`; `<sdl-img>` and `upgradeImages` stand on it.
  */
 
 /** Where the pack lies unless the caller says otherwise: beside this script, which is `sdl.js` (main.js). */
@@ -21,8 +21,8 @@ function startWorker() {
   };
 }
 
-/** A file that is refused; `name` is the error's name in every sdrt, such as "CorruptError". */
-export class DecodeError extends Error {
+/** What is refused; `name` is the error's name in every sdrt, such as "CorruptError". */
+export class SdlError extends Error {
   constructor(name, message) {
     super(message);
     this.name = name;
@@ -41,7 +41,7 @@ export class DecodeError extends Error {
  * @param {(done: number, total: number) => void} [options.onProgress]  tiles
  * @param {(strip: {top: number, rows: number, image: ImageData}) => void} [options.onStrip]  from top to bottom
  * @returns {Promise<{ms: number, bytes: number}>}  time in the worker, without fetching the file; its size
- * @throws {DecodeError}
+ * @throws {SdlError}
  */
 export async function decode(source, options = {}) {
   const { pack = DEFAULT_PACK, maxPixels, tilePx, signal, onHeader, onProgress, onStrip } = options;
@@ -49,29 +49,56 @@ export async function decode(source, options = {}) {
   if (source instanceof Blob) job.bytes = await source.arrayBuffer();
   else if (source instanceof ArrayBuffer) job.bytes = source.slice(0);
   else job.url = new URL(source, document.baseURI).href;
+  let widthPx = 0;
+  return ask(job, signal, (answer) => {
+    if (answer.kind === "header") {
+      widthPx = answer.widthPx;
+      onHeader?.(answer);
+    } else if (answer.kind === "strip") {
+      const image = new ImageData(new Uint8ClampedArray(answer.pixels), widthPx, answer.rows);
+      onStrip?.({ top: answer.top, rows: answer.rows, image });
+    } else if (answer.kind === "progress") onProgress?.(answer.done, answer.total);
+    else return { ms: answer.ms, bytes: answer.bytes };
+  });
+}
+
+/**
+ * Encodes a picture in the worker. The pack needs an encoder, which the default one has not.
+ * @param {Blob | ImageData} picture  a file that the browser reads, or pixels
+ * @param {object} options
+ * @param {string | URL} options.pack
+ * @param {number} [options.quality]      0 to 100
+ * @param {AbortSignal} [options.signal]
+ * @param {(done: number, total: number) => void} [options.onProgress]  tiles
+ * @returns {Promise<{ms: number, widthPx: number, heightPx: number, file: Blob}>}  time in the worker; the .sdl file
+ * @throws {SdlError}
+ */
+export async function encode(picture, { pack, quality = 50, signal, onProgress }) {
+  const job = { id: ++lastId, pack: new URL(pack, document.baseURI).href, picture, quality };
+  return ask(job, signal, ({ kind, done, total, ms, widthPx, heightPx, file }) => {
+    if (kind !== "progress") return { ms, widthPx, heightPx, file: new Blob([file], { type: "image/x-sdl" }) };
+    onProgress?.(done, total);
+  });
+}
+
+/** Sends a job to the worker. `take` is given its answers; what it gives for the last one is the result. */
+async function ask(job, signal, take) {
   signal?.throwIfAborted();
   if (!worker) startWorker();
   try {
     return await new Promise((resolve, reject) => {
-      let widthPx = 0;
       signal?.addEventListener("abort", () => {
         if (jobs.has(job.id)) worker?.postMessage({ id: job.id, cancel: true });
         reject(signal.reason);
       });
-      const take = (answer) => {
-        if (answer.kind === "header") {
-          widthPx = answer.widthPx;
-          onHeader?.(answer);
-        } else if (answer.kind === "progress") onProgress?.(answer.done, answer.total);
-        else if (answer.kind === "strip") {
-          const image = new ImageData(new Uint8ClampedArray(answer.pixels), widthPx, answer.rows);
-          onStrip?.({ top: answer.top, rows: answer.rows, image });
-        } else if (answer.kind === "done") resolve({ ms: answer.ms, bytes: answer.bytes });
-        else reject(new DecodeError(answer.name, answer.message));
-      };
       jobs.set(job.id, (answer) => {
+        if (answer.kind === "error") {
+          reject(new SdlError(answer.name, answer.message));
+          return;
+        }
         try {
-          take(answer);
+          const result = take(answer);
+          if (answer.kind === "done") resolve(result);
         } catch (error) {
           worker?.postMessage({ id: job.id, cancel: true }); // the caller cannot take what comes
           reject(error);
@@ -101,7 +128,7 @@ export async function decodeTo(canvas, source, options = {}) {
       options.onHeader?.(header);
     },
     onStrip(strip) {
-      if (!context) throw new DecodeError("LimitError", "the browser has no canvas of this size");
+      if (!context) throw new SdlError("LimitError", "the browser has no canvas of this size");
       context.putImageData(strip.image, 0, strip.top);
       options.onStrip?.(strip);
     },

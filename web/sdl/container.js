@@ -7,6 +7,8 @@ import { CorruptError, LimitError, NotSdlError, UnsupportedError } from "./error
 export const MAX_FILE_BYTES = 2 ** 30;
 /** Pictures of more pixels are refused unless the caller says otherwise. */
 export const DEFAULT_MAX_PIXELS = 178956970;
+/** Width and height take three bytes each. */
+export const MAX_SIDE_PX = 2 ** 21;
 /** So many bytes always hold the picture's size. */
 export const SIZE_BYTES = 12;
 

@@ -4,19 +4,15 @@
 
 import { decodeAlpha } from "./alpha.js";
 import { unpack } from "./container.js";
-import { Engine } from "./engine.js";
+import { engineOf } from "./engine.js";
 import { EngineError, ModelError } from "./errors.js";
 import { Overlay } from "./overlay.js";
-import { openPack } from "./pack.js";
 import { decodePayload } from "./payload.js";
 import { enlargedRows } from "./scaling.js";
 import { stepIndices } from "./step_map.js";
-import { planTiles, strips } from "./tiles.js";
+import { FRAME_PX, GLOBAL_FRAME_PX, planTiles, strips } from "./tiles.js";
 
-/** Pixels of a frame that a graph of convolutions is run on at once. */
-const FRAME_PX = 1024 * 1024;
-// The same for graphs that look everywhere at once, the overlap of their tiles, and the rim that is thrown away.
-const GLOBAL_FRAME_PX = 768 * 768;
+// Of graphs that look everywhere at once: the overlap of their tiles, and the rim that is thrown away.
 const GLOBAL_FADE_PX = 96;
 const GLOBAL_TRIM_PX = 32;
 /** Rows of a strip that no tile gives: of enlarged pictures, and of those that patches hide. */
@@ -24,23 +20,11 @@ const STRIP_ROWS = 256;
 
 /** @typedef {{top: number, rows: number, rgba: Uint8ClampedArray}} Strip  rows of the whole width, not premultiplied */
 
-/** A pack with its session, kept for the next picture. */
+/** Decodes files of one pack. */
 export class Decoder {
-  /** @param {string} url  of the pack @returns {Promise<Decoder>} @throws {ModelError} */
-  static async open(url) {
-    return new Decoder(await openPack(url));
-  }
-
   /** @param {import("./pack.js").Pack} pack */
   constructor(pack) {
     this.pack = pack;
-  }
-
-  /** The session, opened once. */
-  engine() {
-    this.opening ??= this.pack.graph().then((graph) => Engine.open(graph));
-    this.opening.catch(() => (this.opening = undefined));
-    return this.opening;
   }
 
   /**
@@ -121,7 +105,7 @@ export class Decoder {
         ? planTiles(grid, mostCells, Math.ceil(GLOBAL_TRIM_PX / cell), Math.ceil(GLOBAL_FADE_PX / cell))
         : planTiles(grid, mostCells, halo);
     const total = plan.rows.length * plan.columns.length;
-    const engine = await this.engine();
+    const engine = await engineOf(this.pack, "decoder");
     let done = 0;
     const paint = async (row, column) => {
       const rgba = await runTile(engine, latents, grid, row, column, cell);

@@ -1,10 +1,11 @@
 /**
- * The decoder graph, run by onnxruntime-web: the only module that knows it. Its WebAssembly lies beside the script.
+ * The graphs of a pack, run by onnxruntime-web: the only module that knows it. Its WebAssembly lies beside the script.
  */
 
 import { EngineError } from "./errors.js";
 
 const WASM = new URL("./ort-wasm-simd-threaded.wasm", import.meta.url).href;
+const sessions = new WeakMap();
 let loading;
 
 /** Makes this thread one of the engine's own; onnxruntime-web starts them under a name of its choice. */
@@ -21,8 +22,23 @@ async function loadEngine() {
   return ort;
 }
 
+/**
+ * The session of a pack's graph, opened once.
+ * @param {import("./pack.js").Pack} pack
+ * @param {"encoder" | "decoder"} half
+ * @returns {Promise<Engine>}
+ * @throws {ModelError | EngineError}
+ */
+export function engineOf(pack, half) {
+  if (!sessions.has(pack)) sessions.set(pack, {});
+  const opened = sessions.get(pack);
+  opened[half] ??= pack.graph(half).then((graph) => Engine.open(graph));
+  opened[half].catch(() => delete opened[half]); // what failed is tried again
+  return opened[half];
+}
+
 /** A session of one graph. */
-export class Engine {
+class Engine {
   /** @param {Uint8Array} graph  ONNX @returns {Promise<Engine>} @throws {EngineError} */
   static async open(graph) {
     try {
@@ -32,7 +48,7 @@ export class Engine {
       return new Engine(ort, session);
     } catch (error) {
       loading = undefined;
-      throw new EngineError(`onnxruntime-web cannot open the decoder: ${error.message}`);
+      throw new EngineError(`onnxruntime-web cannot open the graph: ${error.message}`);
     }
   }
 
@@ -42,14 +58,14 @@ export class Engine {
   }
 
   /**
-   * @param {Float32Array} latents  (1, channels, rows, columns)
-   * @param {number[]} shape
+   * @param {Float32Array} data
+   * @param {number[]} shape  (1, channels, rows, columns)
    * @returns {Promise<{data: Float32Array | Uint8Array, dims: readonly number[]}>}
    * @throws {EngineError}
    */
-  async run(latents, shape) {
+  async run(data, shape) {
     try {
-      const input = new this.ort.Tensor("float32", latents, shape);
+      const input = new this.ort.Tensor("float32", data, shape);
       const output = await this.session.run({ [this.session.inputNames[0]]: input });
       return output[this.session.outputNames[0]];
     } catch (error) {

@@ -38,3 +38,7 @@ export class EngineError extends SdrtError {
 export class ImageError extends SdrtError {
   static errorName = "ImageError";
 }
+/** What was asked for cannot be. */
+export class ArgumentError extends SdrtError {
+  static errorName = "ArgumentError";
+}

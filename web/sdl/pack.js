@@ -1,5 +1,5 @@
 /**
- * A model pack over HTTP, a zip or a folder, as its manifest describes it (docs/PACKS.md): only what a decoder needs.
+ * A model pack over HTTP, a zip or a folder, as its manifest describes it (docs/PACKS.md): only what is needed here.
  */
 
 import { ModelError } from "./errors.js";
@@ -7,8 +7,8 @@ import { MAX_PRIOR_BYTES } from "./npz.js";
 import { readPrior } from "./prior.js";
 import { readZip } from "./zip.js";
 
-/** The decoders that a pack may have, the one to take first: int8 takes half the time. */
-const DECODERS = ["decoder.int8.onnx", "decoder.onnx"];
+/** The graphs that a pack may have of either half, the one to take first: int8 takes half the time. */
+const PRECISIONS = [".int8.onnx", ".onnx"];
 const PRIOR = /^prior(\..+)?\.npz$/;
 const MAX_PACK_BYTES = 2 ** 31 - 1;
 
@@ -17,11 +17,14 @@ const MAX_PACK_BYTES = 2 ** 31 - 1;
  * @property {string} name
  * @property {{identity: string, channels: number, downscale: number, scale: number, shift: number}} space
  * @property {boolean} qualityInput  the decoder takes one more channel, octaves of the step above index 512
+ * @property {boolean} latentDistribution  the encoder gives means, then as many log-variances
  * @property {number | null} halo    latents around a tile that make it equal the whole picture; null: no such number
  * @property {string[]} priors       the identities of its priors, 8 hexadecimal digits each
- * @property {string} decoder        name of the decoder's file
+ * @property {string} ownPrior       the one to write with
+ * @property {{coarse: number, fine: number}} quality  step indices of quality 0 and 100
+ * @property {number | null} haloPx  as `halo`, of the encoder, in pixels
  * @property {(identity: string) => Promise<import("./prior.js").Prior>} prior  read once
- * @property {() => Promise<Uint8Array>} graph                                  of the decoder
+ * @property {(half: "encoder" | "decoder") => Promise<Uint8Array>} graph
  */
 
 function check(good, what) {
@@ -45,7 +48,7 @@ export async function openPack(url) {
     throw error;
   }
   check(isInteger(manifest?.format, 1, 1), `has format ${manifest?.format}, this decoder reads 1`);
-  const { space, halo, files, quality_input: qualityInput = false } = manifest;
+  const { space, halo, files, quality_input: qualityInput = false, quality_range: range } = manifest;
   check(typeof space === "object" && space, "has no space");
   check(/^[0-9a-f]{8}$/.test(space.identity), "does not state the identity of its space");
   check(isInteger(space.channels, 1, 256) && isInteger(space.downscale, 1, 256), "has no valid channels or downscale");
@@ -53,22 +56,29 @@ export async function openPack(url) {
   const shift = Math.fround(space.shift);
   check(scale >= 2 ** -126 && Number.isFinite(scale) && Number.isFinite(shift), "has no valid scale or shift");
   check(typeof qualityInput === "boolean", "has a quality_input that is neither true nor false");
-  check(!halo || isInteger(halo.decoder_latents, 0, 65536), "has no valid halo");
+  check(!halo || (isInteger(halo.decoder_latents, 0, 65536) && isInteger(halo.encoder_px, 0, 2 ** 20)), "has no valid halo");
+  check(Array.isArray(range) && range.length === 2 && range.every((index) => isInteger(index, 0, 1023)) && range[0] >= range[1],
+    "has no valid quality_range");
   check(typeof files === "object" && files, "lists no files");
-  const decoder = DECODERS.find((name) => files[name]);
-  check(decoder, "lists no decoder");
+  const isListed = (name) => isInteger(files[name]?.bytes, 0, MAX_PACK_BYTES) && /^[0-9a-f]{64}$/.test(files[name].sha256);
   const priors = new Map(Object.keys(files).filter((name) => PRIOR.test(name)).map((name) => [name, undefined]));
-  for (const name of [decoder, "prior.npz", ...priors.keys()])
-    check(isInteger(files[name]?.bytes, 0, MAX_PACK_BYTES) && /^[0-9a-f]{64}$/.test(files[name]?.sha256), `lists no ${name}`);
+  for (const name of ["prior.npz", ...priors.keys()]) check(isListed(name), `lists no ${name}`);
   const nameOf = new Map([...priors.keys()].map((name) => [files[name].sha256.slice(0, 8), name]));
   return {
     name: String(manifest.name),
     space: { identity: space.identity, channels: space.channels, downscale: space.downscale, scale, shift },
     qualityInput,
+    latentDistribution: manifest.latent_distribution === true,
     halo: halo ? halo.decoder_latents : null,
+    haloPx: halo ? halo.encoder_px : null,
+    quality: { coarse: range[0], fine: range[1] },
     priors: [...nameOf.keys()],
-    decoder,
-    graph: () => verifiedFile(read, decoder, files),
+    ownPrior: files["prior.npz"].sha256.slice(0, 8),
+    async graph(half) {
+      const name = PRECISIONS.map((ending) => half + ending).find(isListed);
+      if (!name) throw new ModelError(`the pack ${manifest.name} has no ${half}`);
+      return verifiedFile(read, name, files);
+    },
     prior(identity) {
       const name = nameOf.get(identity);
       if (!priors.get(name)) {

@@ -3,7 +3,7 @@
  *
  * Attributes: `src`, `alt`, `pack` (another model pack, a zip or a folder), `width` and `height` as of an `<img>`. Events:
  * `header` when the size is known, then `load`, whose `detail` has `ms` and `bytes`, or `error`, whose `detail` is a
- * DecodeError. The element takes its size from the file's header, the first
+ * SdlError. The element takes its size from the file's header, the first
  * few bytes that arrive, so nothing moves when the picture comes; it is painted from top to bottom; what is refused is
  * said in its place.
  */

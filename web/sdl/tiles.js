@@ -6,6 +6,11 @@
  * overlap by `fade` cells and are blended linearly there.
  */
 
+/** Pixels of a frame that a graph of convolutions is run on at once. */
+export const FRAME_PX = 1024 * 1024;
+/** The same for graphs that look everywhere at once. */
+export const GLOBAL_FRAME_PX = 768 * 768;
+
 /**
  * @typedef {object} Span  one tile along one axis; ends are exclusive
  * @property {number} start       what is kept of the result

@@ -1,26 +1,30 @@
 /**
- * The worker that decodes, so that a page never waits: files are fetched side by side and painted one after another.
+ * The worker that decodes and encodes, so that a page never waits: files are fetched side by side, the rest is done one
+ * after another.
  *
- * In:  `{id, pack, url | bytes, maxPixels, tilePx}`, or `{id, cancel: true}`.
+ * In:  `{id, pack, url | bytes, maxPixels, tilePx}` to decode, `{id, pack, picture, quality}` to encode, or
+ * `{id, cancel: true}`.
  * Out: `{id, kind, ...}`: "header" with the picture's size, "progress" after each tile, "strip" with rows of pixels, and
  * at the end "done", or "error" with its name and one line.
  */
 
 import { DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, SIZE_BYTES, readSize } from "./container.js";
 import { Decoder } from "./decoder.js";
+import { encode } from "./encoder.js";
 import { ImageError, LimitError, SdrtError } from "./errors.js";
+import { openPack } from "./pack.js";
 
-const decoders = new Map();
+const packs = new Map();
 const cancelled = new Set();
-let painting = Promise.resolve();
+let working = Promise.resolve();
 
-function decoderOf(pack) {
-  if (!decoders.has(pack)) {
-    const opening = Decoder.open(pack);
-    decoders.set(pack, opening);
-    opening.catch(() => decoders.delete(pack));
+function packAt(url) {
+  if (!packs.has(url)) {
+    const opening = openPack(url);
+    packs.set(url, opening);
+    opening.catch(() => packs.delete(url));
   }
-  return decoders.get(pack);
+  return packs.get(url);
 }
 
 /** Makes this thread the worker. */
@@ -36,12 +40,9 @@ async function answer(job) {
   }
   const tell = (kind, rest, transfer = []) => self.postMessage({ id, kind, ...rest }, transfer);
   try {
-    const maxPixels = job.maxPixels ?? DEFAULT_MAX_PIXELS;
-    const known = sizeTeller(maxPixels, tell);
-    const bytes = job.bytes ? new Uint8Array(job.bytes) : await fetchFile(job.url, known);
-    known(bytes);
-    const turn = painting.then(() => cancelled.has(id) || paint(job, bytes, maxPixels, tell));
-    painting = turn.catch(() => {}); // the next picture does not care
+    const work = job.picture ? () => encodePicture(job, tell) : await paintingOf(job, tell);
+    const turn = working.then(() => cancelled.has(id) || work());
+    working = turn.catch(() => {}); // the next picture does not care
     await turn;
   } catch (error) {
     // What is not refused on purpose is a fault of ours; it is told all the same.
@@ -51,9 +52,18 @@ async function answer(job) {
   }
 }
 
+/** Fetches a file. @returns {Promise<() => Promise<void>>} what paints it */
+async function paintingOf(job, tell) {
+  const maxPixels = job.maxPixels ?? DEFAULT_MAX_PIXELS;
+  const known = sizeTeller(maxPixels, tell);
+  const bytes = job.bytes ? new Uint8Array(job.bytes) : await fetchFile(job.url, known);
+  known(bytes);
+  return () => paint(job, bytes, maxPixels, tell);
+}
+
 async function paint({ id, pack, tilePx }, bytes, maxPixels, tell) {
   const started = performance.now();
-  const decoder = await decoderOf(pack);
+  const decoder = new Decoder(await packAt(pack));
   const progress = (done, total) => tell("progress", { done, total });
   for await (const { top, rows, rgba } of decoder.paint(bytes, { maxPixels, tilePx, progress })) {
     if (cancelled.has(id)) return;
@@ -61,6 +71,33 @@ async function paint({ id, pack, tilePx }, bytes, maxPixels, tell) {
     tell("strip", { top, rows, pixels: pixels.buffer }, [pixels.buffer]);
   }
   tell("done", { ms: performance.now() - started, bytes: bytes.length });
+}
+
+async function encodePicture({ pack, picture, quality }, tell) {
+  const started = performance.now();
+  const pixels = picture instanceof Blob ? await readPicture(picture) : picture;
+  const progress = (done, total) => tell("progress", { done, total });
+  const file = await encode(await packAt(pack), pixels, quality, progress);
+  const { width: widthPx, height: heightPx } = pixels;
+  tell("done", { ms: performance.now() - started, widthPx, heightPx, file: file.buffer }, [file.buffer]);
+}
+
+/** The pixels of a picture that the browser reads, upright, in sRGB. */
+async function readPicture(blob) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob);
+  } catch {
+    throw new ImageError("this is not a picture that the browser reads");
+  }
+  try {
+    const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
+    if (!context) throw new LimitError("the browser has no canvas of this size");
+    context.drawImage(bitmap, 0, 0);
+    return context.getImageData(0, 0, bitmap.width, bitmap.height);
+  } finally {
+    bitmap.close();
+  }
 }
 
 /** Tells the size once, as soon as the bytes so far hold it. What is wrong, painting finds in the format's order. */
