@@ -1,8 +1,9 @@
 /**
- * The page: drop an .sdl file and it is painted; drop the photograph too and flip between them; save as PNG.
+ * The page: drop an .sdl file and it is painted; drop a photograph and it is encoded, or, with the .sdl file made from it,
+ * flipped against that; save either.
  */
 
-import "./sdl/sdl.js";
+import { encode } from "./sdl/sdl.js";
 
 const find = (id) => document.getElementById(id);
 const stage = find("stage");
@@ -10,30 +11,62 @@ const picture = find("picture");
 const original = find("original");
 const note = find("note");
 
+/** The pack that encodes: beside this page. */
+const ENCODER = new URL("encoder.zip", import.meta.url);
+
 let name = "";
+let photograph = null;
+let file = null;
 
 /** Files that were dropped or chosen: the .sdl among them is the picture, the other one the original. */
 async function take(files) {
   note.textContent = "";
-  const isSdl = (file) => /\.sdl$/i.test(file.name);
+  const isSdl = (one) => /\.sdl$/i.test(one.name);
   const sdl = files.find(isSdl);
-  const photograph = files.find((file) => !isSdl(file));
+  const other = files.find((one) => !isSdl(one));
   if (sdl) show(sdl);
-  if (photograph) await showOriginal(photograph);
+  if (other && (await showOriginal(other)) && !sdl) await encodeIt();
 }
 
-function show(file) {
-  name = file.name.replace(/\.sdl$/i, "");
+function show(sdl, isOurs = false) {
+  file = sdl;
+  name = sdl.name.replace(/\.sdl$/i, "");
   find("invitation").hidden = true;
   stage.classList.remove("empty");
   picture.hidden = false;
-  picture.setAttribute("alt", file.name);
+  picture.setAttribute("alt", sdl.name);
   find("bar").hidden = false;
+  find("encoding").hidden = !photograph;
+  find("keep").hidden = !isOurs;
   find("save").disabled = find("flip").disabled = true;
-  facts({ File: file.name, Bytes: file.size.toLocaleString("en") });
+  facts({ File: sdl.name, Bytes: sdl.size.toLocaleString("en") });
   flipTo(false);
   picture.classList.remove("painted");
-  picture.show(file);
+  picture.show(sdl);
+}
+
+/** Encodes the photograph that was dropped last, and shows what comes of it. */
+async function encodeIt() {
+  if (!find("quality").reportValidity()) return;
+  const encoded = photograph;
+  find("encode").disabled = true;
+  note.textContent = `${encoded.name} is being encoded.`;
+  if (picture.hidden) {
+    find("invitation").hidden = true;
+    stage.classList.remove("empty");
+    original.hidden = find("bar").hidden = false;
+    fit();
+  }
+  try {
+    const onProgress = (done, total) => (note.textContent = `${encoded.name} is being encoded: ${Math.round((100 * done) / total)} %`);
+    const { file: blob } = await encode(encoded, { pack: ENCODER, quality: find("quality").valueAsNumber, onProgress });
+    const sdl = new File([blob], encoded.name.replace(/(\.\w+)?$/, ".sdl"), { type: blob.type });
+    if (encoded === photograph) show(sdl, true);
+  } catch (error) {
+    note.textContent = `${error.name}: ${error.message}`;
+  } finally {
+    find("encode").disabled = false;
+  }
 }
 
 picture.addEventListener("header", fit);
@@ -51,34 +84,37 @@ picture.addEventListener("load", ({ detail: { ms, bytes } }) => {
   checkOriginal();
 });
 
-async function showOriginal(file) {
+/** @returns {Promise<boolean>} whether it is a picture */
+async function showOriginal(other) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file);
+    bitmap = await createImageBitmap(other);
   } catch {
-    note.textContent = `${file.name} is not a picture that this browser reads.`;
-    return;
+    note.textContent = `${other.name} is not a picture that this browser reads.`;
+    return false;
   }
+  photograph = other;
   original.width = bitmap.width;
   original.height = bitmap.height;
   original.getContext("2d").drawImage(bitmap, 0, 0);
-  original.dataset.name = file.name;
-  if (picture.hidden) note.textContent = `${file.name} will be the original: now drop the .sdl file made from it.`;
+  original.dataset.name = other.name;
+  find("encoding").hidden = false;
   checkOriginal();
+  return true;
 }
 
 /** Pictures of different sizes cannot be flipped. */
 function checkOriginal() {
-  const { name: file } = original.dataset;
+  const { name: of } = original.dataset;
   if (!picture.complete) return;
-  if (!file) {
+  if (!of) {
     note.textContent = "Open the photograph it was made from as well to flip between the two.";
     return;
   }
   const fits = original.width === picture.naturalWidth && original.height === picture.naturalHeight;
   find("flip").disabled = !fits;
-  if (fits) note.textContent = `The space bar or the button flips to ${file} and back.`;
-  else note.textContent = `${file} is ${original.width} × ${original.height}, not the size of the .sdl picture.`;
+  if (fits) note.textContent = `The space bar or the button flips to ${of} and back.`;
+  else note.textContent = `${of} is ${original.width} × ${original.height}, not the size of the .sdl picture.`;
 }
 
 function flipTo(showsOriginal) {
@@ -93,10 +129,11 @@ function flipTo(showsOriginal) {
 
 /** The largest size, at most the picture's own, that the stage has room for. */
 function fit() {
-  const { naturalWidth, naturalHeight } = picture;
-  if (!naturalWidth) return;
-  const widthPx = Math.min(naturalWidth, stage.clientWidth, (stage.clientHeight * naturalWidth) / naturalHeight);
-  picture.style.width = original.style.width = `${Math.floor(widthPx)}px`;
+  const sizes = [[picture, picture.naturalWidth, picture.naturalHeight], [original, original.width, original.height]];
+  for (const [element, width, height] of sizes) {
+    const widthPx = Math.min(width, stage.clientWidth, (stage.clientHeight * width) / height);
+    if (widthPx) element.style.width = `${Math.floor(widthPx)}px`;
+  }
 }
 
 function facts(entries) {
@@ -110,28 +147,31 @@ function facts(entries) {
 
 function save() {
   picture.canvas.toBlob((blob) => {
-    if (!blob) {
-      note.textContent = "This browser cannot write a PNG of this size.";
-      return;
-    }
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${name}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    if (blob) download(blob, `${name}.png`);
+    else note.textContent = "This browser cannot write a PNG of this size.";
   }, "image/png");
+}
+
+function download(blob, as) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = as;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 find("chooser").addEventListener("change", (event) => take([...event.target.files]));
 find("another").addEventListener("click", () => find("chooser").click());
 find("save").addEventListener("click", save);
+find("keep").addEventListener("click", () => download(file, file.name));
+find("encode").addEventListener("click", encodeIt);
 find("flip").addEventListener("click", () => flipTo(original.hidden));
 document.addEventListener("keydown", (event) => {
-  if (event.key !== " " || find("flip").disabled || event.target instanceof HTMLButtonElement) return;
+  if (event.key !== " " || find("flip").disabled || /^(BUTTON|INPUT)$/.test(event.target.tagName)) return;
   event.preventDefault();
   flipTo(original.hidden);
 });
-window.addEventListener("resize", fit);
+new ResizeObserver(fit).observe(stage);
 stage.classList.add("empty");
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
   window.addEventListener(kind, (event) => {
