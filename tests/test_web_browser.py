@@ -90,6 +90,16 @@ const answer = {
 clearInterval(timer);
 return { ...answer, ticks: ticks.length };
 """
+DROP_SCRIPT = """
+const photograph = new File([await (await fetch("/own/photo.png")).blob()], "photo.png", { type: "image/png" });
+const dropped = new DataTransfer();
+dropped.items.add(photograph);
+chooser.files = dropped.files;
+chooser.dispatchEvent(new Event("change"));
+while (flip.disabled) await new Promise((done) => setTimeout(done, 20));
+flip.click();
+return { facts: facts.textContent, shown: [original.hidden, picture.hidden], note: note.textContent };
+"""
 NO_AVIF_SCRIPT = """
 const { unpack } = await import("/source/container.js");
 const { Overlay } = await import("/source/overlay.js");
@@ -184,6 +194,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"html": "", "script": THREADS_SCRIPT, "isolated": True},
             {"html": "", "script": NO_AVIF_SCRIPT},
             {"html": "", "script": ENCODE_SCRIPT},
+            {"path": "/index.html", "script": DROP_SCRIPT},
         ],
     }
 
@@ -340,6 +351,13 @@ def test_encoding_refuses(encoded: Answer) -> None:
         "ImageError",
     )
     assert encoded["ticks"] > 10
+
+
+def test_the_page(browser: Answer) -> None:
+    """A photograph that is dropped is encoded and painted, and flipped against what came of it."""
+    found = browser["pages"][5]["value"]
+    assert "photo.sdl" in found["facts"] and "203 × 155" in found["facts"]
+    assert found["shown"] == [False, True] and "photo.png" in found["note"]
 
 
 def test_packs_travel(by_pack: dict[str, Answer], job: dict[str, Any], tmp_path: Path) -> None:

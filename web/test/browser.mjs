@@ -2,7 +2,7 @@
  * Runs the decoder in a headless Chromium: `node browser.mjs CHROMIUM < job.json`, JSON on standard output.
  *
  * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx, quiet}` to decode; and
- * `pages`, each `{html, script, isolated}`: a page to open and the body of an async function whose value is wanted. An
+ * `pages`, each `{html | path, script, isolated}`: a page to open and the body of an async function whose value is wanted. An
  * answer to a page has `value` and the number of `workers`, one to a case `cpu_s`, seconds of processor time of all of the browser's processes (Linux only).
  */
 
@@ -30,10 +30,10 @@ try {
     args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
   });
   const hosts = new Set();
-  const open = async (html, isolated) => {
+  const open = async ({ html, path = "/test/blank.html", isolated } = {}) => {
     const page = await browser.newPage();
     page.on("request", (request) => request.url().startsWith("http") && hosts.add(new URL(request.url()).origin));
-    await page.goto(`${isolated ? isolatedOrigin : origin}/test/blank.html`);
+    await page.goto((isolated ? isolatedOrigin : origin) + path);
     if (html) await page.setContent(html, { waitUntil: "load" });
     return page;
   };
@@ -46,9 +46,9 @@ try {
   }
   const workers = page.workers().length;
   const pages = [];
-  for (const { html, script, isolated } of job.pages) {
-    const page = await open(html, isolated);
-    const value = await page.evaluate(`(async () => {${script}})()`);
+  for (const one of job.pages) {
+    const page = await open(one);
+    const value = await page.evaluate(`(async () => {${one.script}})()`);
     pages.push({ value, workers: page.workers().length });
     await page.close();
   }
