@@ -1,5 +1,6 @@
 /**
- * The binary range decoder with adaptive probabilities of docs/FORMAT.md, "Binary decisions": alpha edges, step maps.
+ * The binary range decoder with adaptive probabilities of docs/FORMAT.md, "Binary decisions": alpha edges, step maps,
+ * the mask of patches.
  */
 
 import { CorruptError } from "./errors.js";
