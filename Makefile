@@ -31,7 +31,7 @@ help:
 	@echo "make test         lint, types, import rules and the quick tests;  make test-all adds the slow ones and the matrix"
 	@echo "make matrix       the runtime's tests with the lowest versions, and with the newest"
 	@echo "make fuzz         mutated files against every reader until Ctrl-C   (FUZZ='--count 1000000')"
-	@echo "make web          the page that decodes .sdl in a browser, on http://localhost:$(PORT)/   (PACK=folder PORT=8000)"
+	@echo "make web          the page that reads and makes .sdl in a browser, on http://localhost:$(PORT)/   (PACK=folder PORT=8000)"
 	@echo "make export       SD VAE -> models/$(NAME)   (SOURCE=repository, folder, checkpoint or ONNX; IMAGES=folder for its prior)"
 	@echo "make train        photographs -> $(RUN)/checkpoint.pt   (PHOTOS=folder RECIPE=wide; resumes)"
 	@echo "make pack         $(RUN)/checkpoint.pt -> models/tiny   (PHOTOS=folder)"

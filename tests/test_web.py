@@ -23,6 +23,7 @@ from tests.web import Answer, under_node
 from sdrt.bitstream import LatentCoder
 from sdrt.codec import Codec
 from sdrt.coding.prior_file import load_prior, write_prior
+from sdrt.coding.quantize import quantize
 from sdrt.container import sdl
 from sdrt.container.alpha import decode_alpha, encode_alpha
 from sdrt.container.patches import FEATHERS_PX, Coding, Patches, cells, decode_patches, encode_patches, kept_lines
@@ -128,6 +129,22 @@ def test_files_are_written_again() -> None:
     assert [answer["again"] for answer in answers] == wanted
 
 
+@pytest.mark.parametrize("folder", [WIDE, FOLDER / "dense", TINY], ids=["wide", "dense", "default"])
+def test_symbols_are_chosen_alike(folder: Path) -> None:
+    """Of latents, under priors with and without extents, at steps that change: but for ties the runtime's symbols."""
+    prior = load_prior((folder / "prior.npz").read_bytes())
+    random, rows, columns = np.random.default_rng(6), 9, 7
+    indices = random.integers(400, 620, (rows, columns))
+    values = random.laplace(0, 1.5, (prior.channels, rows, columns)) * prior.steps[:, None, None]
+    values *= np.linspace(2, 0.05, prior.channels)[prior.order.argsort(), None, None]
+    latents = values.astype(np.float32)
+    wanted = quantize(latents, prior, indices)
+    job = {"latents": latents.ravel().tolist(), "indices": indices.ravel().tolist(), "rows": rows, "columns": columns}
+    (answer,) = under_node([{**job, "prior": str(folder / "prior.npz")}])
+    found = np.array(answer["symbols"]).reshape(wanted.shape)
+    assert np.abs(wanted).max() > 2 and (found != wanted).mean() < 0.002
+
+
 def test_a_photograph_in_the_default_pack(photo: NDArray[np.uint8]) -> None:
     """The pack that is shipped, whatever it is by now: the runtime's integers, with alpha of every coding."""
     codec, coder = Codec(TINY, device="cpu", threads=1), LatentCoder(load_pack(TINY))
@@ -180,7 +197,7 @@ def test_patches_are_read_alike(photo: NDArray[np.uint8]) -> None:
 
 @pytest.mark.parametrize("folder", [testpack.FOLDER, WIDE], ids=["testpack", "wide"])
 def test_altered_files_end_alike(folder: Path) -> None:
-    """Payload, step map, alpha, patches cut, altered and made up, under a right checksum: the same integers or errors."""
+    """Payload, map, alpha, patches cut, altered and made up, under a right checksum: the same integers or errors."""
     random = np.random.default_rng(1)
     healthy = [*GOLDEN.glob("161x97-[almp]*.sdl")] if folder == testpack.FOLDER else [WIDE / "wide-map.sdl"]
     files = []

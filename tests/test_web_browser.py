@@ -82,6 +82,9 @@ const asked = async (...given) => encode(...given).then(base64, ({ name }) => na
 const answer = {
   photo: await asked(await png("photo"), { pack: "/encoder.zip", quality: 70 }),
   alpha: await asked(await png("alpha"), { pack: "/packs/testpack/", quality: 90 }),
+  whole: await asked(await png("photo"), { pack: "/packs/testpack/" }),
+  tiled: await asked(await png("photo"), { pack: "/packs/testpack/", tilePx: 32 }),
+  told: await asked(await png("photo"), { pack: "/own/told/", quality: 30 }),
   edge: await asked(new ImageData(1, 1), { pack: "/packs/testpack/", quality: 0 }),
   quality: await asked(new ImageData(1, 1), { pack: "/packs/testpack/", quality: 101 }),
   decoderOnly: await asked(new ImageData(1, 1), { pack: "/sdl/pack.zip" }),
@@ -151,6 +154,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All that is asked of one browser."""
     folder = tmp_path_factory.mktemp("web")
     testpack.write(folder / "everywhere", halo=None)
+    testpack.write(folder / "told", quality_input=True, distribution=True)
     with Image.open(TESTS.parent / "bench" / "photos" / "astronaut.webp") as image:
         photo = image.convert("RGB").crop((90, 40, 90 + 203, 40 + 155))
     photo.save(folder / "photo.png")
@@ -328,6 +332,20 @@ def test_encoding(encoded: Answer, job: dict[str, Any]) -> None:
     assert abs(len(file) / len(native) - 1) < 0.03
     (answer,) = under_node([case(file, TINY)])
     assert answer["sha256"] == sha256(found.astype("<i4"))
+
+
+def test_encoding_in_tiles(encoded: Answer) -> None:
+    """Tiles of a graph with a halo show nothing: the same file."""
+    assert encoded["tiled"] == encoded["whole"]
+
+
+def test_encoding_with_a_pack_that_is_told(encoded: Answer, job: dict[str, Any]) -> None:
+    """The level is a channel of the encoder's input, means come before variances: the runtime's integers."""
+    own = Path(job["folders"]["own"])
+    codec = Codec(own / "told", device="cpu")
+    with Image.open(own / "photo.png") as photo:
+        wanted = codec.symbols(codec.encode(photo, quality=30, protect="none"))
+    assert (codec.symbols(base64.b64decode(encoded["told"])) == wanted).mean() > 0.99
 
 
 def test_encoding_keeps_alpha(encoded: Answer) -> None:

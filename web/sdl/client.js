@@ -68,13 +68,14 @@ export async function decode(source, options = {}) {
  * @param {object} options
  * @param {string | URL} options.pack
  * @param {number} [options.quality]      0 to 100
+ * @param {number} [options.tilePx]       as of `decode`
  * @param {AbortSignal} [options.signal]
  * @param {(done: number, total: number) => void} [options.onProgress]  tiles
  * @returns {Promise<{ms: number, widthPx: number, heightPx: number, file: Blob}>}  time in the worker; the .sdl file
  * @throws {SdlError}
  */
-export async function encode(picture, { pack, quality = 50, signal, onProgress }) {
-  const job = { id: ++lastId, pack: new URL(pack, document.baseURI).href, picture, quality };
+export async function encode(picture, { pack, quality = 50, tilePx, signal, onProgress }) {
+  const job = { id: ++lastId, pack: new URL(pack, document.baseURI).href, picture, quality, tilePx };
   return ask(job, signal, ({ kind, done, total, ms, widthPx, heightPx, file }) => {
     if (kind !== "progress") return { ms, widthPx, heightPx, file: new Blob([file], { type: "image/x-sdl" }) };
     onProgress?.(done, total);

@@ -17,12 +17,14 @@ const SAMPLES = Float32Array.from({ length: 256 }, (_, value) => Math.fround(val
 /**
  * @param {import("./pack.js").Pack} pack
  * @param {{data: Uint8ClampedArray, width: number, height: number}} picture  RGBA, not premultiplied, sRGB
- * @param {number} quality  0 to 100
- * @param {(done: number, total: number) => void} [progress]  called after each tile
+ * @param {object} options
+ * @param {number} options.quality    0 to 100
+ * @param {number} [options.tilePx]   side of the tiles that large pictures are cut into, raised to what they need
+ * @param {(done: number, total: number) => void} [options.progress]  called after each tile
  * @returns {Promise<Uint8Array>} the file
  * @throws {ArgumentError | LimitError | ModelError | EngineError}
  */
-export async function encode(pack, picture, quality, progress) {
+export async function encode(pack, picture, { quality, tilePx, progress }) {
   const { width: widthPx, height: heightPx } = picture;
   if (!(quality >= 0 && quality <= 100)) throw new ArgumentError(`quality is ${quality}, it must be from 0 to 100`);
   if (widthPx * heightPx > DEFAULT_MAX_PIXELS || Math.max(widthPx, heightPx) > MAX_SIDE_PX)
@@ -33,7 +35,7 @@ export async function encode(pack, picture, quality, progress) {
   const columns = Math.ceil(widthPx / pack.space.downscale);
   const grid = { rows, columns, indices: new Int32Array(rows * columns).fill(stepIndex) };
   const prior = await pack.prior(pack.ownPrior);
-  const latents = await toLatents(pack, picture, grid, stepIndex, progress);
+  const latents = await toLatents(pack, picture, grid, stepIndex, { tilePx, progress });
   const alpha = await encodeAlpha(picture.data, heightPx, widthPx);
   return packFile({
     widthPx,
@@ -47,13 +49,14 @@ export async function encode(pack, picture, quality, progress) {
 }
 
 /** `(raw - shift) * scale`, (channels, rows, columns). */
-async function toLatents(pack, picture, grid, stepIndex, progress) {
+async function toLatents(pack, picture, grid, stepIndex, { tilePx, progress }) {
   const { downscale: cell, channels, scale, shift } = pack.space;
   const { rows, columns } = grid;
   const whole = pack.haloPx === null; // such a graph looks everywhere at once
   if (whole && rows * columns * cell ** 2 > GLOBAL_FRAME_PX)
     throw new LimitError(`the pack ${pack.name} encodes pictures of up to ${GLOBAL_FRAME_PX} pixels in a browser`);
-  const plan = planTiles(grid, Math.floor(FRAME_PX / cell ** 2), whole ? 0 : Math.ceil(pack.haloPx / cell));
+  const framePx = tilePx && !whole ? tilePx ** 2 : FRAME_PX;
+  const plan = planTiles(grid, Math.floor(framePx / cell ** 2), whole ? 0 : Math.ceil(pack.haloPx / cell));
   const engine = await engineOf(pack, "encoder");
   const latents = new Float32Array(channels * rows * columns);
   const total = plan.rows.length * plan.columns.length;

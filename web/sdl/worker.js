@@ -2,7 +2,7 @@
  * The worker that decodes and encodes, so that a page never waits: files are fetched side by side, the rest is done one
  * after another.
  *
- * In:  `{id, pack, url | bytes, maxPixels, tilePx}` to decode, `{id, pack, picture, quality}` to encode, or
+ * In:  `{id, pack, url | bytes, maxPixels, tilePx}` to decode, `{id, pack, picture, quality, tilePx}` to encode, or
  * `{id, cancel: true}`.
  * Out: `{id, kind, ...}`: "header" with the picture's size, "progress" after each tile, "strip" with rows of pixels, and
  * at the end "done", or "error" with its name and one line.
@@ -73,11 +73,11 @@ async function paint({ id, pack, tilePx }, bytes, maxPixels, tell) {
   tell("done", { ms: performance.now() - started, bytes: bytes.length });
 }
 
-async function encodePicture({ pack, picture, quality }, tell) {
+async function encodePicture({ pack, picture, quality, tilePx }, tell) {
   const started = performance.now();
   const pixels = picture instanceof Blob ? await readPicture(picture) : picture;
   const progress = (done, total) => tell("progress", { done, total });
-  const file = await encode(await packAt(pack), pixels, quality, progress);
+  const file = await encode(await packAt(pack), pixels, { quality, tilePx, progress });
   const { width: widthPx, height: heightPx } = pixels;
   tell("done", { ms: performance.now() - started, widthPx, heightPx, file: file.buffer }, [file.buffer]);
 }

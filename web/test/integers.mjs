@@ -1,6 +1,7 @@
 /**
  * Runs the container, the prior and the payload decoder under node: `node integers.mjs < cases.json`, one line of JSON
- * for each case `{sdl, prior, space}`: what was found, or the name and the words of the error.
+ * for each case `{sdl, prior, space}`: what was found, or the name and the words of the error; of a case
+ * `{latents, prior, rows, columns, indices}` the symbols that the encoder chooses.
  */
 
 import { createHash } from "node:crypto";
@@ -15,6 +16,7 @@ import { ModelError, SdrtError } from "../sdl/errors.js";
 import { decodePatches } from "../sdl/patches.js";
 import { decodePayload, encodePayload } from "../sdl/payload.js";
 import { readPrior } from "../sdl/prior.js";
+import { quantize } from "../sdl/quantize.js";
 import { stepIndices } from "../sdl/step_map.js";
 
 const sha256 = (array) => createHash("sha256").update(new Uint8Array(array.buffer, array.byteOffset, array.byteLength)).digest("hex");
@@ -26,6 +28,11 @@ function priorAt(path) {
     priors.set(path, { ...readPrior(data), identity: createHash("sha256").update(data).digest("hex").slice(0, 8) });
   }
   return priors.get(path);
+}
+
+/** The symbols that the encoder chooses for latents. */
+function choose({ latents, prior, rows, columns, indices }) {
+  return { symbols: [...quantize(Float32Array.from(latents), priorAt(prior), { rows, columns, indices: Int32Array.from(indices) })] };
 }
 
 /** The symbols of a payload in the layout that encoders take: (rows, columns, coded channels). */
@@ -70,7 +77,8 @@ function run({ sdl, prior: path, space, downscale, scans }) {
 for await (const line of createInterface({ input: process.stdin })) {
   let answer;
   try {
-    answer = run(JSON.parse(line));
+    const one = JSON.parse(line);
+    answer = one.latents ? choose(one) : run(one);
   } catch (error) {
     if (!(error instanceof SdrtError)) throw error;
     answer = { error: error.name, message: error.message };
