@@ -1,6 +1,6 @@
-"""The browser's decoder against the native one: seconds of processor time for a picture of 512 x 512 pixels.
+"""The browser's codec against the native one: seconds of processor time for a picture of 512 x 512 pixels.
 
-``taskset -c 1 python -m bench.web``: both in one run, the native decoder with one thread, WebAssembly with one thread.
+``taskset -c 1 python -m bench.web``: both in one run, the native codec with one thread, WebAssembly with one thread.
 Processor time and not the clock's, so that other work on the machine does not count; the browser's is that of all of
 its processes. It needs node, Chromium and ``npm ci --prefix web``.
 """
@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,19 +25,18 @@ PHOTO = ROOT / "bench" / "photos" / "astronaut.webp"
 RUNS = 12
 
 
-def native_s(codec: Codec, data: bytes) -> float:
-    """Seconds of a decoding, the least of several."""
+def native_s(work: Callable[[], object]) -> float:
+    """Seconds of what the runtime does, the least of several."""
     found = []
     for _ in range(RUNS):
         before = time.process_time()
-        codec.decode(data)
+        work()
         found.append(time.process_time() - before)
     return min(found)
 
 
-def browser_s(folder: Path, pack: Path) -> tuple[float, float]:
-    """Seconds of the first decoding, with all that is loaded for it, and of a later one, the least of several."""
-    case = {"url": "/own/photo.sdl", "quiet": True}
+def browser_s(folder: Path, pack: Path, case: dict[str, object]) -> tuple[float, float]:
+    """Seconds of a case of web/test/browser.mjs the first time, with all that is loaded for it, and the least later."""
     job = {"pack": str(pack), "folders": {"own": str(folder)}, "cases": [case] * RUNS, "pages": []}
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     done = subprocess.run(
@@ -56,14 +56,22 @@ def main() -> None:
     pack = parser.parse_args().pack
     with Codec(pack, device="cpu", threads=1) as codec, TemporaryDirectory() as name:
         with Image.open(PHOTO) as image:
-            data = codec.encode(image.convert("RGB").crop((0, 0, 512, 512)))
+            photo = image.convert("RGB").crop((0, 0, 512, 512))
+        data = codec.encode(photo, protect="none")
         (Path(name) / "photo.sdl").write_bytes(data)
-        native = native_s(codec, data)
-        first, later = browser_s(Path(name), pack)
-    print(f"{len(data)} bytes, {codec.used_precision}")
-    print(f"native   {native:.3f} s")
-    print(f"browser  {later:.3f} s, {later / native:.1f} times the native time")
-    print(f"browser  {first:.2f} s for the first picture, model and engine loaded")
+        photo.save(Path(name) / "photo.png")
+        print(f"{len(data)} bytes, {codec.used_precision}")
+        print("seconds   native  browser  times  browser, the first, with all that is loaded")
+        works: dict[str, tuple[Callable[[], object], dict[str, object]]] = {
+            "decoding": (lambda: codec.decode(data), {"url": "/own/photo.sdl", "quiet": True}),
+            "encoding": (
+                lambda: codec.encode(photo, protect="none"),
+                {"picture": "/own/photo.png", "pack": "/encoder.zip"},
+            ),
+        }
+        for what, (work, case) in works.items():
+            native, (first, later) = native_s(work), browser_s(Path(name), pack, case)
+            print(f"{what}  {native:6.3f}  {later:7.3f}  {later / native:5.1f}  {first:.2f}")
 
 
 if __name__ == "__main__":

@@ -73,10 +73,13 @@ async function paint({ id, pack, tilePx }, bytes, maxPixels, tell) {
   tell("done", { ms: performance.now() - started, bytes: bytes.length });
 }
 
-async function encodePicture({ pack, picture, quality, tilePx }, tell) {
+async function encodePicture({ id, pack, picture, quality, tilePx }, tell) {
   const started = performance.now();
   const pixels = picture instanceof Blob ? await readPicture(picture) : picture;
-  const progress = (done, total) => tell("progress", { done, total });
+  const progress = (done, total) => {
+    if (cancelled.has(id)) throw new ImageError("nobody waits for this file"); // so nobody reads this either
+    tell("progress", { done, total });
+  };
   const file = await encode(await packAt(pack), pixels, { quality, tilePx, progress });
   const { width: widthPx, height: heightPx } = pixels;
   tell("done", { ms: performance.now() - started, widthPx, heightPx, file: file.buffer }, [file.buffer]);

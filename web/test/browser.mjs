@@ -1,7 +1,8 @@
 /**
  * Runs the decoder in a headless Chromium: `node browser.mjs CHROMIUM < job.json`, JSON on standard output.
  *
- * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx, quiet}` to decode; and
+ * The job: `folders`, names of folders to serve -> their paths; `cases`, each `{pack, url, tilePx, quiet}` to decode, or
+ * `{pack, picture}`, the address of one to encode; and
  * `pages`, each `{html | path, script, isolated}`: a page to open and the body of an async function whose value is wanted. An
  * answer to a page has `value` and the number of `workers`, one to a case `cpu_s`, seconds of processor time of all of the browser's processes (Linux only).
  */
@@ -41,7 +42,7 @@ try {
   const cases = [];
   for (const one of job.cases) {
     const before = cpuSeconds(browser.process().pid);
-    const answer = await page.evaluate(decodeInPage, one);
+    const answer = await page.evaluate(one.picture ? encodeInPage : decodeInPage, one);
     cases.push({ ...answer, cpu_s: cpuSeconds(browser.process().pid) - before });
   }
   const workers = page.workers().length;
@@ -97,4 +98,11 @@ async function decodeInPage({ pack, url, tilePx, quiet }) {
   } catch (error) {
     return { error: error.name, message: error.message };
   }
+}
+
+/** Runs in the page: the number of bytes of the file that a picture becomes. */
+async function encodeInPage({ pack, picture }) {
+  const { encode } = await import("/sdl/sdl.js");
+  const { file } = await encode(await (await fetch(picture)).blob(), { pack });
+  return { bytes: file.size };
 }
