@@ -12,6 +12,7 @@ import { createServer } from "node:http";
 import { extname, join, normalize, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
+import { deflateRawSync } from "node:zlib";
 
 import { build } from "esbuild";
 
@@ -54,24 +55,26 @@ function packZip(pack, half) {
   return zip([["manifest.json", Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`)], ...members]);
 }
 
-/** A zip archive of stored members: int8 weights hardly deflate. @param {[string, Buffer][]} members */
+/** A zip archive, deflated, because few servers compress zips. @param {[string, Buffer][]} members */
 function zip(members) {
   const files = [];
   const directory = [];
   let at = 0;
   for (const [name, content] of members) {
+    const packed = deflateRawSync(content, { level: 9 });
     const fields = Buffer.alloc(26); // of both headers: version, flags, method, time, date, CRC, sizes, length of the name
     fields.writeUInt16LE(20, 0);
+    fields.writeUInt16LE(8, 4);
     fields.writeUInt16LE(0x21, 8); // 1 January 1980: the same pack gives the same bytes
     fields.writeUInt32LE(crc32(content), 10);
-    fields.writeUInt32LE(content.length, 14);
+    fields.writeUInt32LE(packed.length, 14);
     fields.writeUInt32LE(content.length, 18);
     fields.writeUInt16LE(name.length, 22);
     const place = Buffer.alloc(14);
     place.writeUInt32LE(at, 10);
-    files.push(Buffer.from("PK\x03\x04"), fields, Buffer.from(name), content);
+    files.push(Buffer.from("PK\x03\x04"), fields, Buffer.from(name), packed);
     directory.push(Buffer.from("PK\x01\x02\x14\x00"), fields, place, Buffer.from(name));
-    at += 30 + name.length + content.length;
+    at += 30 + name.length + packed.length;
   }
   const listed = Buffer.concat(directory);
   const end = Buffer.alloc(18);
