@@ -29,7 +29,6 @@ from sdrt_train.model import (  # noqa: E402
     Block,
     ModelConfig,
     block_transform,
-    read_checkpoint,
 )
 from sdrt_train.muon import orthogonal  # noqa: E402
 from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
@@ -309,19 +308,6 @@ def test_the_rate_rises_holds_and_falls() -> None:
     factors = [rate_factor(step, 1000, 0.3) for step in range(1001)]
     assert factors[0] < 0.01 and factors[WARM_UP - 1] == 1 and all(f == 1 for f in factors[WARM_UP:700])
     assert factors[700:] == sorted(factors[700:], reverse=True) and abs(factors[-1] - 0.02) < 1e-9
-
-
-def test_the_leak_ends_with_its_stage(tmp_path: Path) -> None:
-    """It holds over the plateau, is 0 when the stage is over, and a checkpoint carries it to whoever reads it."""
-    trainer = Trainer(small_recipe(leak=0.1, decay=0.25), torch.device("cpu"))
-    leaks = []
-    for trainer.step in range(41):
-        leaks.append(trainer.leak)
-    assert leaks[:30] == [0.1] * 30 and leaks[30:] == sorted(leaks[30:], reverse=True) and leaks[-1] == 0
-    trainer.step = 35
-    trainer.save(tmp_path / "checkpoint.pt")
-    model, _ = read_checkpoint(tmp_path / "checkpoint.pt")
-    assert {module.leak for module in model.modules() if isinstance(module, Block)} == {trainer.leak} != {0.0}
 
 
 def test_units_that_never_fire_are_seen() -> None:

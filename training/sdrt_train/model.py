@@ -63,12 +63,7 @@ class Block(nn.Module):
 
     Lim et al., "Enhanced Deep Residual Networks" (CVPRW 2017). A ReLU before the first convolution would show it
     positive numbers only, whose sum drives hidden units below zero for good.
-
-    Attributes:
-        leak: slope of the ReLU below zero. While a network learns fast, a little of it keeps hidden units alive.
     """
-
-    leak = 0.0
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -79,8 +74,7 @@ class Block(nn.Module):
         self.second.weight.data *= 0.1
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.first(x)
-        branch: Tensor = self.second(F.leaky_relu(hidden, self.leak) if self.leak else F.relu(hidden))
+        branch: Tensor = self.second(F.relu(self.first(x)))
         return x + branch
 
 
@@ -235,12 +229,6 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
-    def set_leak(self, leak: float) -> None:
-        """Sets the slope of all blocks' ReLUs below zero."""
-        for module in self.modules():
-            if isinstance(module, Block):
-                module.leak = leak
-
     @torch.no_grad()
     def start_at_transform(self, basis: Tensor, deviations: Tensor) -> None:
         """Sets the linear paths to a block transform and all scales to what its coefficients need.
@@ -285,7 +273,6 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[Aut
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
         model = Autoencoder(ModelConfig(**state["model_config"]))
         model.load_state_dict(state["average"])
-        model.set_leak(state["leak"])
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same to the caller

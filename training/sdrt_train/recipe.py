@@ -39,8 +39,7 @@ class StageConfig:
         batch: crops a step, of all workers together.
         crop_px: sides of a crop, a multiple of 16.
         learning_rate: after a warm-up of 200 steps.
-        decay: share of the stage, at its end, over which the rate falls to a fiftieth along a cosine and the leak to 0.
-        leak: slope of the blocks' ReLUs below zero (see `model.Block`); graphs with a leak do not become 8-bit ones.
+        decay: share of the stage, at its end, over which the rate falls to a fiftieth along a cosine.
         average: decay of the weights' running average.
         learns: "all", "encoder" (with the rate model) or "decoder"; the rest stands still.
         decisions: the decoder sees symbols chosen by rate and distortion, of strength 0 to this.
@@ -54,7 +53,6 @@ class StageConfig:
     crop_px: int = 192
     learning_rate: float = 5e-4
     decay: float = 0.2
-    leak: float = 0.0
     average: float = 0.998
     learns: str = "all"
     decisions: float = 1.0

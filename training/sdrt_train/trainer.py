@@ -35,7 +35,7 @@ from sdrt_train.model import (
 from sdrt_train.muon import Muon
 from sdrt_train.rate_model import LAMBDA, RateModel
 from sdrt_train.recipe import Recipe
-from sdrt_train.schedule import plateau_factor, rate_factor
+from sdrt_train.schedule import rate_factor
 from sdrt_train.workers import Workers
 
 MAP_CELL = 4  # latents: a cell of the step map is 64 pixels wide
@@ -132,11 +132,6 @@ class Trainer:
         return self.stage_number == len(self.recipe.stages) - 1 and self.step >= self.stage.steps
 
     @property
-    def leak(self) -> float:
-        """Slope of the blocks' ReLUs below zero at this step."""
-        return self.stage.leak * plateau_factor(self.step, self.stage.steps, self.stage.decay)
-
-    @property
     def total_step(self) -> int:
         """Updates since the recipe's first."""
         return sum(stage.steps for stage in self.recipe.stages[: self.stage_number]) + self.step
@@ -154,7 +149,7 @@ class Trainer:
         """Writes a checkpoint, whole or not at all."""
         temporary = path.with_suffix(".part")
         state = {name: getattr(self, name).state_dict() for name in self._PARTS}
-        position = {"stage": self.stage_number, "step": self.step, "seconds": self.seconds, "leak": self.leak}
+        position = {"stage": self.stage_number, "step": self.step, "seconds": self.seconds}
         settings = {"model_config": asdict(self.model.config), "recipe": asdict(self.recipe)}
         torch.save({**state, **position, **settings}, temporary)
         temporary.replace(path)
@@ -199,8 +194,6 @@ class Trainer:
     def train_step(self, batch: Tensor) -> dict[str, float]:
         """One update on (N, 3, H, W) in [-1, 1]; returns the parts of the loss."""
         stage = self.stage
-        self.model.set_leak(self.leak)
-        self.average.set_leak(self.leak)
         batch = batch.to(self.device)
         n, _, height, width = batch.shape
         level = self._quality_levels(n, height // DOWNSCALE)
