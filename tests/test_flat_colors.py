@@ -24,9 +24,6 @@ def worst(codec: Codec, color: tuple[int, ...], size: tuple[int, int]) -> int:
     return int(np.abs(back.astype(int) - picture).max())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="models/tiny's latent space has no place for flat colors: its successor's law, see issue 14, A8"
-)
 @pytest.mark.parametrize(
     ("colors", "sizes"),
     [

@@ -3,6 +3,8 @@
 The encoder detects cells with drawn content. If there are any, it decodes the file without patches, finds the cells
 that come out wrong, and tries files of the same size in which these are patches: several splits of the bytes between
 patches and latents, and one file whose patch is the whole picture. The one with the smallest error is written.
+
+Flat pictures come first: where lossless WebP holds the whole picture in a few bytes, nothing is painted.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from sdrt.errors import UnsupportedError
 from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
 from sdrt.pixels.picture import Pixels
 from sdrt.pixels.scaling import reduce
-from sdrt.pixels.type_cells import cell_sums, type_cells, widened
+from sdrt.pixels.type_cells import cell_sums, equal_share, type_cells, widened
 
 _WRONG = 100.0
 """Mean squared error from which a drawn cell counts as wrong: 28 dB PSNR, where strokes begin to lose their shape."""
@@ -31,6 +33,10 @@ _WRONG_SHARE = 0.002
 _PAINTED_FACTOR = 4.0
 """Weight of squared error in patches over that in painted cells: in texture 6 dB more are not visible, in strokes they
 are."""
+_FLAT_SHARE = 0.9
+"""Share of pixels equal to the one before, from which a picture counts as flat."""
+_FLAT_BYTES, _FLAT_BPP = 256, 0.05
+"""What an exact file of a flat picture may take where no size is asked for: bytes, and bits a pixel besides."""
 _WHOLE_FROM = 0.9
 """Share of the picture from which only a patch over the whole picture is tried."""
 _SPLITS = (0.2, 0.4, 0.6, 0.8)
@@ -58,7 +64,7 @@ class Candidate:
 
 
 def cells_to_protect(rgb: Pixels) -> Mask | None:
-    """The cells of uint8 (H, W, 3) with drawn content, bool (rows, columns).
+    """The cells of uint8 (H, W, 3) with drawn content, bool (rows, columns); all of them in flat pictures.
 
     None without any, for pictures of more than 16 megapixels, and where Pillow lacks a codec.
     """
@@ -67,6 +73,8 @@ def cells_to_protect(rgb: Pixels) -> Mask | None:
     if too_large or not (can_code("av1") and can_code("vp8l")):
         return None
     marked = type_cells(rgb, CELL_PX)
+    if equal_share(rgb) >= _FLAT_SHARE:
+        marked[:] = True
     return marked if marked.any() else None
 
 
@@ -82,13 +90,18 @@ def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: Late
 
     Raises UnsupportedError if neither fits the target.
     """
+    search = _Search(rgb, marked, writer, latents, paint)
+    if equal_share(rgb) >= _FLAT_SHARE:
+        free_bytes = _FLAT_BYTES + int(_FLAT_BPP * rgb.shape[0] * rgb.shape[1] / 8)
+        exact = search.exact(free_bytes if writer.budget_bytes is None else writer.budget_bytes)
+        if exact is not None:
+            return exact.written
     plain: Written | None = None
     refusal: UnsupportedError | None = None
     try:
         plain = writer.write(latents)
     except UnsupportedError as error:
         refusal = error
-    search = _Search(rgb, marked, writer, latents, paint)
     if plain is None:
         whole = search.whole(writer.budget_bytes or 0)
         if whole is None:
@@ -145,24 +158,32 @@ class _Search:
 
     def whole(self, budget_bytes: int) -> Candidate | None:
         """The best file whose patch is the whole picture."""
-        mask = np.ones_like(self._marked)
-
-        def write(coding: Coding, stream: bytes, halved: bool = False) -> Written:
-            return self._with(Patches(mask, 0, coding, stream, halved)).write_bare()
-
-        room_bytes = budget_bytes - len(write("av1", b"")[0]) - _LENGTH_GROWS
-        exact = encode_vp8l(self._rgb, quality=50, method=4)
-        if len(exact) > room_bytes:  # slower settings save a fifth at most
-            exact = encode_vp8l(self._rgb) if len(exact) <= 1.25 * room_bytes else b""
-        if exact and len(exact) <= room_bytes:
-            return Candidate(write("vp8l", exact), 0.0)
+        exact = self.exact(budget_bytes)
+        if exact is not None:
+            return exact
+        room_bytes = self._room_bytes(budget_bytes)
         stream, halved = _finest_av1(self._rgb, room_bytes, _speed(self._rgb)), False
         if stream is None:  # AV1 knows no coarser quality
             stream, halved = _finest_av1(reduce(self._rgb, 2), room_bytes, _speed(self._rgb)), True
         if stream is None:
             return None
         picture = decode_atlas("av1", stream, *self._rgb.shape[:2], halved=halved)
-        return Candidate(write("av1", stream, halved), self.error(picture, mask))
+        return Candidate(self._one_patch("av1", stream, halved), self.error(picture, np.ones_like(self._marked)))
+
+    def exact(self, budget_bytes: int) -> Candidate | None:
+        """The file that holds the picture without loss; None if it is larger than ``budget_bytes``."""
+        room_bytes = self._room_bytes(budget_bytes)
+        stream = encode_vp8l(self._rgb, quality=50, method=4)
+        if len(stream) > room_bytes:  # slower settings save a fifth at most
+            stream = encode_vp8l(self._rgb) if len(stream) <= 1.25 * room_bytes else b""
+        return Candidate(self._one_patch("vp8l", stream), 0.0) if 0 < len(stream) <= room_bytes else None
+
+    def _room_bytes(self, budget_bytes: int) -> int:
+        """What the stream of one patch over all may take."""
+        return budget_bytes - len(self._one_patch("av1", b"")[0]) - _LENGTH_GROWS
+
+    def _one_patch(self, coding: Coding, stream: bytes, halved: bool = False) -> Written:
+        return self._with(Patches(np.ones_like(self._marked), 0, coding, stream, halved)).write_bare()
 
     def _split(self, mask: Mask, atlas: Pixels, patch_bytes: int, budget_bytes: int, speed: int) -> Candidate | None:
         stream = _finest_av1(atlas, patch_bytes, speed)

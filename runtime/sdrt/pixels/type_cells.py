@@ -53,6 +53,12 @@ def type_cells(rgb: Pixels, cell_px: int) -> Cells:
     return likely & (_around(likely) >= _LIKELY.neighbors)
 
 
+def equal_share(rgb: Pixels) -> float:
+    """Share of the pixels of uint8 (H, W, 3) whose green is that of the pixel before: near 1 in flats and diagrams."""
+    green = rgb[:, :, 1].ravel()
+    return float((green[1:] == green[:-1]).mean()) if green.size > 1 else 1.0
+
+
 def widened(cells: Cells) -> Cells:
     """``cells`` and the eight around each."""
     return _around(cells) > 0
