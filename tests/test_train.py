@@ -35,7 +35,7 @@ from sdrt_train.pack import read_checkpoints, space_of, write  # noqa: E402
 from sdrt_train.plot import plot, read_log  # noqa: E402
 from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E402
 from sdrt_train.recipe import Recipe, StageConfig, read_recipe  # noqa: E402
-from sdrt_train.schedule import WARM_UP, rate_factor  # noqa: E402
+from sdrt_train.schedule import rate_factor  # noqa: E402
 from sdrt_train.shards import deal  # noqa: E402
 from sdrt_train.train import run  # noqa: E402
 from sdrt_train.trainer import MAP_CELL, Trainer  # noqa: E402
@@ -305,8 +305,8 @@ def test_photographs_are_decoded_once(tmp_path: Path) -> None:
 
 def test_the_rate_rises_holds_and_falls() -> None:
     """Warm-up, a plateau at 1, and a fall to a fiftieth at the end."""
-    factors = [rate_factor(step, 1000, 0.3) for step in range(1001)]
-    assert factors[0] < 0.01 and factors[WARM_UP - 1] == 1 and all(f == 1 for f in factors[WARM_UP:700])
+    factors = [rate_factor(step, 1000, 0.3, 200) for step in range(1001)]
+    assert factors[0] < 0.01 and factors[199] == 1 and all(f == 1 for f in factors[200:700])
     assert factors[700:] == sorted(factors[700:], reverse=True) and abs(factors[-1] - 0.02) < 1e-9
 
 

@@ -38,7 +38,8 @@ class StageConfig:
         steps: updates.
         batch: crops a step, of all workers together.
         crop_px: sides of a crop, a multiple of 16.
-        learning_rate: after a warm-up of 200 steps.
+        learning_rate: after the warm-up.
+        warm_up: updates over which the rate rises.
         decay: share of the stage, at its end, over which the rate falls to a fiftieth along a cosine.
         average: decay of the weights' running average.
         learns: "all", "encoder" (with the rate model) or "decoder"; the rest stands still.
@@ -52,6 +53,7 @@ class StageConfig:
     batch: int = 8
     crop_px: int = 192
     learning_rate: float = 5e-4
+    warm_up: int = 200
     decay: float = 0.2
     average: float = 0.998
     learns: str = "all"

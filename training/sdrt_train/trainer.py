@@ -219,7 +219,7 @@ class Trainer:
         return parts
 
     def _update(self, loss: Tensor) -> None:
-        factor = rate_factor(self.step, self.stage.steps, self.stage.decay)
+        factor = rate_factor(self.step, self.stage.steps, self.stage.decay, self.stage.warm_up)
         for group, rate in zip(self._groups, self.full_rates, strict=True):
             group["lr"] = rate * factor
         for parameter in self.parameters:
