@@ -3,6 +3,7 @@
     python -m bench.hard                                  # 11 screens and 13 faces at 0.152 and 0.30 bpp
     python -m bench.hard --codecs sdrt --no-page          # ours alone
     python -m bench.hard --no-faces                       # screens only
+    python -m bench.hard --no-faces --level-with avif     # where AVIF is over the budget, all get its bytes
     python -m bench.hard --model models/tiny --model models/other
     python -m bench.hard --codecs sdrt --protect none --protect auto --protect faces
 
@@ -116,16 +117,17 @@ def measure(
     *,
     names: Sequence[str],
     scores: Scores,
+    level_with: str | None = None,
 ) -> tuple[list[Part], list[Row]]:
-    """Everything: the judged parts, and the rows of whole pictures that they come from."""
+    """Everything: the judged parts, and the rows of whole pictures that they come from; ``level_with``: see ``rd``."""
     parts: list[Part] = []
     rows: list[Row] = []
     for path in screens:
-        here = measure_image(path, codecs, budgets_bpp, names, scores)
+        here = measure_image(path, codecs, budgets_bpp, names, scores, level_with=level_with)
         parts += judge_screen(here, load(path))
         rows += here
     for face in faces:
-        here = measure_image(face.picture, codecs, budgets_bpp, names, scores)
+        here = measure_image(face.picture, codecs, budgets_bpp, names, scores, level_with=level_with)
         parts += judge_face(face, here, load(face.picture), names, scores)
         rows += here
     return parts, rows
@@ -136,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commandline.add(parser, bpp=BUDGETS_BPP, codecs="sdrt,avif", out=OUT / "hard", metrics=DEFAULT_METRICS)
     parser.add_argument("--limit", type=int, help="only the first so many screens and faces of each group")
     parser.add_argument("--no-faces", action="store_true", help="screens only")
+    parser.add_argument("--level-with", metavar="CODEC", help="where its smallest file is over, all get its bytes")
     parser.add_argument("--no-page", action="store_true", help="tables only")
     options = parser.parse_args(arguments)
     names, budgets_bpp = commandline.metric_names(options), commandline.budgets_bpp(options)
@@ -150,7 +153,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codecs = commandline.codecs(options)
     options.out.mkdir(parents=True, exist_ok=True)
 
-    parts, rows = measure(screens, faces, codecs, budgets_bpp, names=names, scores=commandline.scores(options))
+    if options.level_with not in (None, *(codec.name for codec in codecs)):
+        parser.error(f"--level-with {options.level_with}: not one of --codecs")
+    parts, rows = measure(
+        screens,
+        faces,
+        codecs,
+        budgets_bpp,
+        names=names,
+        scores=commandline.scores(options),
+        level_with=options.level_with,
+    )
     text = report(parts, names)
     print(text)
     (options.out / "summary.md").write_text(text + "\n", encoding="utf-8")

@@ -51,17 +51,29 @@ def load(path: Path) -> Rgb:
 
 
 def measure_image(
-    path: Path, codecs: Sequence[BenchCodec], budgets_bpp: Sequence[float], names: Sequence[str], scores: Scores
+    path: Path,
+    codecs: Sequence[BenchCodec],
+    budgets_bpp: Sequence[float],
+    names: Sequence[str],
+    scores: Scores,
+    *,
+    level_with: str | None = None,
 ) -> list[Row]:
-    """Codes one image with every codec at every budget, decodes the files and measures them."""
+    """Codes one image with every codec at every budget, decodes the files and measures them.
+
+    ``level_with``: name of a codec that goes first; where its smallest file is over a budget, all may have its bytes.
+    """
     reference = load(path)
     height, width = reference.shape[:2]
     points, pictures = [], []
-    for codec in codecs:
+    level: dict[float, int] = {}
+    for codec in sorted(codecs, key=lambda codec: codec.name != level_with):
         # The finest first: its tries bracket the coarser budgets.
         for bpp in sorted(budgets_bpp, reverse=True):
-            budget_bytes = int(bpp * width * height / 8)
+            budget_bytes = max(int(bpp * width * height / 8), level.get(bpp, 0))
             coded = codec.encode(reference, budget_bytes)
+            if codec.name == level_with:
+                level[bpp] = coded.bytes
             points.append((codec, bpp, budget_bytes, coded))
             pictures.append(codec.decode(coded.path))
     measured = scores.measure(pictures, reference, names)

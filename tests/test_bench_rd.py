@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from bench import commandline, rd, summary
+from bench.codecs import anchors
+from bench.scores import Scores
 from bench.summary import Point
-from sdrt_metrics.meter import METRICS
+from sdrt_metrics.meter import METRICS, Meter
 
 PHOTOS = Path(__file__).parent.parent / "bench" / "photos"
 RATES_BPP = (0.4, 0.8, 1.2)
@@ -48,6 +50,22 @@ def test_the_csv_has_a_row_for_each_image_codec_and_budget(report: Path) -> None
             mine = [r for r in rows if (r["image"], r["codec"]) == (image, codec)]
             in_order = [float(r["psnr"]) for r in sorted(mine, key=lambda r: float(r["budget_bpp"]))]
             assert in_order == sorted(in_order)
+
+
+def test_all_may_have_the_bytes_of_a_codec_that_is_over(tmp_path: Path) -> None:
+    """At a budget that JPEG cannot keep, WebP gets JPEG's bytes with ``level_with``; at others, its own."""
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    known = anchors(tmp_path / "cache")
+    codecs = [known["webp"], known["jpeg"]]
+    rows = rd.measure_image(
+        tmp_path / "noise.png", codecs, (0.2, 9.0), ["psnr"], Scores(tmp_path / "scores", Meter(1)), level_with="jpeg"
+    )
+    (over, kept), (leveled, own) = (
+        sorted((row for row in rows if row.codec == name), key=lambda row: row.budget_bpp) for name in ("jpeg", "webp")
+    )
+    assert over.over and leveled.budget_bytes == over.coded.bytes > 0.2 * 64 * 64 / 8
+    assert not kept.over and own.budget_bytes == kept.budget_bytes == int(9.0 * 64 * 64 / 8)
 
 
 def test_the_summary_means_are_those_of_the_rows(report: Path) -> None:
