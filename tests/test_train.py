@@ -168,23 +168,28 @@ def test_training_starts_at_the_best_block_transform() -> None:
     assert float((painted - sky).detach().abs().max()) * LEVELS < 1
 
 
-def test_folded_networks_compute_the_same() -> None:
-    """Plain convolutions with folded scales and mixes, and the quality level as a channel, give what the trained
-    modules give, also where the level differs from place to place."""
+@pytest.mark.parametrize("told", [False, True], ids=["plain", "quality"])
+def test_folded_networks_compute_the_same(told: bool) -> None:
+    """Plain convolutions with folded scales and mixes, and the quality level as a channel of those that are told it,
+    give what the trained modules give, also where the level differs from place to place."""
     torch.manual_seed(0)
-    model = Autoencoder(SMALL).eval()
+    model = Autoencoder(replace(SMALL, quality=told)).eval()
     basis, deviations = block_transform(torch.rand(8, 3, 64, 64) * 2 - 1, 8)
     model.start_at_transform(basis, deviations)
     for module in (model.encoder.body[3], model.decoder.to_eighth[-1], model.decoder.seen_at_eighth):
         torch.nn.init.uniform_(module.scales, 0.2, 1.5)
+    for half in (model.encoder, model.decoder):
+        if half.quality is not None:
+            torch.nn.init.normal_(half.quality.second.weight)
     encoder, decoder = fold(model)
     picture, level = torch.rand(2, 3, 48, 80) * 2 - 1, 5 + torch.randn(2, 1, 3, 5)
     octaves = level - UNIT_LOG2_STEP
     plane = octaves.repeat_interleave(DOWNSCALE, 2).repeat_interleave(DOWNSCALE, 3)
     with torch.no_grad():
         latents = model.encoder(picture, level)
-        torch.testing.assert_close(encoder(torch.cat([picture, plane], 1)), latents, rtol=1e-4, atol=1e-2)
-        painted = decoder(torch.cat([latents, octaves], 1))
+        shown = torch.cat([picture, plane], 1) if told else picture
+        torch.testing.assert_close(encoder(shown), latents, rtol=1e-4, atol=1e-2)
+        painted = decoder(torch.cat([latents, octaves], 1) if told else latents)
         torch.testing.assert_close(painted, model.decoder(latents, level), rtol=1e-4, atol=1e-4)
 
 
@@ -346,7 +351,7 @@ def test_recipes_are_read_strictly(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
-    """The pack takes the quality level, states a halo, holds the averaged weights within the stated tolerance of torch
+    """The pack states a halo, holds the averaged weights within the stated tolerance of torch
     and is named by its encoder's weights; what is no checkpoint, or one of another model, is refused by name."""
     trainer = Trainer(small_recipe(), torch.device("cpu"))
     trainer.start(torch.rand(8, 3, 64, 64) * 2 - 1)
@@ -357,7 +362,7 @@ def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:
     pack = write([tmp_path / "checkpoint.pt"], tmp_path / "small", "none")
     assert load_pack(tmp_path / "small").space == pack.space == space_of(trainer.average)
     assert GRADIENT in pack.files and not any(is_prior(path.name) for path in pack.folder.iterdir())
-    assert pack.quality_input and pack.halo is not None and pack.manifest["verified"]["parity"][0]["passed"]
+    assert pack.halo is not None and pack.manifest["verified"]["parity"][0]["passed"]
     with torch.no_grad():
         trainer.average.encoder.out.bias += 1
     trainer.save(tmp_path / "moved.pt")

@@ -1,8 +1,8 @@
 """The trained networks as an export wants them: plain convolutions, one input each.
 
-The graphs take the quality level as one more channel: a fourth plane beside red, green and blue in the encoder, of
-which each cell's upper left value counts, and a last channel beside the latents in the decoder. It is in octaves of
-the step above or below `UNIT_LOG2_STEP`. Scales, sub-band mixes and units are folded into weights.
+Graphs of models that are told the quality level take it as one more channel: a fourth plane beside red, green and blue
+in the encoder, of which each cell's upper left value counts, and a last channel beside the latents in the decoder. It is
+in octaves of the step above or below `UNIT_LOG2_STEP`. Scales, sub-band mixes and units are folded into weights.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _plain(module: nn.Module) -> nn.Module:
     return module
 
 
-def _quality(quality: Quality) -> nn.Sequential:
+def _quality(quality: Quality | None) -> nn.Sequential | None:
+    if quality is None:
+        return None
     weight, bias = quality.first.weight, quality.first.bias
     assert bias is not None
     shifted = bias + weight[:, 0, 0, 0] * (UNIT_LOG2_STEP - QUALITY_CENTER) / QUALITY_SPAN
@@ -73,11 +75,11 @@ def _quality(quality: Quality) -> nn.Sequential:
 
 
 class FoldedEncoder(nn.Module):
-    """(N, 4, H, W): samples in [-1, 1] and the quality level -> latents (N, C, H/16, W/16)."""
+    """(N, 3 or 4, H, W): samples in [-1, 1] and perhaps the quality level -> latents (N, C, H/16, W/16)."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        assert encoder.quality is not None and encoder.out.bias is not None
+        assert encoder.out.bias is not None
         self.body = nn.Sequential(*(_plain(module) for module in encoder.body))
         self.quality, self.tail = _quality(encoder.quality), encoder.tail
         scales = encoder.log_scales.exp()
@@ -85,18 +87,19 @@ class FoldedEncoder(nn.Module):
         self.linear = _conv(LEVELS * _unshuffled(encoder.linear.weight, DOWNSCALE), None, stride=DOWNSCALE)
 
     def forward(self, sample: Tensor) -> Tensor:
-        picture, level = sample[:, :3], sample[:, 3:, ::DOWNSCALE, ::DOWNSCALE]
-        x = self.body(picture) + self.quality(level)
+        picture = sample if self.quality is None else sample[:, :3]
+        x = self.body(picture)
+        if self.quality is not None:
+            x = x + self.quality(sample[:, 3:, ::DOWNSCALE, ::DOWNSCALE])
         latents: Tensor = self.out(self.tail(x)) + self.linear(picture)
         return latents
 
 
 class FoldedDecoder(nn.Module):
-    """(N, C + 1, h, w): latents and the quality level -> samples (N, 3, 16h, 16w)."""
+    """(N, C or C + 1, h, w): latents and perhaps the quality level -> samples (N, 3, 16h, 16w)."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        assert decoder.quality is not None
         scales = decoder.log_scales.exp()
         self.channels = len(scales)
         self.entry = _conv(decoder.entry.weight * scales[:, None, None], decoder.entry.bias, padding=1)
@@ -109,9 +112,12 @@ class FoldedDecoder(nn.Module):
         self.seen_at_quarter = decoder.seen_at_quarter
 
     def forward(self, latents: Tensor) -> Tensor:
-        symbols, level = latents[:, : self.channels], latents[:, self.channels :]
+        symbols = latents if self.quality is None else latents[:, : self.channels]
         synthesis = self.linear(symbols)
-        x = self.to_eighth(self.entry(symbols) + self.quality(level)) + self.seen_at_eighth(symbols)
+        x = self.entry(symbols)
+        if self.quality is not None:
+            x = x + self.quality(latents[:, self.channels :])
+        x = self.to_eighth(x) + self.seen_at_eighth(symbols)
         x = self.to_quarter(x) + self.seen_at_quarter(synthesis)
         return F.pixel_shuffle(self.to_pixels(x) + synthesis, 4)
 

@@ -55,7 +55,7 @@ class ModelConfig:
     decoder_widths: tuple[int, int, int] = (256, 128, 64)
     decoder_blocks: tuple[int, int, int] = (4, 3, 1)
     haar: bool = True
-    quality: bool = True
+    quality: bool = False
 
 
 class Block(nn.Module):
@@ -141,6 +141,7 @@ class Quality(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(1, hidden, 1), nn.Conv2d(hidden, width, 1)
         nn.init.normal_(self.first.weight)
+        nn.init.zeros_(self.second.weight)  # at first all levels are one: apart from the start, each learns alone
 
     def forward(self, log2_step: Tensor) -> Tensor:
         result: Tensor = self.second(F.relu(self.first((log2_step - QUALITY_CENTER) / QUALITY_SPAN)))

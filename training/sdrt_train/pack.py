@@ -75,14 +75,14 @@ def write(checkpoints: Sequence[Path], folder: Path, photos: str) -> ModelPack:
         if is_prior(path.name):  # of other latents
             path.unlink()
     halves = fold(model)
-    exported = export_modules(*halves, folder, space=space, quality_input=True)
+    exported = export_modules(*halves, folder, space=space, quality_input=model.config.quality)
     pack = write_pack(
         folder,
         name=folder.name,
         space=space,
         files=dict(exported.files),
         latent_distribution=exported.latent_distribution,
-        quality_input=True,
+        quality_input=model.config.quality,
         halo=exported.halo,
         quality_range=(_index(LOG2_STEPS[1]), _index(LOG2_STEPS[0])),
         default_step=_index(_DEFAULT_LOG2_STEP),
