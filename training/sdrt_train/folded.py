@@ -1,8 +1,8 @@
 """The trained networks as an export wants them: plain convolutions, one input each.
 
-Graphs of models that are told the quality level take it as one more channel: a fourth plane beside red, green and blue
-in the encoder, of which each cell's upper left value counts, and a last channel beside the latents in the decoder. It is
-in octaves of the step above or below `UNIT_LOG2_STEP`. Scales, sub-band mixes and units are folded into weights.
+Graphs of models that are told the quality level take it as one more channel: a fourth plane beside red, green and
+blue in the encoder, of which each cell's upper left value counts, and a last channel beside the latents in the decoder.
+It is in octaves of the step above or below `UNIT_LOG2_STEP`. Scales, sub-band mixes and units are folded into weights.
 """
 
 from __future__ import annotations
