@@ -1,8 +1,7 @@
 """The trained networks as an export wants them: plain convolutions, one input each.
 
-Graphs of models that are told the quality level take it as one more channel: a fourth plane beside red, green and
-blue in the encoder, of which each cell's upper left value counts, and a last channel beside the latents in the decoder.
-It is in octaves of the step above or below `UNIT_LOG2_STEP`. Scales, sub-band mixes and units are folded into weights.
+The decoder of a model that is told the quality level takes it as one more channel, the last: octaves of the step above
+or below `UNIT_LOG2_STEP`. Scales, sub-band mixes and units are folded into weights.
 """
 
 from __future__ import annotations
@@ -75,23 +74,19 @@ def _quality(quality: Quality | None) -> nn.Sequential | None:
 
 
 class FoldedEncoder(nn.Module):
-    """(N, 3 or 4, H, W): samples in [-1, 1] and perhaps the quality level -> latents (N, C, H/16, W/16)."""
+    """(N, 3, H, W) in [-1, 1] -> latents (N, C, H/16, W/16)."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         assert encoder.out.bias is not None
         self.body = nn.Sequential(*(_plain(module) for module in encoder.body))
-        self.quality, self.tail = _quality(encoder.quality), encoder.tail
+        self.tail = encoder.tail
         scales = encoder.log_scales.exp()
         self.out = _conv(encoder.out.weight * scales[:, None, None, None], encoder.out.bias * scales, padding=1)
         self.linear = _conv(LEVELS * _unshuffled(encoder.linear.weight, DOWNSCALE), None, stride=DOWNSCALE)
 
     def forward(self, sample: Tensor) -> Tensor:
-        picture = sample if self.quality is None else sample[:, :3]
-        x = self.body(picture)
-        if self.quality is not None:
-            x = x + self.quality(sample[:, 3:, ::DOWNSCALE, ::DOWNSCALE])
-        latents: Tensor = self.out(self.tail(x)) + self.linear(picture)
+        latents: Tensor = self.out(self.tail(self.body(sample))) + self.linear(sample)
         return latents
 
 

@@ -46,7 +46,7 @@ class ModelConfig:
         decoder_widths: channels at 1/16, 1/8 and 1/4.
         decoder_blocks: residual blocks there.
         haar: Haar-shaped resampling; otherwise plain 1x1 convolutions and pixel shuffle.
-        quality: whether both networks are told the quality level.
+        quality: whether the decoder is told the quality level. The encoder is not: it runs once for all steps.
     """
 
     latent_channels: int = 192
@@ -55,7 +55,7 @@ class ModelConfig:
     decoder_widths: tuple[int, int, int] = (256, 128, 64)
     decoder_blocks: tuple[int, int, int] = (4, 3, 1)
     haar: bool = True
-    quality: bool = False
+    quality: bool = True
 
 
 class Block(nn.Module):
@@ -141,7 +141,7 @@ class Quality(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(1, hidden, 1), nn.Conv2d(hidden, width, 1)
         nn.init.normal_(self.first.weight)
-        nn.init.zeros_(self.second.weight)  # at first all levels are one: apart from the start, each learns alone
+        nn.init.zeros_(self.second.weight)  # at first all levels are one
 
     def forward(self, log2_step: Tensor) -> Tensor:
         result: Tensor = self.second(F.relu(self.first((log2_step - QUALITY_CENTER) / QUALITY_SPAN)))
@@ -149,7 +149,7 @@ class Quality(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Samples (N, 3, H, W) in [-1, 1], sides multiples of 16, and the quality level (N, 1, H/16, W/16) -> latents."""
+    """Samples (N, 3, H, W) in [-1, 1], sides multiples of 16 -> latents (N, C, H/16, W/16)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -163,17 +163,13 @@ class Encoder(nn.Module):
             *_blocks(eighth, n_eighth),
             Downsample(eighth, sixteenth, config.haar),
         )
-        self.quality = Quality(sixteenth) if config.quality else None
         self.tail = nn.Sequential(*_blocks(sixteenth, n_sixteenth), nn.ReLU())
         self.out = nn.Conv2d(sixteenth, config.latent_channels, 3, padding=1)
         self.log_scales = nn.Parameter(torch.zeros(config.latent_channels))
         self.linear = nn.Conv2d(BLOCK_VALUES, config.latent_channels, 1, bias=False)
 
-    def forward(self, sample: Tensor, log2_step: Tensor) -> Tensor:
-        x = self.body(sample)
-        if self.quality is not None:
-            x = x + self.quality(log2_step)
-        latents: Tensor = self.out(self.tail(x)) * self.log_scales.exp()[:, None, None]
+    def forward(self, sample: Tensor) -> Tensor:
+        latents: Tensor = self.out(self.tail(self.body(sample))) * self.log_scales.exp()[:, None, None]
         with torch.autocast(sample.device.type, enabled=False):
             latents = latents.float() + LEVELS * self.linear(F.pixel_unshuffle(sample.float(), DOWNSCALE))
         return latents

@@ -200,7 +200,7 @@ class Trainer:
         step = torch.exp2(level)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
             with torch.set_grad_enabled(stage.learns != "decoder"):
-                latents = self.model.encoder(batch, level).float()
+                latents = self.model.encoder(batch).float()
             strength = stage.decisions * torch.rand(n, device=self.device)
             symbols, bits = self.rate.soft_decide(latents / step, level, strength)
             picture = self.model.decoder(symbols * step, level).float()
@@ -251,7 +251,7 @@ class Trainer:
         n, _, height, width = pictures.shape
         level = torch.full((n, 1, height // DOWNSCALE, width // DOWNSCALE), QUALITY_CENTER, device=self.device)
         step = torch.exp2(level)
-        latents = self.average.encoder(pictures.to(self.device), level)
+        latents = self.average.encoder(pictures.to(self.device))
         self.average.decoder(torch.round(latents / step) * step, level)
         for hook in hooks:
             hook.remove()
@@ -274,7 +274,7 @@ class Trainer:
                 level = torch.full(shape, log2_step or LOG2_STEPS[0], device=self.device)
                 step = torch.exp2(level)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
-                    latents = self.average.encoder(batch, level).float()
+                    latents = self.average.encoder(batch).float()
                     if log2_step is not None:
                         symbols = self.average_rate.decide(latents / step, level, torch.full((n,), 0.5))
                         bpp += float(self.average_rate(symbols, level).sum()) / (height * width)
