@@ -92,13 +92,16 @@ class FlatResult:
     mean: float
 
 
-def judge_flats(model: str | None, quality: float | None, threads: int | None) -> Iterator[FlatResult]:
+def judge_flats(
+    model: str | None, quality: float | None, threads: int | None, protect: sdrt.Protect
+) -> Iterator[FlatResult]:
     """Every color in every size through our codec, at ``quality`` (None: the pack's default)."""
     name, codec = model_words(model), sdrt.Codec(model, threads=threads)
+    name += "" if protect == "auto" else f" protect={protect}"
     for size in FLAT_SIZES:
         for color in itertools.product(FLAT_LEVELS, FLAT_LEVELS, FLAT_LEVELS):
             picture = np.full((size[1], size[0], 3), color, np.uint8)
-            painted = codec.decode_picture(codec.encode(picture, quality=quality)).rgb
+            painted = codec.decode_picture(codec.encode(picture, quality=quality, protect=protect)).rgb
             error = np.abs(painted.astype(int) - picture)
             yield FlatResult(name, size, color, int(error.max()), float(error.mean()))
 
@@ -154,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     charts = [judge_chart(codec, bpp) for codec in codecs for bpp in budgets]
     print(report_charts(charts), flush=True)
     flats: list[FlatResult] = []
-    for model in options.model or [None]:
-        here = list(judge_flats(model, options.quality, options.threads))
+    for model, protect in itertools.product(options.model or [None], options.protect or ["auto"]):
+        here = list(judge_flats(model, options.quality, options.threads, protect))
         print("\n" + report_flats(here), flush=True)
         flats += here
     record.keep(to_record(charts, flats, arguments), options)
