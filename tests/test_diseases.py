@@ -33,6 +33,8 @@ EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
     "alpha-of-another-size.sdl": (errors.CorruptError, ""),
     "payload-ends-in-zero.sdl": (errors.CorruptError, "payload"),
     "payload-goes-on.sdl": (errors.CorruptError, "payload"),
+    "payload-too-short.sdl": (errors.CorruptError, "payload of 0 bytes is too short"),
+    "payload-too-short-for-25-megapixels.sdl": (errors.CorruptError, "payload of 0 bytes is too short"),
     "steps-beyond-seven.sdl": (errors.CorruptError, "beyond 7"),
     "steps-flat.sdl": (errors.CorruptError, "flat"),
     "steps-go-on.sdl": (errors.CorruptError, "step map does not end"),
