@@ -114,8 +114,8 @@ def test_silence_costs_next_to_nothing() -> None:
 
 
 def test_a_payload_is_as_long_as_what_its_coder_put_out() -> None:
-    """Symbols whose number is 0, each as improbable as can be, have one payload: as many zero bytes as left the coder, not
-    none at all. Both decoders refuse fewer and more."""
+    """Symbols whose number is 0, each as improbable as can be, have one payload: as many zero bytes as left the coder,
+    not none at all. Both decoders refuse fewer and more."""
     arrays = generic_arrays(2)
     prior, indices = build_prior(arrays), flat(3, 4)
     written = 0

@@ -2,8 +2,8 @@
 
 The payload is one range-coder stream (constriction's: 32-bit words, 64-bit state, 24-bit models), most significant byte
 first: every word that the coder puts out, and the shortest tail that still decodes, whose absent bytes read as zero.
-Within a scan, symbols are coded table by table, stable by position; then the low bits of wide classes, then the escapes.
-docs/PRIOR.md has every detail.
+Within a scan, symbols are coded table by table, stable by position; then the low bits of wide classes, then the
+escapes. docs/PRIOR.md has every detail.
 
 The bytes of given symbols are unique: a decoder encodes what it reads again and refuses a payload that differs. It does
 so after every scan, so that a few bytes that claim many symbols cost the work of a scan.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdrt.errors import ImageError, OutputError
+from sdrt.streams import WholeWriter
 
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
 """Longest side -> the folder of the thumbnail cache for that size."""
@@ -87,14 +88,31 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
     }
     png = io.BytesIO()
     write_png(scatter(picture), png, texts)
-    if destination is not None:
-        try:
-            # Not atomic: who asks for a thumbnail has made the file, and may read it through a handle that is open.
-            destination.write_bytes(png.getbuffer())
-        except OSError as error:
-            raise OutputError(f"cannot write {destination}: {error.strerror or error}") from None
+    if destination is None:
+        destination = cache_place(source, size_px)
+        make_folder(destination.parent, 0o700)
+    elif _is_placeholder(destination):
+        _fill(destination, png.getbuffer())
         return destination
-    destination = cache_place(source, size_px)
-    make_folder(destination.parent, 0o700)
     write_atomic(destination, png.getbuffer())
     return destination
+
+
+def _is_placeholder(destination: Path) -> bool:
+    """Whether there is an empty file. Xfce's tumbler makes one, and reads it through a handle that it keeps open."""
+    from sdrt.atomic import file_identity
+
+    return file_identity(destination) is not None and destination.stat().st_size == 0
+
+
+def _fill(placeholder: Path, data: memoryview) -> None:
+    """Write into an empty file, which stays the same file, and is empty again where that fails. Raises OutputError."""
+    try:
+        with placeholder.open("r+b", buffering=0) as file:
+            try:
+                WholeWriter(file).write(data)
+            except OSError:
+                file.truncate(0)
+                raise
+    except OSError as error:
+        raise OutputError(f"cannot write {placeholder}: {error.strerror or error}") from None
