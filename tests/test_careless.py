@@ -51,6 +51,8 @@ def refused(line: str, code: int, capsys: pytest.CaptureFixture[str]) -> str:
     ("line", "code"),
     [
         ("latents a.sdl --out-dir file", 10),
+        ("latents a.sdl --out-dir nul\0", 10),
+        ("encode file --out-dir nul\0", 10),
         ("latents a.sdl --out-dir /proc/x", 10),
         (f"latents a.sdl --out-dir {LONG}", 10),
         (f"latents {LONG}.sdl", 9),
@@ -86,6 +88,47 @@ def test_no_command_writes_over_its_input(way: str, folder: Path, capsys: pytest
             (os.symlink if way == "symbolic link" else os.link)(source, name)
         assert "would be overwritten" in refused(line.format(name), 10, capsys)
         assert Path(source).read_bytes() == before
+
+
+def test_a_thumbnail_replaces_thumbnails_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``sdrt thumbnail *.sdl`` names a second input where the output belongs; errors name the file."""
+    Path("b.sdl").write_bytes(SDL)
+    assert "is no PNG" in refused("thumbnail a.sdl b.sdl", 10, capsys)
+    assert Path("b.sdl").read_bytes() == SDL
+    assert cli.main(["thumbnail", "a.sdl", "t.png"]) == cli.main(["thumbnail", "a.sdl", "t.png", "16"]) == 0
+    assert "t.png: not an .sdl file" in refused("thumbnail t.png", 3, capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("decode in.png -o z.png --truth in.png --force", 2),
+        ("decode in.png -o z.png --truth ./z.png --force", 2),
+        ("decode a.sdl --truth a.png --force", 2),
+        ("decode in.png -o z.png --truth link.png --force", 10),
+    ],
+)
+def test_a_truth_map_is_a_file_of_its_own(
+    line: str, code: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under whatever name, it replaces neither the input nor the picture, the output that nobody named included."""
+    codec = Codec("testpack")
+    data = codec.encode(np.full((40, 40, 3), 90, np.uint8), truth=True)
+    Path("in.png").write_bytes(data)
+    Path("link.png").symlink_to("z.png")
+    assert "--truth needs one input" in refused(line, code, capsys) or code == 10
+    assert Path("in.png").read_bytes() == data
+    if code == 10:
+        assert load("z.png").rgb.std() < 5
+
+
+def test_tiles_smaller_than_a_cell_are_cells(folder: Path) -> None:
+    """--tile 1 is as little memory as there can be."""
+    decoded = []
+    for tile in ("1", "1000"):
+        assert cli.main(["decode", "a.sdl", "-o", f"{tile}.png", "--tile", tile]) == 0
+        decoded.append(load(f"{tile}.png").rgb)
+    assert (decoded[0] == decoded[1]).all()
 
 
 def test_two_inputs_never_share_their_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

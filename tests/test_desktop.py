@@ -110,7 +110,7 @@ def test_a_file_manager_finds_its_thumbnail(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
-@pytest.mark.parametrize("before", [b"a good picture", b""])
+@pytest.mark.parametrize("before", [b"\x89PNG\r\n\x1a\n, a good picture", b""])
 def test_a_disk_that_fills_up_leaves_what_was_there(before: bytes, tmp_path: Path) -> None:
     """A thumbnail that cannot be written whole leaves the file that had its name, and an empty one empty."""
     import resource

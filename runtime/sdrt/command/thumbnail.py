@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sdrt.errors import ImageError, OutputError
+from sdrt.command.console import complain
+from sdrt.errors import ImageError, OutputError, SdrtError
 from sdrt.streams import WholeWriter
 
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
@@ -33,7 +34,10 @@ def _size(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    write_thumbnail(Path(arguments.input), arguments.output and Path(arguments.output), arguments.size)
+    try:
+        write_thumbnail(Path(arguments.input), arguments.output and Path(arguments.output), arguments.size)
+    except SdrtError as error:
+        return complain(error, arguments.input)
     return 0
 
 
@@ -57,7 +61,8 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
 
     ``destination``: None is its place in the cache. Returns where it is.
 
-    Raises what ``Codec.decode_strips`` raises, and OutputError.
+    Raises what ``Codec.decode_strips`` raises, and OutputError, also for a file that exists and is no PNG: who names
+    two .sdl files means two inputs.
     """
     import io
 
@@ -67,9 +72,13 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
     from sdrt.container.source import read_source
     from sdrt.pixels.picture import scatter
     from sdrt.pixels.png import write_png
+    from sdrt.pixels.png_chunks import SIGNATURE
 
     if destination is not None and file_identity(source) == file_identity(destination) is not None:
         raise OutputError(f"{destination} is the input and would be overwritten")
+    old = None if destination is None else _first_bytes(destination)
+    if old is not None and old not in (b"", SIGNATURE):
+        raise OutputError(f"{destination} exists already and is no PNG")
     data = read_source(source)
     try:
         source, status = source.absolute(), source.stat()
@@ -91,18 +100,25 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
     if destination is None:
         destination = cache_place(source, size_px)
         make_folder(destination.parent, 0o700)
-    elif _is_placeholder(destination):
+    elif old == b"":  # Xfce's tumbler makes such a file, and reads it through a handle that it keeps open
         _fill(destination, png.getbuffer())
         return destination
     write_atomic(destination, png.getbuffer())
     return destination
 
 
-def _is_placeholder(destination: Path) -> bool:
-    """Whether there is an empty file. Xfce's tumbler makes one, and reads it through a handle that it keeps open."""
+def _first_bytes(destination: Path) -> bytes | None:
+    """As many as a PNG's signature has, of a file that is there; None where there is none. Raises OutputError."""
     from sdrt.atomic import file_identity
+    from sdrt.pixels.png_chunks import SIGNATURE
 
-    return file_identity(destination) is not None and destination.stat().st_size == 0
+    if file_identity(destination) is None:
+        return None
+    try:
+        with destination.open("rb") as file:
+            return file.read(len(SIGNATURE))
+    except OSError as error:
+        raise OutputError(f"{destination} exists already and cannot be read: {error.strerror or error}") from None
 
 
 def _fill(placeholder: Path, data: memoryview) -> None:
