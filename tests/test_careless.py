@@ -99,6 +99,19 @@ def test_a_thumbnail_replaces_thumbnails_only(folder: Path, capsys: pytest.Captu
     assert "t.png: not an .sdl file" in refused("thumbnail t.png", 3, capsys)
 
 
+def test_a_dash_is_stdout_to_a_thumbnail_too(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As to every other command that writes one picture: no file of that name."""
+    assert cli.main(["thumbnail", "a.sdl", "-", "16"]) == 0
+    assert load(io.BytesIO(capfdbinary.readouterr().out)).rgb.shape == (10, 16, 3)
+    assert not Path("-").exists()
+
+
+def test_latents_look_at_the_first_bytes_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An endless file that is called .sdl is not read to its end."""
+    Path("endless.sdl").symlink_to("/dev/zero")
+    refused("latents endless.sdl", 3, capsys)
+
+
 @pytest.mark.parametrize(
     ("line", "code"),
     [

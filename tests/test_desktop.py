@@ -117,9 +117,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(before: bytes, tmp_path: Pat
 
     place = tmp_path / "thumbnail.png"
     place.write_bytes(before)
-    done = sdrt(
-        "thumbnail", HEALTHY, place, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    )
+    done = sdrt("thumbnail", HEALTHY, place, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
     assert done.returncode == 10 and str(place) in one_line(done.stderr.decode())
     assert place.read_bytes() == before and list(tmp_path.iterdir()) == [place]
 

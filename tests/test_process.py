@@ -186,6 +186,16 @@ def test_with_stderr_closed_errors_are_codes(line: str) -> None:
     assert done.stdout == b"" and done.returncode in (2, 9)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("line", "code"), [("encode two.gif --model testpack", 0), ("encode absent.png -o -", 9), ("encode", 2)]
+)
+def test_words_that_cannot_be_written_change_no_exit_code(line: str, code: int, folder: Path) -> None:
+    """On a full disk under stderr notes, errors and usage are lost, and nothing else."""
+    done = shell(f"$sdrt {line} 2>/dev/full", cwd=folder)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
 def test_what_a_library_says_itself_is_one_line_of_ours(folder: Path) -> None:
     """libtiff writes to stderr past everybody: its first words become a note, --quiet keeps them away."""
     for options, lines in (([], 1), (["--quiet"], 0)):

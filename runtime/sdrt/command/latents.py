@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol
 from sdrt.atomic import atomic_file, file_identity, make_folder
 from sdrt.codec import Codec
 from sdrt.command.console import check_output, print_stderr, report_error, write_output
+from sdrt.container.source import read_source
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
 from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, checked_key, read_tar
@@ -145,7 +146,7 @@ def _members_of(source: Path) -> Iterator[tuple[str, Members]]:
     kind = source.suffix.lower().lstrip(".")
     if kind != SDL and kind not in READERS:
         raise UnsupportedError(f"{source}: latents are read from .{SDL}, .{', .'.join(READERS)} and {TAR} files")
-    members = {kind: _read(source)}
+    members = {kind: read_source(source) if kind == SDL else _read(source)}
     key = source.name[: -len(source.suffix)]
     if kind == SDL:
         for extension in (FLIPPED, SIZES):

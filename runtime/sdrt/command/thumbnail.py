@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sdrt.command.console import complain
+from sdrt.command.console import STDIO, check_output, complain, write_output
 from sdrt.errors import ImageError, OutputError, SdrtError
 from sdrt.streams import WholeWriter
 
@@ -22,7 +22,9 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds the parser of this command."""
     parser = commands.add_parser("thumbnail", help="a small PNG of an .sdl file, for file managers")
     parser.add_argument("input", metavar="FILE", help="an .sdl file")
-    parser.add_argument("output", metavar="PNG", nargs="?", help="default: its place in the cache of file managers")
+    parser.add_argument(
+        "output", metavar="PNG", nargs="?", help="default: its place in the cache of file managers; - is stdout"
+    )
     parser.add_argument("size", metavar="PX", nargs="?", type=_size, default=256, help="longest side (default: 256)")
     parser.set_defaults(run=_run)
 
@@ -34,8 +36,13 @@ def _size(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    source, output = Path(arguments.input), arguments.output
     try:
-        write_thumbnail(Path(arguments.input), arguments.output and Path(arguments.output), arguments.size)
+        if output == STDIO:
+            check_output(STDIO, overwrite=False)
+            write_output(STDIO, make_thumbnail(source, arguments.size), overwrite=False)
+        else:
+            write_thumbnail(source, None if output is None else Path(output), arguments.size)
     except SdrtError as error:
         return complain(error, arguments.input)
     return 0
@@ -56,32 +63,22 @@ def cache_place(source: Path, size_px: int) -> Path:
     return cache / "thumbnails" / folder / f"{hashlib.md5(source.as_uri().encode()).hexdigest()}.png"
 
 
-def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Path:
-    """Write the thumbnail of an .sdl file, with what a file manager needs to know whether it is of that file still.
+def make_thumbnail(source: Path, size_px: int) -> bytes:
+    """The thumbnail of an .sdl file, a PNG with what a file manager needs to know whether it is of that file still.
 
-    ``destination``: None is its place in the cache. Returns where it is.
-
-    Raises what ``Codec.decode_strips`` raises, and OutputError, also for a file that exists and is no PNG: who names
-    two .sdl files means two inputs.
+    Raises what ``Codec.thumbnail`` raises.
     """
     import io
 
-    from sdrt.atomic import file_identity, make_folder, write_atomic
     from sdrt.codec import Codec
     from sdrt.container import sdl
     from sdrt.container.source import read_source
     from sdrt.pixels.picture import scatter
     from sdrt.pixels.png import write_png
-    from sdrt.pixels.png_chunks import SIGNATURE
 
-    if destination is not None and file_identity(source) == file_identity(destination) is not None:
-        raise OutputError(f"{destination} is the input and would be overwritten")
-    old = None if destination is None else _first_bytes(destination)
-    if old is not None and old not in (b"", SIGNATURE):
-        raise OutputError(f"{destination} exists already and is no PNG")
     data = read_source(source)
     try:
-        source, status = source.absolute(), source.stat()
+        path, status = source.absolute(), source.stat()
     except OSError as error:  # it went away, or the folder in which we stand did
         raise ImageError(f"cannot read {source}: {error.strerror or error}") from None
     header = sdl.unpack(data)
@@ -93,18 +90,35 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
         "Thumb::MTime": str(int(status.st_mtime)),
         "Thumb::Mimetype": sdl.MEDIA_TYPE,
         "Thumb::Size": str(status.st_size),
-        "Thumb::URI": source.as_uri(),
+        "Thumb::URI": path.as_uri(),
     }
     png = io.BytesIO()
     write_png(scatter(picture), png, texts)
+    return png.getvalue()
+
+
+def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> None:
+    """Write the thumbnail of an .sdl file. ``destination``: None is its place in the cache.
+
+    Raises what ``Codec.thumbnail`` raises, and OutputError, also for a file that exists and is no PNG: who names two
+    .sdl files means two inputs.
+    """
+    from sdrt.atomic import file_identity, make_folder, write_atomic
+    from sdrt.pixels.png_chunks import SIGNATURE
+
+    if destination is not None and file_identity(source) == file_identity(destination) is not None:
+        raise OutputError(f"{destination} is the input and would be overwritten")
+    old = None if destination is None else _first_bytes(destination)
+    if old is not None and old not in (b"", SIGNATURE):
+        raise OutputError(f"{destination} exists already and is no PNG")
+    png = make_thumbnail(source, size_px)
     if destination is None:
-        destination = cache_place(source, size_px)
+        destination = cache_place(source.absolute(), size_px)
         make_folder(destination.parent, 0o700)
     elif old == b"":  # Xfce's tumbler makes such a file, and reads it through a handle that it keeps open
-        _fill(destination, png.getbuffer())
-        return destination
-    write_atomic(destination, png.getbuffer())
-    return destination
+        _fill(destination, png)
+        return
+    write_atomic(destination, png)
 
 
 def _first_bytes(destination: Path) -> bytes | None:
@@ -121,7 +135,7 @@ def _first_bytes(destination: Path) -> bytes | None:
         raise OutputError(f"{destination} exists already and cannot be read: {error.strerror or error}") from None
 
 
-def _fill(placeholder: Path, data: memoryview) -> None:
+def _fill(placeholder: Path, data: bytes) -> None:
     """Write into an empty file, which stays the same file, and is empty again where that fails. Raises OutputError."""
     try:
         with placeholder.open("r+b", buffering=0) as file:
