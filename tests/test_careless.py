@@ -145,10 +145,32 @@ def test_tiles_smaller_than_a_cell_are_cells(folder: Path) -> None:
 
 
 def test_two_inputs_never_share_their_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first is kept, with --force too."""
+    """The first is kept, with --force too; a tar with two samples of one name would be read as one."""
     Path("other").mkdir()
     shutil.copy(HEALTHY, "other/a.sdl")
-    assert "just written" in refused("latents a.sdl other/a.sdl --out-dir out --force", 10, capsys)
+    for where in ("--out-dir out", "-o out.tar"):
+        assert "just written" in refused(f"latents a.sdl other/a.sdl {where} --force", 10, capsys)
+    with tarfile.open("out.tar") as tar:
+        assert tar.getnames() == ["a.npz"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_tar_that_cannot_be_written_ends_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, not one for each input; nothing is written behind the gap."""
+    for name in "bcdef":
+        shutil.copy(HEALTHY, f"{name}.sdl")
+    Path("full.tar").symlink_to("/dev/full")
+    line = refused("latents a.sdl b.sdl c.sdl d.sdl e.sdl f.sdl -o full.tar --force", 10, capsys)
+    assert line.endswith("cannot write full.tar: No space left on device")
+
+
+def test_a_tar_of_nothing_replaces_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--force gives leave to replace it by its like, not by an error."""
+    assert cli.main(["latents", "a.sdl", "-o", "out.tar"]) == 0
+    before = Path("out.tar").read_bytes()
+    for output in ("out.tar", "new.tar"):
+        refused(f"latents absent.sdl -o {output} --force", 9, capsys)
+    assert Path("out.tar").read_bytes() == before and not Path("new.tar").exists()
 
 
 def write_tar(name: str, *entries: tuple[tarfile.TarInfo, bytes]) -> None:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sdrt.command.console import STDIO, check_output, complain, write_output
+from sdrt.command.console import STDIO, check_output, report_error, write_output
 from sdrt.errors import ImageError, OutputError, SdrtError
 from sdrt.streams import WholeWriter
 
@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             write_thumbnail(source, None if output is None else Path(output), arguments.size)
     except SdrtError as error:
-        return complain(error, arguments.input)
+        return report_error(error, arguments.input)
     return 0
 
 
