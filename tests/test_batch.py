@@ -194,6 +194,23 @@ def test_parquet_goes_in_and_out(source: Path, photo: Pixels) -> None:
     assert row["status"] == "failed" and "has no column nothing, only id, bytes" in str(row["error"])
 
 
+@pytest.mark.parametrize("form", ["files", "tar"])
+def test_two_pictures_of_one_key_are_not_taken_for_one(form: str, source: Path, photo: Pixels) -> None:
+    """The first has its result, the second an error, in every run: none is called done that is nowhere."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pictures = [jpeg(photo[:16, : 16 * width]) for width in (1, 2, 3)]
+    parquet.write_table(pyarrow.table({"id": ["a", "b", "a"], "bytes": pictures}), source / "k.parquet")
+    of, units = settings(form=form), find_units([str(source / "k.parquet")], [])
+    assert [row["status"] for row in run(of, units)] == ["done", "done", "failed"]
+    kept = files()
+    assert statuses(run(of, units)) == {"skipped": 2, "failed": 1} and files() == kept
+    if form == "tar":
+        found = {key: members["sdl"] for key, members in read_tar(io.BytesIO(kept["k-00000.tar"]), "k")}
+    else:
+        found = {Path(name).stem: data for name, data in kept.items()}
+    assert {key: sdrt.info(data).width_px for key, data in found.items()} == {"a": 16, "b": 32}
+
+
 def test_latents_go_both_ways(source: Path) -> None:
     """A trainer's caches become .sdl files with what belongs to them, and these become caches."""
     latents = np.random.default_rng(0).normal(size=(12, 4, 6)).astype(np.float32)
