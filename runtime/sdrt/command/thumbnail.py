@@ -129,6 +129,8 @@ def _first_bytes(destination: Path) -> bytes | None:
     if file_identity(destination) is None:
         return None
     try:
+        if not destination.stat().st_size:
+            return b""  # which may be for writing only
         with destination.open("rb") as file:
             return file.read(len(SIGNATURE))
     except OSError as error:
@@ -138,7 +140,7 @@ def _first_bytes(destination: Path) -> bytes | None:
 def _fill(placeholder: Path, data: bytes) -> None:
     """Write into an empty file, which stays the same file, and is empty again where that fails. Raises OutputError."""
     try:
-        with placeholder.open("r+b", buffering=0) as file:
+        with placeholder.open("wb", buffering=0) as file:
             try:
                 WholeWriter(file).write(data)
             except OSError:
