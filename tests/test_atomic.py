@@ -134,6 +134,7 @@ IN_PLACE = {
     "runtime/sdrt/network/probe.py": "temporary folder",
     "runtime/sdrt/network/tensorrt_cache.py": "scratch folder, renamed",
     "runtime/sdrt/packs/install.py": "scratch folder, renamed",
+    "runtime/sdrt/latents/webdataset.py": "a tar into a file that another has opened",
     "export/sdrt_export/reference.py": "temporary folder",
     "batch/sdrt_batch/attempts.py": "a line at a time, for as long as a unit of work is being done",
 }

@@ -322,7 +322,7 @@ def test_a_surprise_is_one_line_too(
         raise ZeroDivisionError("of all things")
 
     monkeypatch.setattr(tensors, "sample_region", surprise)
-    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)).save(tmp_path / "photo.png")
     arguments = ["encode", str(tmp_path / "photo.png"), "--model", "testpack"]
     assert cli.main(arguments) == 1
     err = capsys.readouterr().err
