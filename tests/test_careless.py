@@ -93,7 +93,7 @@ def test_no_command_writes_over_its_input(way: str, folder: Path, capsys: pytest
 def test_a_thumbnail_replaces_thumbnails_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``sdrt thumbnail *.sdl`` names a second input where the output belongs; errors name the file."""
     Path("b.sdl").write_bytes(SDL)
-    assert "is no PNG" in refused("thumbnail a.sdl b.sdl", 10, capsys)
+    assert "is not a PNG" in refused("thumbnail a.sdl b.sdl", 10, capsys)
     assert Path("b.sdl").read_bytes() == SDL
     assert cli.main(["thumbnail", "a.sdl", "t.png"]) == cli.main(["thumbnail", "a.sdl", "t.png", "16"]) == 0
     assert "t.png: not an .sdl file" in refused("thumbnail t.png", 3, capsys)

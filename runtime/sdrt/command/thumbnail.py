@@ -100,7 +100,7 @@ def make_thumbnail(source: Path, size_px: int) -> bytes:
 def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> None:
     """Write the thumbnail of an .sdl file. ``destination``: None is its place in the cache.
 
-    Raises what ``Codec.thumbnail`` raises, and OutputError, also for a file that exists and is no PNG: who names two
+    Raises what ``Codec.thumbnail`` raises, and OutputError, also for a file that exists and is not a PNG: who names two
     .sdl files means two inputs.
     """
     from sdrt.atomic import file_identity, make_folder, write_atomic
@@ -110,7 +110,7 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Non
         raise OutputError(f"{destination} is the input and would be overwritten")
     old = None if destination is None else _first_bytes(destination)
     if old is not None and old not in (b"", SIGNATURE):
-        raise OutputError(f"{destination} exists already and is no PNG")
+        raise OutputError(f"{destination} exists already and is not a PNG")
     png = make_thumbnail(source, size_px)
     if destination is None:
         destination = cache_place(source.absolute(), size_px)
