@@ -53,6 +53,10 @@ def sdl_files(healthy: bytes, with_alpha: bytes, with_map: bytes) -> dict[str, b
         "other-latent-space.sdl": sdl.pack(replace(parsed, space_identity=b"\xde\xad\xbe\xef")),
         "payload-goes-on.sdl": sdl.pack(replace(parsed, payload=parsed.payload + b"\x01")),
         "payload-ends-in-zero.sdl": sdl.pack(replace(parsed, payload=parsed.payload + b"\x00")),
+        "payload-too-short.sdl": sdl.pack(replace(parsed, payload=b"")),
+        "payload-too-short-for-25-megapixels.sdl": sdl.pack(
+            replace(parsed, width_px=5000, height_px=5000, payload=b"")
+        ),
         "steps-flat.sdl": with_steps(b""),
         "steps-go-on.sdl": with_steps(coded_map + b"\x00"),
         "steps-beyond-seven.sdl": with_steps(beyond.finish()),

@@ -187,6 +187,8 @@ class RangeDecoder:
         if self.range < 2**32:
             word = int.from_bytes(self.payload[self.taken : self.taken + 4].ljust(4, b"\0"), "big")
             self.taken += 4
+            if self.taken > len(self.payload) + 8:
+                raise RefusedError("shorter than what was put out")
             self.range, self.code = self.range << 32, self.code << 32 | word
         return entry
 
@@ -201,11 +203,11 @@ class RangeDecoder:
         return int(number)
 
     def end(self) -> None:
-        """Refuses a payload that is not the shortest, or of the shortest the least, of its symbols."""
+        """Refuses a payload whose tail is not the shortest, or of the shortest the least, of its symbols."""
         length = len(self.payload)
         if length > self.taken:
             raise RefusedError("bytes are left over")
-        if not length:
+        if length == self.taken - 8:
             return
         unit, last = 256 ** (self.taken - length), self.payload[-1]
         if not last or self.code >= unit or self.code + (256 - last) * unit < self.range:

@@ -73,6 +73,7 @@ def test_keywords_are_the_fields_of_what_they_stand_for() -> None:
         {"device": "cpu", "precision": "bf16"},
         {"threads": 0},
         {"threads": 1.5},
+        {"threads": 10**30},
         {"max_pixels": -5},
         {"tile_px": 0},
     ],
@@ -85,6 +86,15 @@ def test_wrong_arguments_are_one_family(wrong: dict[str, Any], monkeypatch: pyte
         sdrt.encode("no such file", **wrong)
     assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
     assert any(name in str(caught.value) for name in wrong)
+
+
+def test_a_wrong_size_is_of_the_same_family(testpack: ModelPack) -> None:
+    """None is no size of a thumbnail, nor of a picture that latents are of."""
+    codec = sdrt.Codec("testpack", device="cpu")
+    with pytest.raises(sdrt.ArgumentError, match="side_px"):
+        codec.thumbnail(FILE, None)  # type: ignore[arg-type]
+    with pytest.raises(sdrt.ArgumentError, match="width_px"):
+        codec.encode_latents(np.zeros((12, 2, 2)), None, 16)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("crop", [(1, 2, 3), (0, 0, 1.5, 2), "1,2,3,4", 7, (-1, 0, 5, 5), (0, 0, 162, 97)], ids=str)

@@ -5,9 +5,11 @@ Each holds where the system knows files without a name, and where a temporary na
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -122,6 +124,41 @@ def test_no_permission_is_one_line(unprivileged: Unprivileged, tmp_path: Path) -
                 write_atomic(tmp_path / name, b"data")
             with pytest.raises(OutputError, match="ermission"):
                 replaces(tmp_path / name)
+
+
+IN_PLACE = {
+    "runtime/sdrt/atomic.py": "the one way to write, and a device or pipe",
+    "runtime/sdrt/command/console.py": "the null device",
+    "runtime/sdrt/command/ship.py": "scratch folder, renamed",
+    "runtime/sdrt/command/thumbnail.py": "a file that is empty",
+    "runtime/sdrt/network/probe.py": "temporary folder",
+    "runtime/sdrt/network/tensorrt_cache.py": "scratch folder, renamed",
+    "runtime/sdrt/packs/install.py": "scratch folder, renamed",
+    "runtime/sdrt/latents/webdataset.py": "a tar into a file that another has opened",
+    "export/sdrt_export/reference.py": "temporary folder",
+    "batch/sdrt_batch/attempts.py": "a line at a time, for as long as a unit of work is being done",
+}
+"""Modules that open files to write to them otherwise than by sdrt.atomic, and why nothing is lost there."""
+
+
+def writes_in_place(call: ast.Call) -> bool:
+    """Whether a call may change a file that has its name already."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    words = [*call.args, *(keyword.value for keyword in call.keywords)]
+    modes = [word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+    writing = any(re.fullmatch(r"[wax][bt+]*|r[bt]*\+[bt]*", mode) for mode in modes)
+    return name in ("write_bytes", "write_text", "copyfile") or (name == "open" and writing)
+
+
+def test_nobody_else_writes_in_place() -> None:
+    """Every module that opens a file to write goes by sdrt.atomic, or is known to lose nothing."""
+    found = set()
+    for root in ("runtime", "export", "batch"):
+        for path in (ROOT / root).rglob("*.py"):
+            calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+            if any(map(writes_in_place, calls)):
+                found.add(path.relative_to(ROOT).as_posix())
+    assert found == set(IN_PLACE)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

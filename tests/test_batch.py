@@ -194,6 +194,46 @@ def test_parquet_goes_in_and_out(source: Path, photo: Pixels) -> None:
     assert row["status"] == "failed" and "has no column nothing, only id, bytes" in str(row["error"])
 
 
+@pytest.mark.parametrize("form", ["files", "tar"])
+def test_two_pictures_of_one_key_are_not_taken_for_one(form: str, source: Path, photo: Pixels) -> None:
+    """The first has its result, the second an error, in every run: none is called done that is nowhere."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pictures = [jpeg(photo[:16, : 16 * width]) for width in (1, 2, 3)]
+    parquet.write_table(pyarrow.table({"id": ["a", "b", "a"], "bytes": pictures}), source / "k.parquet")
+    of, units = settings(form=form), find_units([str(source / "k.parquet")], [])
+    assert [row["status"] for row in run(of, units)] == ["done", "done", "failed"]
+    kept = files()
+    assert statuses(run(of, units)) == {"skipped": 2, "failed": 1} and files() == kept
+    if form == "tar":
+        found = {key: members["sdl"] for key, members in read_tar(io.BytesIO(kept["k-00000.tar"]), "k")}
+    else:
+        found = {Path(name).stem: data for name, data in kept.items()}
+    assert {key: sdrt.info(data).width_px for key, data in found.items()} == {"a": 16, "b": 32}
+
+
+def test_two_shards_of_one_name_are_refused_before_the_work(source: Path, photo: Pixels) -> None:
+    """Of two folders: the second would be taken for the first, done already. So would a tar that is called as the
+    pictures beside it will be."""
+    for folder, name in (("one", "x"), ("two", "x"), ("in", "part-000000")):
+        Path(folder).mkdir(exist_ok=True)
+        write_tar(Path(folder, f"{name}.tar"), {"k": {"jpg": jpeg(photo[:16, :16])}})
+    for sources in (["one", "two"], ["in"]):
+        with pytest.raises(sdrt.OutputError, match="would both be written"):
+            find_units(sources, JPEG)
+    assert len(find_units(["one/x.tar", "in/a.jpg"], JPEG)) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+@pytest.mark.parametrize("form", ["files", "tar"])
+def test_names_that_are_no_text_stop_no_other(form: str, source: Path, photo: Pixels) -> None:
+    """A picture of such a name has a row with its error, a tar of such a name too."""
+    Path(os.fsdecode(b"in/\xff.jpg")).write_bytes(jpeg(photo[:16, :16]))
+    write_tar(Path(os.fsdecode(b"in/\xff.tar")), {"k": {"jpg": jpeg(photo[:16, :16])}})
+    rows = run(settings(form=form), find_units(["in"], JPEG))
+    assert statuses(rows) == {"done": 4, "failed": 3}
+    assert not any("unexpected" in str(row["error"]) for row in rows)
+
+
 def test_latents_go_both_ways(source: Path) -> None:
     """A trainer's caches become .sdl files with what belongs to them, and these become caches."""
     latents = np.random.default_rng(0).normal(size=(12, 4, 6)).astype(np.float32)

@@ -51,6 +51,8 @@ def refused(line: str, code: int, capsys: pytest.CaptureFixture[str]) -> str:
     ("line", "code"),
     [
         ("latents a.sdl --out-dir file", 10),
+        ("latents a.sdl --out-dir nul\0", 10),
+        ("encode file --out-dir nul\0", 10),
         ("latents a.sdl --out-dir /proc/x", 10),
         (f"latents a.sdl --out-dir {LONG}", 10),
         (f"latents {LONG}.sdl", 9),
@@ -88,11 +90,87 @@ def test_no_command_writes_over_its_input(way: str, folder: Path, capsys: pytest
         assert Path(source).read_bytes() == before
 
 
+def test_a_thumbnail_replaces_thumbnails_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``sdrt thumbnail *.sdl`` names a second input where the output belongs; errors name the file."""
+    Path("b.sdl").write_bytes(SDL)
+    assert "is not a PNG" in refused("thumbnail a.sdl b.sdl", 10, capsys)
+    assert Path("b.sdl").read_bytes() == SDL
+    assert cli.main(["thumbnail", "a.sdl", "t.png"]) == cli.main(["thumbnail", "a.sdl", "t.png", "16"]) == 0
+    assert "t.png: not an .sdl file" in refused("thumbnail t.png", 3, capsys)
+
+
+def test_a_dash_is_stdout_to_a_thumbnail_too(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """As to every other command that writes one picture: no file of that name."""
+    assert cli.main(["thumbnail", "a.sdl", "-", "16"]) == 0
+    assert load(io.BytesIO(capfdbinary.readouterr().out)).rgb.shape == (10, 16, 3)
+    assert not Path("-").exists()
+
+
+def test_latents_look_at_the_first_bytes_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An endless file that is called .sdl is not read to its end."""
+    Path("endless.sdl").symlink_to("/dev/zero")
+    refused("latents endless.sdl", 3, capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("decode in.png -o z.png --truth in.png --force", 2),
+        ("decode in.png -o z.png --truth ./z.png --force", 2),
+        ("decode a.sdl --truth a.png --force", 2),
+        ("decode in.png -o z.png --truth link.png --force", 10),
+    ],
+)
+def test_a_truth_map_is_a_file_of_its_own(
+    line: str, code: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under whatever name, it replaces neither the input nor the picture, the output that nobody named included."""
+    codec = Codec("testpack")
+    data = codec.encode(np.full((40, 40, 3), 90, np.uint8), truth=True)
+    Path("in.png").write_bytes(data)
+    Path("link.png").symlink_to("z.png")
+    assert "--truth needs one input" in refused(line, code, capsys) or code == 10
+    assert Path("in.png").read_bytes() == data
+    if code == 10:
+        assert load("z.png").rgb.std() < 5
+
+
+def test_tiles_smaller_than_a_cell_are_cells(folder: Path) -> None:
+    """--tile 1 is as little memory as there can be."""
+    decoded = []
+    for tile in ("1", "1000"):
+        assert cli.main(["decode", "a.sdl", "-o", f"{tile}.png", "--tile", tile]) == 0
+        decoded.append(load(f"{tile}.png").rgb)
+    assert (decoded[0] == decoded[1]).all()
+
+
 def test_two_inputs_never_share_their_latents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first is kept, with --force too."""
+    """The first is kept, with --force too; a tar with two samples of one name would be read as one."""
     Path("other").mkdir()
     shutil.copy(HEALTHY, "other/a.sdl")
-    assert "just written" in refused("latents a.sdl other/a.sdl --out-dir out --force", 10, capsys)
+    for where in ("--out-dir out", "-o out.tar"):
+        assert "just written" in refused(f"latents a.sdl other/a.sdl {where} --force", 10, capsys)
+    with tarfile.open("out.tar") as tar:
+        assert tar.getnames() == ["a.npz"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_tar_that_cannot_be_written_ends_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, not one for each input; nothing is written behind the gap."""
+    for name in "bcdef":
+        shutil.copy(HEALTHY, f"{name}.sdl")
+    Path("full.tar").symlink_to("/dev/full")
+    line = refused("latents a.sdl b.sdl c.sdl d.sdl e.sdl f.sdl -o full.tar --force", 10, capsys)
+    assert line.endswith("cannot write full.tar: No space left on device")
+
+
+def test_a_tar_of_nothing_replaces_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--force gives leave to replace it by its like, not by an error."""
+    assert cli.main(["latents", "a.sdl", "-o", "out.tar"]) == 0
+    before = Path("out.tar").read_bytes()
+    for output in ("out.tar", "new.tar"):
+        refused(f"latents absent.sdl -o {output} --force", 9, capsys)
+    assert Path("out.tar").read_bytes() == before and not Path("new.tar").exists()
 
 
 def write_tar(name: str, *entries: tuple[tarfile.TarInfo, bytes]) -> None:

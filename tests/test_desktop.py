@@ -109,6 +109,19 @@ def test_a_file_manager_finds_its_thumbnail(
     assert place.read_bytes() == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.parametrize("before", [b"\x89PNG\r\n\x1a\n, a good picture", b""])
+def test_a_disk_that_fills_up_leaves_what_was_there(before: bytes, tmp_path: Path) -> None:
+    """A thumbnail that cannot be written whole leaves the file that had its name, and an empty one empty."""
+    import resource
+
+    place = tmp_path / "thumbnail.png"
+    place.write_bytes(before)
+    done = sdrt("thumbnail", HEALTHY, place, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    assert done.returncode == 10 and str(place) in one_line(done.stderr.decode())
+    assert place.read_bytes() == before and list(tmp_path.iterdir()) == [place]
+
+
 def test_the_command_may_lie_anywhere() -> None:
     """Spaces and quotes in its path are one word to a shell; a percent sign is doubled."""
     program = '/home/me/50% "new" env/sdrt'

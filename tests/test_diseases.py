@@ -33,6 +33,8 @@ EXPECTED: dict[str, tuple[type[errors.SdrtError], str]] = {
     "alpha-of-another-size.sdl": (errors.CorruptError, ""),
     "payload-ends-in-zero.sdl": (errors.CorruptError, "payload"),
     "payload-goes-on.sdl": (errors.CorruptError, "payload"),
+    "payload-too-short.sdl": (errors.CorruptError, "payload of 0 bytes is too short"),
+    "payload-too-short-for-25-megapixels.sdl": (errors.CorruptError, "payload of 0 bytes is too short"),
     "steps-beyond-seven.sdl": (errors.CorruptError, "beyond 7"),
     "steps-flat.sdl": (errors.CorruptError, "flat"),
     "steps-go-on.sdl": (errors.CorruptError, "step map does not end"),
@@ -320,7 +322,7 @@ def test_a_surprise_is_one_line_too(
         raise ZeroDivisionError("of all things")
 
     monkeypatch.setattr(tensors, "sample_region", surprise)
-    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)).save(tmp_path / "photo.png")
     arguments = ["encode", str(tmp_path / "photo.png"), "--model", "testpack"]
     assert cli.main(arguments) == 1
     err = capsys.readouterr().err

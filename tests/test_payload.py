@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from tests import reference
 from tests.prior_samples import DENSE, WIDE, heavy_arrays, laplace
 
+from sdrt.coding.context import Canvas, Positions, Prediction, predict
 from sdrt.coding.payload import bits, decode, encode
-from sdrt.coding.prior import MAX_SYMBOL, Prior
+from sdrt.coding.prior import MAX_SYMBOL, Prior, Scan
 from sdrt.coding.prior_file import build_prior
 from sdrt.errors import CorruptError
 from sdrt_export.prior_plan import Plan, generic_arrays, generic_prior
@@ -110,6 +111,43 @@ def test_silence_costs_next_to_nothing() -> None:
     prior = certain_prior(32)
     assert len(encode(np.zeros((64, 64, 32), np.int32), prior, flat(64, 64))) <= 4
     assert not decode(b"", certain_prior(1), flat(1, 1)).any()
+
+
+def test_a_payload_is_as_long_as_what_its_coder_put_out() -> None:
+    """Symbols whose number is 0, each as improbable as can be, have one payload: as many zero bytes as left the coder,
+    not none at all. Both decoders refuse fewer and more."""
+    arrays = generic_arrays(2)
+    prior, indices = build_prior(arrays), flat(3, 4)
+    written = 0
+    for length in range(90):
+        try:
+            symbols = decode(bytes(length), prior, indices)
+        except CorruptError:
+            with pytest.raises(reference.RefusedError):
+                reference.decode(arrays, bytes(length), indices)
+            continue
+        assert encode(symbols, prior, indices) == bytes(length)
+        assert reference.decode(arrays, bytes(length), indices).tolist() == symbols.tolist()
+        assert abs(bits(symbols, prior, indices) / 8 - length) < 8
+        written += 1
+    assert written == 1
+
+
+def test_a_claim_of_many_symbols_costs_a_scan() -> None:
+    """What a few bytes cannot hold is refused before the second scan is predicted."""
+    prior = generic_prior(32)
+    predicted = []
+
+    def count(canvas: Canvas, scan: Scan, places: Positions) -> Prediction:
+        predicted.append(scan)
+        return predict(canvas, scan, places)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdrt.coding.payload.predict", count)
+        for data in (b"", b"\x80", b"\xff" * 7 + b"\x7f"):
+            with pytest.raises(CorruptError):
+                decode(data, prior, flat(64, 64))
+    assert len(predicted) == 3
 
 
 def test_the_tail_is_tight() -> None:

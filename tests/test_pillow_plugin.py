@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,15 @@ def test_pillows_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 97 * 161 // 2 - 1)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(ALPHA)
+
+
+def test_the_limit_of_a_side_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thin picture of few pixels takes the work of many, since cells are painted whole; no limit at all is none."""
+    thin = replace(sdl.unpack(ALPHA.read_bytes()), width_px=1, height_px=sdl.MAX_SIDE_PX)
+    with pytest.raises(Image.DecompressionBombError, match="side"):
+        Image.open(io.BytesIO(sdl.pack(thin)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert Image.open(io.BytesIO(sdl.pack(thin))).size == (1, sdl.MAX_SIDE_PX)
 
 
 # Saving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import io
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,14 +121,13 @@ def test_a_disk_that_fills_up_under_stdout(unbuffered: str, line: str, folder: P
     assert done.returncode == OutputError.exit_code
 
 
-def until_pipe(pipe: int, *, holds_any: bool) -> None:
-    """Wait until a pipe holds unread bytes, or none, and a moment longer for what comes next."""
+def until_pipe(pipe: int, process: subprocess.Popen[bytes], *, holds_any: bool) -> None:
+    """Wait until a pipe, one end of which is given, holds unread bytes, or none, and a moment longer for what follows;
+    no longer than the process lives."""
     import fcntl
     import termios
 
-    end_s = time.monotonic() + 20
-    while any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))) != holds_any:
-        assert time.monotonic() < end_s
+    while process.poll() is None and any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))) != holds_any:
         time.sleep(0.01)
     time.sleep(0.2)
 
@@ -148,17 +149,24 @@ def test_standard_streams_that_do_not_wait(folder: Path, make_photo: Callable[[i
         process = subprocess.Popen(
             [*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE
         )
-        data, expected = (folder / source).read_bytes(), (folder / result).read_bytes()
-        with os.fdopen(feed, "wb", buffering=0) as stream:
-            stream.write(data[:100])
-            until_pipe(stdin, holds_any=False)  # the next read finds nothing
-            stream.write(data[100:])
-        os.close(stdin)
+        os.close(stdin)  # else a process that has gone leaves us waiting for ourselves
         os.close(stdout)
-        with os.fdopen(drain, "rb") as stream:
-            until_pipe(drain, holds_any=True)  # the next write finds little room
-            got = stream.read()
-        _, err = process.communicate(timeout=60)
+        data, expected = (folder / source).read_bytes(), (folder / result).read_bytes()
+        alarm = threading.Timer(15, process.kill)
+        alarm.start()
+        try:
+            with os.fdopen(drain, "rb") as output, os.fdopen(feed, "wb", buffering=0) as stream:
+                stream.write(data[:100])
+                until_pipe(feed, process, holds_any=False)  # the next read finds nothing
+                with contextlib.suppress(BrokenPipeError):  # it has gone: its words below say why
+                    stream.write(data[100:])
+                stream.close()
+                until_pipe(drain, process, holds_any=True)  # the next write finds little room
+                got = output.read()
+            _, err = process.communicate()
+        finally:
+            alarm.cancel()
+            process.kill()
         assert (process.returncode, err, got) == (0, b"", expected)
 
 
@@ -176,6 +184,16 @@ def test_with_stderr_closed_errors_are_codes(line: str) -> None:
     """Neither an error's line, nor usage, nor a developer's traceback goes to stdout instead."""
     done = shell(f"SDRT_TRACEBACK=1 $sdrt {line} 2>&-")
     assert done.stdout == b"" and done.returncode in (2, 9)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("line", "code"), [("encode two.gif --model testpack", 0), ("encode absent.png -o -", 9), ("encode", 2)]
+)
+def test_words_that_cannot_be_written_change_no_exit_code(line: str, code: int, folder: Path) -> None:
+    """On a full disk under stderr notes, errors and usage are lost, and nothing else."""
+    done = shell(f"$sdrt {line} 2>/dev/full", cwd=folder)
+    assert (done.returncode, done.stdout) == (code, b"")
 
 
 def test_what_a_library_says_itself_is_one_line_of_ours(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Attempts:
     """The pictures that were begun in one unit. Each method may raise OSError."""
 
     def __init__(self, destination: str, unit: str) -> None:
-        self._path = Path(destination) / FOLDER / hashlib.sha256(unit.encode("utf-8")).hexdigest()[:32]
+        self._path = Path(destination) / FOLDER / hashlib.sha256(os.fsencode(unit)).hexdigest()[:32]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         earlier = self._path.read_text("utf-8").split("\n\n") if self._path.exists() else []
         last = [attempt.strip("\n").rpartition("\n")[2] for attempt in earlier]

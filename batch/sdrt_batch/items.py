@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,14 @@ class Item:
         source: What errors call it.
         main: The extension of the file that is read.
         read: Gives its files, extension -> contents. Raises OSError.
+        repeated: Whether an earlier item of the unit has this key: its result would take the place of that one's.
     """
 
     key: str
     source: str
     main: str
     read: Callable[[], Mapping[str, bytes]]
+    repeated: bool = False
 
 
 def extensions(job: Job, latent_form: LatentForm) -> tuple[str, ...]:
@@ -65,6 +67,13 @@ def extensions(job: Job, latent_form: LatentForm) -> tuple[str, ...]:
 
 def items_of(unit: Unit, settings: Settings) -> Iterator[Item]:
     """The pictures of ``unit``. Raises CorruptError, OSError or ValueError where a shard cannot be read to its end."""
+    seen: set[str] = set()
+    for item in _items_of(unit, settings):
+        yield replace(item, repeated=True) if item.key in seen else item
+        seen.add(item.key)
+
+
+def _items_of(unit: Unit, settings: Settings) -> Iterator[Item]:
     if unit.kind == "tar":
         yield from _of_tar(unit.paths[0], extensions(settings.job, settings.latent_form))
     elif unit.kind == "parquet":

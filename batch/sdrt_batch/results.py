@@ -152,7 +152,7 @@ def write_failures(path: Path, failures: Mapping[str, str]) -> None:
     """Leaves word of what a shard lacks, or takes an earlier word away."""
     beside = path.with_name(f"{path.name}.{FAILURES}")
     if failures:
-        write_atomic(beside, json.dumps(failures, ensure_ascii=False).encode("utf-8"))
+        write_atomic(beside, json.dumps(failures).encode("ascii"))
     else:
         beside.unlink(missing_ok=True)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdrt.errors import ImageError, MissingFileError, UnsupportedError
+from sdrt.errors import ImageError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED
 
 Kind = Literal["files", "tar", "parquet"]
@@ -70,6 +70,7 @@ def find_units(sources: Sequence[str], suffixes: Sequence[str], files_a_unit: in
         MissingFileError: A source that is not there, or none that holds a file.
         ImageError: A source, or a folder in it, that cannot be looked into.
         UnsupportedError: A Parquet file whose footer cannot be read.
+        OutputError: Two shards that would be written to the same name.
     """
     named: dict[str, str] = {}
     for source in sources:
@@ -81,8 +82,15 @@ def find_units(sources: Sequence[str], suffixes: Sequence[str], files_a_unit: in
             raise MissingFileError(f"{source}: there is nothing to read")
         named.update(found)
     pictures = [(path, key) for path, key in named.items() if Path(path).suffix.lower() not in SHARDS]
-    units = [unit for path, key in named.items() for unit in _shard_units(path, key)]
-    return [*units, *_file_units(pictures, files_a_unit)]
+    units: dict[str, Unit] = {}
+    shards = (unit for path, key in named.items() for unit in _shard_units(path, key))
+    for unit in (*shards, *_file_units(pictures, files_a_unit)):
+        owner = units.setdefault(unit.name, unit)
+        if owner is not unit:
+            raise OutputError(
+                f"{owner.paths[0]} and {unit.paths[0]} would both be written to {unit.name}: give each a run of its own"
+            )
+    return list(units.values())
 
 
 def _files(source: str, suffixes: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -57,7 +57,7 @@ class Worker:
         kept = results.Files(self._settings)
         for item in items_of(unit, self._settings):
             key = item.key if unit.kind == "files" else f"{unit.name}/{item.key}"
-            size = kept.bytes_of(key)
+            size = None if item.repeated else kept.bytes_of(key)
             if size is not None:
                 yield _row(item.source, key, "skipped", out_bytes=size)
                 continue
@@ -107,6 +107,8 @@ class Worker:
     def _make(self, item: Item, key: str, attempts: Attempts) -> tuple[int, list[tuple[str, Members]]]:
         """Bytes that were read, and the files of each result."""
         checked_key(item.key)
+        if item.repeated:
+            raise sdrt.ImageError("another picture before it has this key: choose a column of names with --key-column")
         if not attempts.begin(key):
             raise sdrt.ImageError(f"the worker's process ended {MAX_ENDS} times at this picture")
         if not item.main:

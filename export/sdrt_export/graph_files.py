@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import onnx
 
-from sdrt.errors import OutputError
+from sdrt.atomic import make_folder, write_atomic
 from sdrt.packs.manifest import LatentSpace, graph_file_name
 from sdrt_export.halo import dependence
 from sdrt_export.precision import convert
@@ -94,8 +94,5 @@ def computes_on_shapes(model: onnx.ModelProto) -> bool:
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
     """Writes a checked graph, the same bytes for the same graph. Raises OutputError where it cannot be written."""
     onnx.checker.check_model(model)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(model.SerializeToString(deterministic=True))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    make_folder(path.parent)
+    write_atomic(path, model.SerializeToString(deterministic=True))

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from sdrt.atomic import write_atomic
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
@@ -130,7 +131,7 @@ def _convert(
     data = converted.SerializeToString(deterministic=True)
     try:
         if _holds(likeness, MIN_PSNR_DB, MAX_LPIPS):
-            path.write_bytes(data)
+            write_atomic(path, data)
         else:
             path.unlink(missing_ok=True)
     except OSError as error:

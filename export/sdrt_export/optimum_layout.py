@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from sdrt.atomic import write_atomic
 from sdrt.errors import ModelError
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack, read_verified
@@ -81,7 +82,7 @@ def write_layout(pack: ModelPack, folder: Path, precision: str) -> list[Path]:
     for half, model in (("encoder", encoder), ("decoder", decoder)):
         path = folder / f"vae_{half}" / "model.onnx"
         save_graph(model, path)
-        path.with_name("config.json").write_bytes(config)
+        write_atomic(path.with_name("config.json"), config)
         paths.append(path)
     return paths
 

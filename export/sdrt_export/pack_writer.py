@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sdrt.atomic import write_atomic
+from sdrt.atomic import atomic_file, write_atomic
 from sdrt.errors import ModelError, OutputError
 from sdrt.packs.manifest import FORMAT, MANIFEST, PRIOR, LatentSpace, ModelPack, is_prior, older_prior, parse_manifest
 from sdrt.packs.search import load_pack, read_prior
@@ -58,7 +58,8 @@ def write_pack(
         for file_name, content in (files or {}).items():
             if isinstance(content, Path):
                 if content.resolve() != (folder / file_name).resolve():
-                    shutil.copyfile(content, folder / file_name)
+                    with content.open("rb") as source_file, atomic_file(folder / file_name) as target:
+                        shutil.copyfileobj(source_file, target, 1 << 20)
             else:
                 write_atomic(folder / file_name, content)
     except OSError as error:

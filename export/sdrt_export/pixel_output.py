@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sdrt.errors import ModelError, OutputError
+from sdrt.atomic import write_atomic
+from sdrt.errors import ModelError
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import read_verified
 from sdrt_export.pack_writer import update_manifest
@@ -86,9 +87,6 @@ def set_output(pack: ModelPack, output: str) -> list[str]:
             changed[path] = with_pixels(model) if output == "uint8" else without_pixels(model)
     for path, model in changed.items():
         onnx.checker.check_model(model)
-        try:
-            path.write_bytes(model.SerializeToString(deterministic=True))
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+        write_atomic(path, model.SerializeToString(deterministic=True))
     update_manifest(pack.folder)
     return [path.name for path in changed]

@@ -108,8 +108,9 @@ def make_folder(folder: str | os.PathLike[str], mode: int = 0o777) -> None:
     """
     try:
         Path(folder).mkdir(mode, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {os.fspath(folder)}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot make the folder {os.fspath(folder)}: {reason}") from None
 
 
 def file_identity(place: str | os.PathLike[str] | int) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.arguments import check_count
+from sdrt.arguments import check_count, check_integer
 from sdrt.atomic import write_atomic
 from sdrt.container.source import SdlSource
 from sdrt.decoding import decode_strips, decode_thumbnail
@@ -23,7 +23,7 @@ from sdrt.file_info import Info, describe
 from sdrt.latent_codec import LatentCodec
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.model_cache import ModelCache
-from sdrt.network.devices import Device, Precision, devices_to_try
+from sdrt.network.devices import Device, Precision, check_threads, devices_to_try
 from sdrt.network.engine import Engine
 from sdrt.network.refine import recipe_of
 from sdrt.network.transform import Progress
@@ -85,7 +85,8 @@ class Codec(LatentCodec):
         if not isinstance(model, str | PathLike | None):
             raise ArgumentError(f"model is {model!r}, it must be the name or the folder of a model pack")
         devices_to_try(device, precision)
-        for name, value in (("threads", threads), ("max_pixels", max_pixels), ("tile_px", tile_px)):
+        check_threads(threads)
+        for name, value in (("max_pixels", max_pixels), ("tile_px", tile_px)):
             check_count(name, value)
         super().__init__(ModelCache(model, device=device, precision=precision, threads=threads), max_pixels)
         self._tile_px = tile_px
@@ -319,7 +320,7 @@ class Codec(LatentCodec):
 
         And what ``decode`` raises.
         """
-        check_count("side_px", side_px)
+        check_integer("side_px", side_px, 1)
         file, open_decoder = self._read(data), partial(self._engine, half="decoder")
         return decode_thumbnail(file, side_px, self._models, open_decoder, tile_px=self._tile_px)
 

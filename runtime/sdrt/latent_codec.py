@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdrt.arguments import check_count
+from sdrt.arguments import check_integer
 from sdrt.bitstream import Latents, Symbols
 from sdrt.container import sdl, truth_map
 from sdrt.container.source import SdlSource, read_source
@@ -111,7 +111,7 @@ class LatentCodec:
         """
         options = updated(options, **keywords)
         for name, value in (("width_px", width_px), ("height_px", height_px)):
-            check_count(name, value)
+            check_integer(name, value, 1)
         check_pixels(width_px, height_px, self._max_pixels)
         if options.truth:
             raise ArgumentError("truth needs the original picture, and there are only latents")

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from sdrt.container import sdl
 from sdrt.container.source import read_source
 from sdrt.errors import SdrtError
+from sdrt.limits import MAX_SIDE_PX
 from sdrt.metadata_chunks import KINDS, from_chunks
 from sdrt.options import CodecKeywords, EncodeKeywords
 from sdrt.streams import WholeWriter
@@ -36,8 +37,8 @@ thread comes first."""
 def register_opener(**keywords: Unpack[CodecKeywords]) -> None:
     """Let Pillow open and save .sdl files. Importing ``sdrt.pillow_plugin`` does the same with the defaults.
 
-    ``Image.open`` keeps to Pillow's own limit of pixels, ``Image.MAX_IMAGE_PIXELS``; a ``max_pixels`` that is given
-    here holds in ``Image.load`` besides.
+    ``Image.open`` keeps to Pillow's own limit of pixels, ``Image.MAX_IMAGE_PIXELS``, and where there is one, no side is
+    longer than 65,535 (DecompressionBombError); a ``max_pixels`` that is given here holds in ``Image.load`` besides.
 
     Args:
         **keywords: Arguments of ``Codec``, for all images from now on.
@@ -97,6 +98,11 @@ class SdlImageFile(ImageFile.ImageFile):
             header = sdl.read_header(self.fp, max_pixels=None)
         except SdrtError as error:
             raise SyntaxError(str(error)) from None
+        if Image.MAX_IMAGE_PIXELS is not None and max(header.width_px, header.height_px) > MAX_SIDE_PX:
+            raise Image.DecompressionBombError(
+                f"the picture has {header.width_px} x {header.height_px} pixels, the limit of a side is {MAX_SIDE_PX}: "
+                "set Image.MAX_IMAGE_PIXELS to None if you trust its source"
+            )
         self._size = header.width_px, header.height_px
         self._mode = "RGB" if header.chunk(sdl.ALPHA) is None else "RGBA"
         self.info.update(from_chunks(header.chunks).for_pillow())

@@ -23,11 +23,13 @@ export class RangeDecoder {
     this.rangeLow = UNIT - 1;
   }
 
-  /** The next 32 bits, the first byte highest; zeros beyond the end. */
+  /** The next 32 bits, the first byte highest; zeros beyond the end, of which a payload lacks 8 at most. */
   word() {
     const at = this.taken;
     const payload = this.payload;
     this.taken += 4;
+    if (this.taken > payload.length + 8)
+      throw new CorruptError(`payload of ${payload.length} bytes is too short for the symbols that it stands for`);
     if (at + 4 <= payload.length)
       return ((payload[at] << 24) | (payload[at + 1] << 16) | (payload[at + 2] << 8) | payload[at + 3]) >>> 0;
     let word = 0;
@@ -102,7 +104,7 @@ export class RangeDecoder {
   /** Refuses a payload that is not the one that its symbols are coded as: docs/PRIOR.md, "The end". */
   finish() {
     const length = this.payload.length;
-    if (!length) return;
+    if (length === this.taken - 8) return;
     const whole = (high, low) => (BigInt(high) << 24n) | BigInt(low); // once in a file: clarity before speed
     const code = whole(this.codeHigh, this.codeLow);
     const range = whole(this.rangeHigh, this.rangeLow);

@@ -48,11 +48,12 @@ export class RangeEncoder {
     this.narrow(number * each, number === size - 1 ? UNIT : (number + 1) * each);
   }
 
-  /** The shortest bytes in the interval, and among them the least number: docs/PRIOR.md, "The end". @returns {Uint8Array} */
+  /** What was put out, and the shortest tail in the interval, of these the least: docs/PRIOR.md, "The end". @returns {Uint8Array} */
   finish() {
+    let kept = 0;
     let distance = 0n;
-    for (let bits = 64n; bits >= 0n; bits -= 8n) {
-      const unit = 1n << bits;
+    for (; kept <= 8; kept++) {
+      const unit = 1n << BigInt(64 - 8 * kept);
       distance = (unit - (this.low % unit)) % unit;
       if (distance < this.range) break;
     }
@@ -61,8 +62,6 @@ export class RangeEncoder {
     const bytes = new Uint8Array(4 * words.length);
     const view = new DataView(bytes.buffer);
     words.forEach((word, i) => view.setUint32(4 * i, word));
-    let length = bytes.length;
-    while (length && bytes[length - 1] === 0) length--;
-    return bytes.subarray(0, length);
+    return bytes.subarray(0, 4 * this.words.length + kept);
   }
 }

@@ -1,10 +1,12 @@
 """Coded symbols <-> payload bytes: a range coder driven by the prior's tables.
 
 The payload is one range-coder stream (constriction's: 32-bit words, 64-bit state, 24-bit models), most significant byte
-first, ended by the shortest tail that still decodes; absent bytes read as zero. Within a scan, symbols are coded table
-by table, stable by position; then the low bits of wide classes, then the escapes. docs/PRIOR.md has every detail.
+first: every word that the coder puts out, and the shortest tail that still decodes, whose absent bytes read as zero.
+Within a scan, symbols are coded table by table, stable by position; then the low bits of wide classes, then the
+escapes. docs/PRIOR.md has every detail.
 
-The bytes of given symbols are unique: a decoder encodes what it reads again and refuses a payload that differs.
+The bytes of given symbols are unique: a decoder encodes what it reads again and refuses a payload that differs. It does
+so after every scan, so that a few bytes that claim many symbols cost the work of a scan.
 """
 
 from __future__ import annotations
@@ -99,8 +101,13 @@ class _Encoder:
             spans = (1 << lengths[longer]).astype(np.int32)
             coder.encode((excess[longer] - spans).astype(np.int32), uniform, spans)
 
+    @property
+    def written_bytes(self) -> int:
+        """How many bytes have left the coder: what is still to come makes the payload no shorter."""
+        return 4 * int(self._coder.pos()[0])
+
     def seal(self) -> bytes:
-        """The shortest byte string that decodes to the symbols, and among equally short ones the smallest number.
+        """The bytes written, and the shortest tail that decodes to the symbols, of these the smallest number.
 
         A decoder reads bytes past the end as zero.
         """
@@ -116,8 +123,8 @@ class _Encoder:
         carried = int.from_bytes(tail.ljust(8, b"\0"), "big") < lower
         if best == _STATE and not carried:
             head = (int.from_bytes(head, "big") + 1).to_bytes(len(head), "big")
-        whole: bytes = head + (best % _STATE).to_bytes(8, "big")
-        return whole.rstrip(b"\0")
+        whole: bytes = head + (best % _STATE).to_bytes(8, "big")[:kept]
+        return whole
 
 
 class _Decoder:
@@ -222,6 +229,8 @@ def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
             if low < 0 or high > len(prior.extents):
                 raise CorruptError(f"payload holds an extent that is not in 0..{len(prior.extents)}")
         again.scan(prediction, symbols)
+        if again.written_bytes > len(payload):
+            raise CorruptError(f"payload of {len(payload)} bytes is too short for the symbols that it stands for")
         values = symbols.reshape(-1, scan.size)
         canvas.scatter(values, places, coded[:, :, scan.start : scan.stop])
         canvas.store(scan, places, values)

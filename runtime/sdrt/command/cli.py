@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sdrt import __version__
 from sdrt.command import convert_arguments, desktop, install, latents_arguments, thumbnail
-from sdrt.command.console import flush_stdout, in_words, print_stdout, printable, read_input, report_error, write_stdout
+from sdrt.command.console import (
+    flush_stdout,
+    in_words,
+    print_stdout,
+    printable,
+    read_input,
+    report_error,
+    write_stderr,
+    write_stdout,
+)
 from sdrt.errors import SdrtError
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
         if file is sys.stdout:
             write_stdout(message)  # argparse's own way ignores every error
         else:
-            super()._print_message(message, file)
+            write_stderr(message)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         flush_stdout()

@@ -50,14 +50,26 @@ def printable(text: str) -> str:
 
 def print_stderr(line: str) -> None:
     """Print a line on stderr; does nothing if it is closed."""
-    _write_to_stderr(printable(line) + "\n")
+    write_stderr(printable(line) + "\n")
 
 
-def _write_to_stderr(text: str) -> None:
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            _write(text, sys.stderr)
-            flush_whole(sys.stderr)
+def write_stderr(text: str) -> None:
+    """Write text of our own, of any number of lines. What cannot be written is lost, and no failure of the command."""
+    if sys.stderr is None:
+        return
+    try:
+        _write(text, sys.stderr)
+        flush_whole(sys.stderr)
+    except OSError:
+        _drop_rest(sys.stderr)
+    except ValueError:  # it is closed
+        pass
+
+
+def _drop_rest(stream: TextIO) -> None:
+    """What the stream still holds, and all that will come, goes nowhere: else Python fails on it at the very end."""
+    with contextlib.suppress(OSError), open(os.devnull, "w") as sink:  # noqa: PTH123 (a device, not a path)
+        os.dup2(sink.fileno(), stream.fileno())
 
 
 def _write(text: str, stream: TextIO) -> None:
@@ -159,8 +171,7 @@ def _stdout() -> Iterator[None]:
     try:
         yield
     except (OSError, OutputError) as error:
-        with open(os.devnull, "w") as sink:  # noqa: PTH123 (a device, not a path)
-            os.dup2(sink.fileno(), sys.stdout.fileno())
+        _drop_rest(sys.stdout)
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"cannot write to stdout: {error.strerror or error}") from None
@@ -177,4 +188,4 @@ class Progress:
         """``done`` of ``total`` tiles; pictures of one tile are not worth a line."""
         if self._shown and total > 1:
             end = "\r\x1b[K" if done == total else ""
-            _write_to_stderr(f"\r{printable(self._name)}: {100 * done // total} %{end}")
+            write_stderr(f"\r{printable(self._name)}: {100 * done // total} %{end}")

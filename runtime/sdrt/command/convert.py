@@ -46,10 +46,14 @@ class UsageError(Exception):
     """Options that exclude each other; the message names them."""
 
 
-def plan_jobs(inputs: list[str], output: str | None, out_dir: str | None, suffix: str) -> list[Job]:
+def plan_jobs(
+    inputs: list[str], output: str | None, out_dir: str | None, suffix: str, truth: str | None = None
+) -> list[Job]:
     """Name the output of every input: ``output``, or the input's name with ``suffix``, beside it or in ``out_dir``.
 
-    Raises UsageError: one output for several inputs, stdin twice, an output that is an input or another's output.
+    ``truth``: another file that is written, of the only input.
+
+    Raises UsageError: one output for several inputs, stdin twice, an output that is an input or another output.
     """
     if output is not None and len(inputs) > 1:
         raise UsageError(f"-o names one file, but there are {len(inputs)} inputs: use --out-dir")
@@ -68,6 +72,10 @@ def plan_jobs(inputs: list[str], output: str | None, out_dir: str | None, suffix
         if key in owners:
             raise UsageError(f"{owners[key]} and {job.source} would both be written to {job.destination}")
         owners[key] = job.source
+    if truth is not None:
+        file = _identity(truth, STDOUT)
+        if len(inputs) > 1 or truth == STDIO or file in sources or (file or _place(truth)) in owners:
+            raise UsageError("--truth needs one input and a file that is neither an input nor the output")
     return jobs
 
 
@@ -139,9 +147,6 @@ def decode_files(arguments: argparse.Namespace) -> int:
     if suffix not in SAVE_OPTIONS:
         print_stderr(f"sdrt decode: error: --format {arguments.format}: choose one of {' '.join(SAVE_OPTIONS)}")
         return USAGE
-    if arguments.truth is not None and (len(arguments.inputs) > 1 or arguments.truth in (STDIO, arguments.output)):
-        print_stderr("sdrt decode: error: --truth needs one input and a file other than the output")
-        return USAGE
 
     def decode(codec: Codec, job: Job) -> str:
         data = read_input(job.source)
@@ -163,16 +168,21 @@ def decode_files(arguments: argparse.Namespace) -> int:
             wanted = suffix if arguments.format else None
             save(picture, job.destination, suffix=wanted, overwrite=arguments.force)
         if classes is not None and whole is not None:
+            # A link led nowhere before the picture was there.
+            if file_identity(arguments.truth) == file_identity(job.destination) is not None:
+                raise OutputError(f"{arguments.truth} is the picture that was just written")
             tinted = Picture(overlay(whole.rgb, classes, CELL_PX, arguments.crop))
             save(tinted, arguments.truth, overwrite=arguments.force)
         return f"{strips.width_px}x{strips.height_px}"
 
-    return _run(arguments, suffix, decode)
+    return _run(arguments, suffix, decode, arguments.truth)
 
 
-def _run(arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job], str]) -> int:
+def _run(
+    arguments: argparse.Namespace, suffix: str, work: Callable[[Codec, Job], str], truth: str | None = None
+) -> int:
     try:
-        jobs = plan_jobs(arguments.inputs, arguments.output, arguments.out_dir, suffix)
+        jobs = plan_jobs(arguments.inputs, arguments.output, arguments.out_dir, suffix, truth)
     except UsageError as error:
         print_stderr(f"sdrt: error: {error}")
         return USAGE

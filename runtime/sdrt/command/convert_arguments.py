@@ -7,7 +7,7 @@ from typing import Any
 
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import ArgumentError
-from sdrt.network.devices import DEVICES, PRECISIONS
+from sdrt.network.devices import DEVICES, MAX_THREADS, PRECISIONS
 from sdrt.options import MAX_EFFORT, Region
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "ki": 1024, "mi": 1024**2}
@@ -190,9 +190,9 @@ def parse_number(text: str) -> float:
 
 
 def parse_threads(text: str) -> int:
-    """A number of threads, 1 to 1024."""
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1024")
+    """A number of threads, 1 to MAX_THREADS."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_THREADS}")
     return int(text)
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol
 from sdrt.atomic import atomic_file, file_identity, make_folder
 from sdrt.codec import Codec
 from sdrt.command.console import check_output, print_stderr, report_error, write_output
+from sdrt.container.source import read_source
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
 from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, checked_key, read_tar
@@ -27,14 +28,27 @@ class _Sink(Protocol):
     def write(self, key: str, members: Members, source: Path) -> None: ...
 
 
+class _StoppedError(OSError):
+    """A tar that could not be written to: what came behind would stand where no reader looks for it."""
+
+
 class _Tar:
     """All samples go into one tar."""
 
     def __init__(self, writer: TarWriter) -> None:
         self._writer = writer
+        self.sources: dict[str, Path] = {}
+        """The key of each sample -> the file that it was made from."""
 
     def write(self, key: str, members: Members, source: Path) -> None:
-        self._writer.write(key, members)
+        """Raises OutputError: a sample of this key is there; whoever reads the tar would take both for one."""
+        if key in self.sources:
+            raise OutputError(f"{key} was just written from {self.sources[key]}")
+        try:
+            self._writer.write(key, members)
+        except OSError as error:
+            raise _StoppedError(error.errno, error.strerror) from None
+        self.sources[key] = source
 
 
 class _Folder:
@@ -79,20 +93,26 @@ def convert(arguments: argparse.Namespace) -> int:
     if output is not None and file_identity(output) in {file_identity(source) for source in sources} - {None}:
         print_stderr(f"sdrt: error: {output} is an input and would be overwritten")
         return USAGE
-    code = 0
-    with _sink(output, sources, arguments) as sink:
-        work = _Work(codec, sink, options, arguments.to, arguments.verbose)
-        for source in sources:
-            if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in sources:
-                continue  # read with the file that it belongs to
-            try:
-                for key, members in _members_of(source):
-                    failure = _convert_one(work, source, key, members)
-                    code = code or failure
-            except Exception as failed:  # one bad input must not stop the others
-                failure = report_error(failed, str(source))
-                code = code or failure
+    if output is None:
+        folder = None if arguments.out_dir is None else Path(arguments.out_dir)
+        beside = _Folder(folder, sources, overwrite=arguments.force)
+        return _convert_all(_Work(codec, beside, options, arguments.to, arguments.verbose), sources)
+    check_output(str(output), overwrite=arguments.force)
+    try:
+        with atomic_file(output, overwrite=arguments.force) as file:
+            writer = TarWriter(file)
+            tar = _Tar(writer)
+            code = _convert_all(_Work(codec, tar, options, arguments.to, arguments.verbose), sources)
+            if code and not tar.sources:
+                raise _NothingError
+            writer.close()
+    except _NothingError:
+        pass
     return code
+
+
+class _NothingError(Exception):
+    """No sample could be made: a tar of none must not replace what is there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +124,24 @@ class _Work:
     options: EncodeOptions
     to: LatentForm | None
     verbose: bool
+
+
+def _convert_all(work: _Work, sources: Sequence[Path]) -> int:
+    """Converts all inputs; returns the exit code."""
+    code = 0
+    for source in sources:
+        if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in sources:
+            continue  # read with the file that it belongs to
+        try:
+            for key, members in _members_of(source):
+                failure = _convert_one(work, source, key, members)
+                code = code or failure
+        except _StoppedError:
+            raise
+        except Exception as failed:  # one bad input must not stop the others
+            failure = report_error(failed, str(source))
+            code = code or failure
+    return code
 
 
 def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
@@ -118,22 +156,11 @@ def _convert_one(work: _Work, source: Path, key: str, members: Members) -> int:
             work.sink.write(sample.key, {**written, **others}, source)
             if work.verbose:
                 print_stderr(f"{source} -> {sample.key}.{next(iter(written))}: {sum(map(len, written.values()))} bytes")
+    except _StoppedError:
+        raise
     except Exception as failed:  # nor must one bad sample stop those behind it
         return report_error(failed, str(source))
     return 0
-
-
-@contextlib.contextmanager
-def _sink(output: Path | None, sources: Sequence[Path], arguments: argparse.Namespace) -> Iterator[_Sink]:
-    if output is None:
-        folder = None if arguments.out_dir is None else Path(arguments.out_dir)
-        yield _Folder(folder, sources, overwrite=arguments.force)
-        return
-    check_output(str(output), overwrite=arguments.force)
-    with atomic_file(output, overwrite=arguments.force) as file:
-        writer = TarWriter(file)
-        yield _Tar(writer)
-        writer.close()
 
 
 def _members_of(source: Path) -> Iterator[tuple[str, Members]]:
@@ -145,7 +172,7 @@ def _members_of(source: Path) -> Iterator[tuple[str, Members]]:
     kind = source.suffix.lower().lstrip(".")
     if kind != SDL and kind not in READERS:
         raise UnsupportedError(f"{source}: latents are read from .{SDL}, .{', .'.join(READERS)} and {TAR} files")
-    members = {kind: _read(source)}
+    members = {kind: read_source(source) if kind == SDL else _read(source)}
     key = source.name[: -len(source.suffix)]
     if kind == SDL:
         for extension in (FLIPPED, SIZES):

@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sdrt.errors import ImageError, OutputError
+from sdrt.command.console import STDIO, check_output, report_error, write_output
+from sdrt.errors import ImageError, OutputError, SdrtError
+from sdrt.streams import WholeWriter
 
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
 """Longest side -> the folder of the thumbnail cache for that size."""
@@ -20,7 +22,9 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds the parser of this command."""
     parser = commands.add_parser("thumbnail", help="a small PNG of an .sdl file, for file managers")
     parser.add_argument("input", metavar="FILE", help="an .sdl file")
-    parser.add_argument("output", metavar="PNG", nargs="?", help="default: its place in the cache of file managers")
+    parser.add_argument(
+        "output", metavar="PNG", nargs="?", help="default: its place in the cache of file managers; - is stdout"
+    )
     parser.add_argument("size", metavar="PX", nargs="?", type=_size, default=256, help="longest side (default: 256)")
     parser.set_defaults(run=_run)
 
@@ -32,7 +36,15 @@ def _size(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    write_thumbnail(Path(arguments.input), arguments.output and Path(arguments.output), arguments.size)
+    source, output = Path(arguments.input), arguments.output
+    try:
+        if output == STDIO:
+            check_output(STDIO, overwrite=False)
+            write_output(STDIO, make_thumbnail(source, arguments.size), overwrite=False)
+        else:
+            write_thumbnail(source, None if output is None else Path(output), arguments.size)
+    except SdrtError as error:
+        return report_error(error, arguments.input)
     return 0
 
 
@@ -51,27 +63,22 @@ def cache_place(source: Path, size_px: int) -> Path:
     return cache / "thumbnails" / folder / f"{hashlib.md5(source.as_uri().encode()).hexdigest()}.png"
 
 
-def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Path:
-    """Write the thumbnail of an .sdl file, with what a file manager needs to know whether it is of that file still.
+def make_thumbnail(source: Path, size_px: int) -> bytes:
+    """The thumbnail of an .sdl file, a PNG with what a file manager needs to know whether it is of that file still.
 
-    ``destination``: None is its place in the cache. Returns where it is.
-
-    Raises what ``Codec.decode_strips`` raises, and OutputError.
+    Raises what ``Codec.thumbnail`` raises.
     """
     import io
 
-    from sdrt.atomic import file_identity, make_folder, write_atomic
     from sdrt.codec import Codec
     from sdrt.container import sdl
     from sdrt.container.source import read_source
     from sdrt.pixels.picture import scatter
     from sdrt.pixels.png import write_png
 
-    if destination is not None and file_identity(source) == file_identity(destination) is not None:
-        raise OutputError(f"{destination} is the input and would be overwritten")
     data = read_source(source)
     try:
-        source, status = source.absolute(), source.stat()
+        path, status = source.absolute(), source.stat()
     except OSError as error:  # it went away, or the folder in which we stand did
         raise ImageError(f"cannot read {source}: {error.strerror or error}") from None
     header = sdl.unpack(data)
@@ -83,18 +90,61 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Pat
         "Thumb::MTime": str(int(status.st_mtime)),
         "Thumb::Mimetype": sdl.MEDIA_TYPE,
         "Thumb::Size": str(status.st_size),
-        "Thumb::URI": source.as_uri(),
+        "Thumb::URI": path.as_uri(),
     }
     png = io.BytesIO()
     write_png(scatter(picture), png, texts)
-    if destination is not None:
-        try:
-            # Not atomic: who asks for a thumbnail has made the file, and may read it through a handle that is open.
-            destination.write_bytes(png.getbuffer())
-        except OSError as error:
-            raise OutputError(f"cannot write {destination}: {error.strerror or error}") from None
-        return destination
-    destination = cache_place(source, size_px)
-    make_folder(destination.parent, 0o700)
-    write_atomic(destination, png.getbuffer())
-    return destination
+    return png.getvalue()
+
+
+def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> None:
+    """Write the thumbnail of an .sdl file. ``destination``: None is its place in the cache.
+
+    Raises what ``Codec.thumbnail`` raises, and OutputError, also for a file that exists and is not a PNG: who names two
+    .sdl files means two inputs.
+    """
+    from sdrt.atomic import file_identity, make_folder, write_atomic
+    from sdrt.pixels.png_chunks import SIGNATURE
+
+    if destination is not None and file_identity(source) == file_identity(destination) is not None:
+        raise OutputError(f"{destination} is the input and would be overwritten")
+    old = None if destination is None else _first_bytes(destination)
+    if old is not None and old not in (b"", SIGNATURE):
+        raise OutputError(f"{destination} exists already and is not a PNG")
+    png = make_thumbnail(source, size_px)
+    if destination is None:
+        destination = cache_place(source.absolute(), size_px)
+        make_folder(destination.parent, 0o700)
+    elif old == b"":  # Xfce's tumbler makes such a file, and reads it through a handle that it keeps open
+        _fill(destination, png)
+        return
+    write_atomic(destination, png)
+
+
+def _first_bytes(destination: Path) -> bytes | None:
+    """As many as a PNG's signature has, of a file that is there; None where there is none. Raises OutputError."""
+    from sdrt.atomic import file_identity
+    from sdrt.pixels.png_chunks import SIGNATURE
+
+    if file_identity(destination) is None:
+        return None
+    try:
+        if not destination.stat().st_size:
+            return b""  # which may be for writing only
+        with destination.open("rb") as file:
+            return file.read(len(SIGNATURE))
+    except OSError as error:
+        raise OutputError(f"{destination} exists already and cannot be read: {error.strerror or error}") from None
+
+
+def _fill(placeholder: Path, data: bytes) -> None:
+    """Write into an empty file, which stays the same file, and is empty again where that fails. Raises OutputError."""
+    try:
+        with placeholder.open("wb", buffering=0) as file:
+            try:
+                WholeWriter(file).write(data)
+            except OSError:
+                file.truncate(0)
+                raise
+    except OSError as error:
+        raise OutputError(f"cannot write {placeholder}: {error.strerror or error}") from None

@@ -95,11 +95,26 @@ class _Watched:
         return self._tail[start : start + tarfile.BLOCKSIZE] if start >= 0 else b""
 
 
+class _Counted:
+    """A sink that knows how many bytes it was given, which is all of a file that tarfile needs."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._bytes = sink, 0
+
+    def write(self, data: bytes) -> None:
+        self._sink.write(data)
+        self._bytes += len(data)
+
+    def tell(self) -> int:
+        return self._bytes
+
+
 class TarWriter:
     """Writes samples to ``sink``; ``close`` ends the tar. The same samples give the same bytes."""
 
     def __init__(self, sink: Sink) -> None:
-        self._tar = tarfile.open(fileobj=cast(BinaryIO, sink), mode="w|")  # noqa: SIM115 (`close` ends it)
+        # Not "w|": a stream of tarfile's that nobody ends writes once more when it is forgotten, whatever went wrong.
+        self._tar = tarfile.open(fileobj=cast(BinaryIO, _Counted(sink)), mode="w")  # noqa: SIM115 (`close` ends it)
 
     def write(self, key: str, members: Members) -> None:
         """Adds one sample; its key must be another than the one before."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from sdrt.arguments import check_count, check_range
 from sdrt.errors import ArgumentError, EngineError
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "rtx", "webgpu"]
@@ -30,6 +31,8 @@ INSTALL = {
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Precisions that a caller may request. bf16 is not a graph: OpenVINO computes in it on CPUs that support it."""
+MAX_THREADS = 1024
+"""The most threads of an engine."""
 PREFERRED = {
     "cpu": ("int8", "w16", "fp32"),
     "openvino": ("int8", "w16", "fp32"),
@@ -99,3 +102,9 @@ def graph_precision(device: str, wanted: str | None, available: Sequence[str]) -
         return wanted
     preferred = [name for name in PREFERRED[device] if name != "int8" or wanted != "bf16"]
     return next((name for name in preferred if name in available), available[0] if available else preferred[0])
+
+
+def check_threads(threads: int | None) -> None:
+    """Accept None and integers from 1 to MAX_THREADS. Raises ArgumentError."""
+    check_count("threads", threads)
+    check_range("threads", threads, 1, MAX_THREADS)

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.arguments import check_count
 from sdrt.atomic import scratch
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
-from sdrt.network.devices import PRECISIONS, Sides, devices_to_try
+from sdrt.network.devices import PRECISIONS, Sides, check_threads, devices_to_try
 from sdrt.network.graph import Floats, Graph, Runner, read_graph
 from sdrt.network.installed import gpu_machine, why_absent
 from sdrt.packs.manifest import DEFAULT_PRECISION
@@ -81,14 +80,14 @@ class Engine:
             tf32: False: CUDA multiplies float32 with full 24-bit mantissas instead of 11 bits.
 
         Raises:
-            ArgumentError: Unknown device or precision, or ``threads`` below 1.
+            ArgumentError: Unknown device or precision, or ``threads`` not from 1 to MAX_THREADS.
             EngineError: The device is unavailable or cannot run the graph.
             ModelError: The graph cannot be read, is damaged, or refers to external data.
 
         And what ``graph`` raises.
         """
         candidates = devices_to_try(device, precision)
-        check_count("threads", threads)
+        check_threads(threads)
         settings = _Settings(precision, threads, optimize, sides, tf32)
         if len(candidates) == 1:
             self.device, found = candidates[0], _resolve(graph, candidates[0])

@@ -242,7 +242,7 @@ def plan_tiles(
     if tile_px is not None:
         frame_px = tile_px**2
         side = None if side is None else min(side, max(1, tile_px // cell))
-    return tile.plan(rows, columns, frame_px // cell**2, halo=halo, fade=fade, window=window, side=side)
+    return tile.plan(rows, columns, max(1, frame_px // cell**2), halo=halo, fade=fade, window=window, side=side)
 
 
 def _frame(array: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
