@@ -23,7 +23,8 @@ from sdrt.command import cli, manual
 from sdrt.command.cli import main
 from sdrt.command.desktop import desktop_files
 from sdrt.command.thumbnail import cache_place
-from sdrt.network import preview
+from sdrt.network import preview, tensorrt_cache
+from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.picture import Strips
 from sdrt.pixels.thumbnail import reduce_strips, thumbnail_sides
@@ -66,6 +67,16 @@ def test_every_file_is_told_and_remove_takes_them_all(
     assert {line.removeprefix("remove ") for line in told("remove")} == {str(path) for path in files}
     assert [path.name for path in data.rglob("*") if path.is_file()] == ["other.xml"]
     assert told("remove") == []
+
+
+def test_relative_folders_of_the_user_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The XDG specification says to ignore them: else a folder that one stands in would give packs."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, ".")
+    monkeypatch.delenv("SDRT_CACHE", raising=False)
+    for folder in (search.user_models(), cache_place(Path("/x"), 256), tensorrt_cache.cache_root()):
+        assert folder is not None and folder.is_relative_to(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

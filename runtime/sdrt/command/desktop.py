@@ -17,6 +17,7 @@ from typing import Any
 from sdrt.command.console import print_stderr, print_stdout
 from sdrt.container import sdl
 from sdrt.errors import OutputError
+from sdrt.user_folders import DATA, user_folder
 
 _NAME = "sdrt"
 _VERSION_AT = len(sdl.MAGIC)
@@ -36,7 +37,7 @@ def add_to(commands: argparse._SubParsersAction[Any], parser: argparse.ArgumentP
 
 def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
-        data = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+        data = Path(user_folder(*DATA)).expanduser()
     except RuntimeError:
         raise OutputError("this user's data folder is unknown: set XDG_DATA_HOME or HOME") from None
     files = desktop_files(parser, command_words())

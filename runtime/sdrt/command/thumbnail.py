@@ -6,13 +6,13 @@ Source: https://specifications.freedesktop.org/thumbnail-spec/latest/
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from sdrt.command.console import STDIO, check_output, report_error, write_output
 from sdrt.errors import ImageError, OutputError, SdrtError
 from sdrt.streams import WholeWriter
+from sdrt.user_folders import CACHE, user_folder
 
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
 """Longest side -> the folder of the thumbnail cache for that size."""
@@ -56,7 +56,7 @@ def cache_place(source: Path, size_px: int) -> Path:
     import hashlib
 
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        cache = Path(user_folder(*CACHE)).expanduser()
     except RuntimeError:
         raise OutputError("this user's cache folder is unknown: set XDG_CACHE_HOME or name the output") from None
     folder = FOLDERS[min(side for side in FOLDERS if side >= size_px)]

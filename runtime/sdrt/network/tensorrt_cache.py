@@ -26,6 +26,7 @@ from pathlib import Path
 
 from sdrt.errors import EngineError, first_line
 from sdrt.network.devices import INSTALL, Sides
+from sdrt.user_folders import CACHE, user_folder
 
 CONTEXT = "context.onnx"
 RECORD = "built.json"
@@ -58,7 +59,7 @@ def cache_root() -> Path:
             return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sdrt" / "cache"
         if sys.platform == "darwin":
             return Path.home() / "Library" / "Caches" / "sdrt"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdrt"
+        return Path(user_folder(*CACHE)).expanduser() / "sdrt"
     except RuntimeError as error:  # this user, or the one that a ~ names, has no home
         raise EngineError(f"no cache folder for TensorRT engines: {first_line(error)} Set SDRT_CACHE") from None
 

@@ -12,6 +12,7 @@ from sdrt.errors import EngineError, ModelError, SdrtError
 from sdrt.packs.archive import archived_bytes, is_archive, read_pack_file
 from sdrt.packs.known_spaces import in_words
 from sdrt.packs.manifest import GRADIENT, MANIFEST, ModelPack, called, read_pack
+from sdrt.user_folders import DATA, user_folder
 
 
 def search_paths() -> list[Path]:
@@ -40,7 +41,7 @@ def _user_folder() -> Path | None:
         return _with_home(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
     if sys.platform == "darwin":
         return _with_home("~/Library/Application Support")
-    return _with_home(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
+    return _with_home(user_folder(*DATA))
 
 
 def _with_home(path: str | Path) -> Path | None:
