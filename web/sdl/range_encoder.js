@@ -48,7 +48,10 @@ export class RangeEncoder {
     this.narrow(number * each, number === size - 1 ? UNIT : (number + 1) * each);
   }
 
-  /** What was put out, and the shortest tail in the interval, of these the least: docs/PRIOR.md, "The end". @returns {Uint8Array} */
+  /**
+   * What was put out, and the shortest tail in the interval, of several the least: docs/PRIOR.md, "The end".
+   * @returns {Uint8Array}
+   */
   finish() {
     let kept = 0;
     let distance = 0n;
