@@ -59,6 +59,17 @@ DC: dict[str, Any] = {
     "scaling_factor": 0.41407,
 }
 """As Sana's, narrow and with a downscale factor of 4."""
+HUNYUAN: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": (32, 64, 64),
+    "layers_per_block": 1,
+    "spatial_compression_ratio": 4,
+    "sample_size": 32,
+    "scaling_factor": 0.75289,
+}
+"""As HunyuanImage 2.1's, narrow and with a downscale factor of 4. Its normalizations always have 32 groups."""
 VIDEO: dict[str, Any] = {
     "base_dim": 4,
     "z_dim": 4,

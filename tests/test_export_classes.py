@@ -42,13 +42,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "AutoencoderKLFlux2": small.KL,
     "AutoencoderTiny": small.TINY,
     "AutoencoderDC": small.DC,
+    "AutoencoderKLHunyuanImage": small.HUNYUAN,
     "AutoencoderKLQwenImage": small.VIDEO,
     "AutoencoderKLWan": small.VIDEO,
 }
 SHUFFLED = {**small.DC, "downsample_block_type": "pixel_unshuffle", "upsample_block_type": "pixel_shuffle"}
 """AutoencoderDC in its other form, that of the models for ImageNet."""
+UNMATCHED = {
+    **small.HUNYUAN,
+    "block_out_channels": (32, 32, 32),
+    "spatial_compression_ratio": 2,
+    "downsample_match_channel": False,
+    "upsample_match_channel": False,
+}
+"""AutoencoderKLHunyuanImage of one width whose sides halve once, before the first of two blocks."""
 DISTINCT = {"AutoencoderKL": small.KL, "AutoencoderTiny": small.TINY, "AutoencoderDC": small.DC} | {
     "AutoencoderDC, shuffled": SHUFFLED,
+    "AutoencoderKLHunyuanImage": small.HUNYUAN,
+    "AutoencoderKLHunyuanImage, unmatched": UNMATCHED,
     "AutoencoderKLWan": small.VIDEO,
 }
 

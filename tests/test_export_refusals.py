@@ -224,6 +224,29 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"block_out_channels": (32, 256)}, "cannot be averaged"),
+        ({"block_out_channels": (64, 96)}, "cannot be averaged"),
+        ({"downsample_match_channel": False}, "from 32 to 64 channels; the number may change only where the sides do"),
+        ({"upsample_match_channel": False}, "from 64 to 32 channels; the number may change only where the sides do"),
+        ({"spatial_compression_ratio": 1}, "from 32 to 64 channels; the number may change only where the sides do"),
+    ],
+    ids=["too wide", "no multiple", "downsample", "upsample", "not halved"],
+)
+def test_widths_that_diffusers_cannot_run_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    """HunyuanImage's class builds them and fails on every picture; the message names the setting."""
+    settings = {**small.HUNYUAN, "block_out_channels": (32, 64), "spatial_compression_ratio": 2, **changes}
+    vae = small.make("AutoencoderKLHunyuanImage", settings)
+    with pytest.raises((RuntimeError, ZeroDivisionError)):
+        vae(torch.zeros(1, 3, 8, 8))
+    vae.save_pretrained(tmp_path)
+    message = refusal(tmp_path)
+    assert "diffusers cannot run an autoencoder of these block_out_channels" in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
     ("state", "words"),
     [
         ({"unet.conv.weight": 1, "clip.x": 1}, "it holds clip.x, unet.conv"),
@@ -243,11 +266,20 @@ def test_a_file_without_a_known_autoencoder_says_what_it_holds(
 
 
 def test_classes_that_one_file_does_not_describe_are_sent_to_their_folder(tmp_path: Path) -> None:
-    """Of a video or a deep-compression autoencoder alone the configuration cannot be read off: the folder is wanted."""
-    for class_name, settings in (("AutoencoderKLWan", small.VIDEO), ("AutoencoderDC", small.DC)):
+    """Of video, deep-compression and HunyuanImage's autoencoders the tensors do not say the configuration."""
+    for class_name, settings in (
+        ("AutoencoderKLWan", small.VIDEO),
+        ("AutoencoderDC", small.DC),
+        ("AutoencoderKLHunyuanImage", small.HUNYUAN),
+    ):
         path = tmp_path / f"{class_name}.safetensors"
         save_file(small.make(class_name, settings).state_dict(), path)
         assert "give the folder with its config.json" in refusal(path)
+    # HunyuanImage's as its authors publish it has AutoencoderKL's original names, and other shapes.
+    shapes = {"encoder.conv_in": 3, "decoder.conv_in": 3, "encoder.down.0.downsample.conv": 32}
+    tensors = {f"vae.{name}.weight": torch.zeros(16, inputs, 3, 3) for name, inputs in shapes.items()}
+    save_file(tensors, tmp_path / "original.safetensors")
+    assert "is an AutoencoderKLHunyuanImage in one file" in refusal(tmp_path / "original.safetensors")
 
 
 def test_a_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ FORMS = (
         read_by="sdrt_export",
     ),
     Form("diffusers folder", "AutoencoderDC", _folder(), small.DC),
+    Form("diffusers folder", "AutoencoderKLHunyuanImage", _folder(), small.HUNYUAN),
     Form("diffusers folder, one frame", "AutoencoderKLWan", _folder(), small.VIDEO),
     Form("diffusers folder, one frame", "AutoencoderKLQwenImage", _folder(), small.VIDEO),
 )

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from sdrt.errors import ModelError, first_line
 from sdrt.packs.manifest import LatentSpace
+from sdrt_export import hunyuan_image
 from sdrt_export.deep_compression import DcDecoder, DcEncoder
+from sdrt_export.hunyuan_image import HunyuanImageDecoder, HunyuanImageEncoder
 from sdrt_export.single_frame import SingleFrameDecoder, SingleFrameEncoder
 from sdrt_export.translated import translate
 
@@ -69,8 +71,8 @@ class Adapter:
     decoder: Callable[[Any], nn.Module]
     channels: str
     """The configuration's field for the number of latent channels."""
-    widths: str
-    """The configuration's field with an entry for each resolution: the sides halve between two of them."""
+    downscale: Callable[[Any], int]
+    """How many pixels a side one latent of an autoencoder stands for."""
     encode: Callable[[Any, Tensor], Tensor]
     """diffusers' own way from a picture to raw latents (N, C, h, w), for comparison."""
     decode: Callable[[Any, Tensor], Tensor]
@@ -82,6 +84,16 @@ class Adapter:
     """Its latents are a larger autoencoder's after scale and shift: graphs of a named space translate them."""
     single_frame: bool = False
     """Of a video autoencoder, which has a dimension of time."""
+
+
+def _halved_between(field: str) -> Callable[[Any], int]:
+    """The downscale factor of a class whose sides halve between two entries of this field of its configuration."""
+    return lambda vae: int(2 ** (len(getattr(vae.config, field)) - 1))
+
+
+def _encode_mean(vae: Any, sample: Tensor) -> Tensor:
+    latents: Tensor = vae.encode(sample).latent_dist.mode()
+    return latents
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
@@ -114,8 +126,8 @@ def _kl(class_name: str) -> Adapter:
         encoder=KlEncoder,
         decoder=KlDecoder,
         channels="latent_channels",
-        widths="block_out_channels",
-        encode=lambda vae, sample: vae.encode(sample).latent_dist.mode(),
+        downscale=_halved_between("block_out_channels"),
+        encode=_encode_mean,
         decode=_decode,
         identity=KlEncoder,
         latent_distribution=True,
@@ -129,7 +141,7 @@ def _video(class_name: str) -> Adapter:
         encoder=SingleFrameEncoder,
         decoder=SingleFrameDecoder,
         channels="z_dim",
-        widths="dim_mult",
+        downscale=_halved_between("dim_mult"),
         encode=_encode_frame,
         decode=_decode_frame,
         single_frame=True,
@@ -147,7 +159,7 @@ ADAPTERS = {
             encoder=_own_encoder,
             decoder=_own_decoder,
             channels="latent_channels",
-            widths="encoder_block_out_channels",
+            downscale=_halved_between("encoder_block_out_channels"),
             encode=lambda vae, sample: vae.encode(sample).latents,
             decode=_decode,
             translates=True,
@@ -158,9 +170,20 @@ ADAPTERS = {
             encoder=DcEncoder,
             decoder=DcDecoder,
             channels="latent_channels",
-            widths="encoder_block_out_channels",
+            downscale=_halved_between("encoder_block_out_channels"),
             encode=lambda vae, sample: vae.encode(sample).latent,
             decode=_decode,
+        ),
+        Adapter(
+            "AutoencoderKLHunyuanImage",
+            prefix="hunyuan",
+            encoder=HunyuanImageEncoder,
+            decoder=HunyuanImageDecoder,
+            channels="latent_channels",
+            downscale=hunyuan_image.downscale,
+            encode=_encode_mean,
+            decode=_decode,
+            latent_distribution=True,
         ),
         _video("AutoencoderKLQwenImage"),
         _video("AutoencoderKLWan"),
@@ -243,10 +266,9 @@ def describe_space(vae: Any, scale: float | None, shift: float | None) -> Latent
     own_scale, own_shift = getattr(config, "scaling_factor", None), getattr(config, "shift_factor", None)
     given_scale = next(value for value in (scale, own_scale, 1.0) if value is not None)
     given_shift = next(value for value in (shift, own_shift, 0.0) if value is not None)
-    downscale = 2 ** (len(getattr(config, adapter.widths)) - 1)
     channels = int(getattr(config, adapter.channels))
     identity = f"{adapter.prefix}-{encoder_digest(adapter.identity(vae).state_dict())}"
-    return LatentSpace(identity, channels, downscale, float(given_scale), float(given_shift))
+    return LatentSpace(identity, channels, adapter.downscale(vae), float(given_scale), float(given_shift))
 
 
 def encoder_digest(state: Mapping[str, Tensor]) -> str:

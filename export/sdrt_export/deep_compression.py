@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdrt.errors import ModelError
-from sdrt_export.traceable import RmsNorm, Unshuffle, conv, flatten, pointwise, reshape_as, split
+from sdrt_export.traceable import RmsNorm, Unshuffle, averages, conv, copies, flatten, pointwise, reshape_as, split
 
 
 class DcEncoder(nn.Module):
@@ -27,7 +26,7 @@ class DcEncoder(nn.Module):
         self.blocks = nn.Sequential(*encoder.down_blocks)
         self.shortcut: nn.Module | None = None
         if encoder.out_shortcut:
-            self.shortcut = _averages(self.conv_out.in_channels, self.conv_out.out_channels, side=1)
+            self.shortcut = averages(self.conv_out.in_channels, self.conv_out.out_channels)
 
     def forward(self, sample: Tensor) -> Tensor:
         x = self.blocks(self.conv_in(sample))
@@ -45,7 +44,7 @@ class DcDecoder(nn.Module):
         self.norm, self.activation, self.conv_out = _norm(decoder.norm_out), decoder.conv_act, decoder.conv_out
         self.shortcut: nn.Module | None = None
         if decoder.in_shortcut:
-            self.shortcut = _copies(self.conv_in.in_channels, self.conv_in.out_channels)
+            self.shortcut = copies(self.conv_in.in_channels, self.conv_in.out_channels)
 
     def forward(self, latent_sample: Tensor) -> Tensor:
         x = self.conv_in(latent_sample)
@@ -70,23 +69,6 @@ def _norm(norm: Any) -> nn.Module:
         kept: nn.Module = norm
         return kept
     return RmsNorm(norm.weight, norm.bias, added=float(norm.eps))
-
-
-def _averages(inputs: int, outputs: int, *, side: int) -> nn.Conv2d:
-    """Means over consecutive channels of a picture whose blocks of ``side`` x ``side`` pixels were made channels."""
-    each = inputs * side**2 // outputs
-    if each * outputs != inputs * side**2 or max(each, side**2) % min(each, side**2):
-        raise ModelError(f"{inputs} channels at {side} x {side} cannot be averaged to {outputs}")
-    groups = outputs if each >= side**2 else inputs
-    # Row o of a group takes its ``each`` of the group's numbers, in the order channel, row, column.
-    rows = torch.eye(outputs // groups).repeat_interleave(each, 1) / each
-    weight = rows.reshape(outputs // groups, inputs // groups, side, side).repeat(groups, 1, 1, 1)
-    return conv(weight, stride=side, groups=groups)
-
-
-def _copies(inputs: int, outputs: int) -> nn.Conv2d:
-    """Each channel several times in a row."""
-    return conv(torch.ones(outputs, 1, 1, 1), groups=inputs)
 
 
 class _Residual(nn.Module):
@@ -126,7 +108,7 @@ class _Down(nn.Module):
         self.conv = block.conv
         self.fold = Unshuffle(block.factor) if block.downsample else nn.Identity()
         outputs = self.conv.out_channels * (block.factor**2 if block.downsample else 1)
-        self.shortcut = _averages(self.conv.in_channels, outputs, side=block.factor) if block.shortcut else None
+        self.shortcut = averages(self.conv.in_channels, outputs, side=block.factor) if block.shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
         halved: Tensor = self.fold(self.conv(x))
@@ -142,7 +124,7 @@ class _Up(nn.Module):
         grown = nn.Upsample(scale_factor=block.factor, mode=block.interpolation_mode)
         self.main = nn.Sequential(grown, block.conv) if block.interpolate else nn.Sequential(block.conv, shuffle)
         inputs = block.conv.in_channels
-        self.shortcut = nn.Sequential(_copies(inputs, inputs * block.repeats), shuffle) if block.shortcut else None
+        self.shortcut = nn.Sequential(copies(inputs, inputs * block.repeats), shuffle) if block.shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
         doubled: Tensor = self.main(x)

@@ -172,6 +172,11 @@ def _class_of(checkpoint: Checkpoint) -> Adapter:
     state, path = checkpoint.state, checkpoint.path
     if "encoder.layers.0.weight" in state:
         return ADAPTERS["AutoencoderTiny"]
+    # By its original name. AutoencoderKL's of that name keeps the number of channels; this one's output is folded.
+    halving = state.get("encoder.down.0.downsample.conv.weight")
+    folded = halving is not None and halving.shape[0] != halving.shape[1]
+    if folded or "encoder.down_blocks.0.conv1.weight" in state:
+        raise ModelError(f"{path} is an AutoencoderKLHunyuanImage in one file: give the folder with its config.json")
     if state["encoder.conv_in.weight"].ndim == 5:
         raise ModelError(f"{path} is a video autoencoder in one file: give the folder with its config.json")
     if any(name.startswith("decoder.up_blocks.0.0.") for name in state):

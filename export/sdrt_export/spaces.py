@@ -122,6 +122,10 @@ KNOWN = (
         },
         words=r"dc-ae-f32c32-sana",
     ),
+    KnownSpace(
+        LatentSpace("hunyuanimage21", 64, 32, 0.75289, 0.0),
+        {"hunyuanvideo-community/hunyuanimage-2.1-diffusers": None},
+    ),
     # Per-channel means and deviations are part of the exported graphs, which therefore have scale 1 and shift 0.
     # Qwen-Image keeps Wan 2.1's encoder and tunes the decoder.
     KnownSpace(

@@ -116,6 +116,49 @@ def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     return parts
 
 
+class _SpaceToDepth(torch.autograd.Function):
+    """One SpaceToDepth."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, side: int) -> Tensor:
+        batch, channels, height, width = x.shape
+        blocks = x.reshape(batch, channels, height // side, side, width // side, side)
+        return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, side: int) -> Any:
+        return g.op("SpaceToDepth", x, blocksize_i=side)
+
+
+def space_to_depth(x: Tensor, side: int) -> Tensor:
+    """(N, C, H, W) -> (N, side * side * C, H / side, W / side) as one SpaceToDepth.
+
+    The new channels are in the order row, column, channel; ``nn.PixelUnshuffle`` has channel, row, column.
+    """
+    folded: Tensor = _SpaceToDepth.apply(x, side)  # type: ignore[no-untyped-call]
+    return folded
+
+
+class _DepthToSpace(torch.autograd.Function):
+    """One DepthToSpace of mode DCR."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, side: int) -> Tensor:
+        batch, _, height, width = x.shape
+        blocks = x.reshape(batch, side, side, -1, height, width)
+        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, side: int) -> Any:
+        return g.op("DepthToSpace", x, blocksize_i=side, mode_s="DCR")
+
+
+def depth_to_space(x: Tensor, side: int) -> Tensor:
+    """(N, side * side * C, h, w) -> (N, C, side * h, side * w) as one DepthToSpace: undoes ``space_to_depth``."""
+    spread: Tensor = _DepthToSpace.apply(x, side)  # type: ignore[no-untyped-call]
+    return spread
+
+
 class RmsNorm(nn.Module):
     """x over its root mean square across channels, times a weight and plus a bias for each channel."""
 
@@ -217,3 +260,35 @@ def conv(
     if layer.bias is not None and bias is not None:
         layer.bias.data = bias.detach().float().clone()
     return layer
+
+
+def averages(inputs: int, outputs: int, *, side: int = 1) -> nn.Conv2d:
+    """Means over consecutive channels of a picture whose blocks of ``side`` x ``side`` pixels were made channels.
+
+    Args:
+        inputs: channels before the blocks are made channels.
+        outputs: channels of the result; each is a mean of ``inputs * side**2 / outputs`` numbers.
+        side: of a block, in pixels; its channels are in the order channel, row, column.
+
+    Raises:
+        ModelError: the numbers do not divide evenly.
+    """
+    each = inputs * side**2 // outputs
+    if each * outputs != inputs * side**2 or max(each, side**2) % min(each, side**2):
+        raise ModelError(f"{inputs} channels at {side} x {side} cannot be averaged to {outputs}")
+    groups = outputs if each >= side**2 else inputs
+    # Row o of a group takes its ``each`` of the group's numbers, in the order channel, row, column.
+    rows = torch.eye(outputs // groups).repeat_interleave(each, 1) / each
+    weight = rows.reshape(outputs // groups, inputs // groups, side, side).repeat(groups, 1, 1, 1)
+    return conv(weight, stride=side, groups=groups)
+
+
+def copies(inputs: int, outputs: int) -> nn.Conv2d:
+    """Each channel several times in a row.
+
+    Raises:
+        ModelError: the number of ``outputs`` is no multiple of that of ``inputs``.
+    """
+    if outputs % inputs:
+        raise ModelError(f"{inputs} channels cannot be copied to {outputs}")
+    return conv(torch.ones(outputs, 1, 1, 1), groups=inputs)

@@ -9,6 +9,7 @@ NAMES = {
     "4acf8b44": "flux1: FLUX.1",
     "63fa8689": "flux2: FLUX.2",
     "f2cb60e4": "sana: Sana's DC-AE",
+    "7148347a": "hunyuanimage21: HunyuanImage 2.1",
     "9947b988": "wan21: Wan 2.1 and Qwen-Image",
     "d0ba8b30": "tiny of sdrt 0.6",
 }
