@@ -5,7 +5,7 @@ coefficients of each block of 16x16 pixels, the decoder adds its network's outpu
 starts at a plain transform codec, channels start in order of importance, and colour passes through unharmed
 (the idea of AuxT, arXiv 2501.13751, with one transform instead of a ladder of wavelets).
 
-Convolutions, ReLU, addition and pixel shuffle are the whole vocabulary: every execution provider fuses them, they
+Convolutions, leaky ReLU, addition and pixel shuffle are the whole vocabulary: every execution provider fuses them, they
 quantize well, and a tile with enough halo equals the whole picture. Resampling is Haar-shaped: a 1x1 convolution to
 four sub-bands, a fixed orthogonal mix, a pixel shuffle; sub-band scales are learned and `Autoencoder.folded` folds
 scales and mixes into plain convolutions.
@@ -32,6 +32,7 @@ DOWNSCALE = 16
 BLOCK_VALUES = 3 * DOWNSCALE**2
 LEVELS = 127.5  # 8-bit levels in one unit of a sample, which lies in [-1, 1]
 LOG2_STEPS = (3.0, 8.25)  # the quality levels that training visits
+LEAK = 0.1  # slope of the blocks' hidden units below zero
 QUALITY_CENTER, QUALITY_SPAN = 5.6, 2.6
 
 
@@ -59,10 +60,11 @@ class ModelConfig:
 
 
 class Block(nn.Module):
-    """x + conv(relu(conv(x))): the branch starts small, so a deep stack starts as the identity.
+    """x + conv(leaky_relu(conv(x))): the branch starts small, so a deep stack starts as the identity.
 
     Lim et al., "Enhanced Deep Residual Networks" (CVPRW 2017). A ReLU before the first convolution would show it
-    positive numbers only, whose sum drives hidden units below zero for good.
+    positive numbers only, whose sum drives hidden units below zero for good. With a plain ReLU between the two nearly
+    all hidden units of the encoder's blocks at 1/16 were dead after 1,000 updates.
     """
 
     def __init__(self, width: int) -> None:
@@ -74,7 +76,7 @@ class Block(nn.Module):
         self.second.weight.data *= 0.1
 
     def forward(self, x: Tensor) -> Tensor:
-        branch: Tensor = self.second(F.relu(self.first(x)))
+        branch: Tensor = self.second(F.leaky_relu(self.first(x), LEAK))
         return x + branch
 
 
