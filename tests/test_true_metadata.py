@@ -270,14 +270,14 @@ def test_a_target_that_metadata_exceed_says_so(testpack: ModelPack, photo: Pixel
         codec.encode(large, target_bytes=5)
 
 
-def test_an_item_of_its_own_survives() -> None:
-    """What is said of painting and of a part changes the items that say it, and keeps every other one."""
+def test_an_item_that_says_nothing_of_the_pixels_is_kept() -> None:
+    """In a painted picture and in a part of one, whatever items there are besides EXIF and XMP."""
 
     @dataclass(frozen=True)
     class Wider(Metadata):
         other: bytes | None = None
 
-    metadata = Wider(camera_exif("<", 1), b"<x/>", b"other")
+    metadata = Wider(exif=camera_exif("<", 1), xmp=b"<x/>", other=b"other")
     for changed in (metadata.painted(), metadata.of_part(40, 24)):
         assert isinstance(changed, Wider) and changed.other == b"other" and changed != metadata
 
