@@ -16,6 +16,7 @@ import pluggy
 import pytest
 from numpy.typing import NDArray
 
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack
 
@@ -29,11 +30,12 @@ if importlib.util.find_spec("torch") is None:  # the runtime alone, as users ins
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup: tests of signals start processes that die of it
 
+_HARDWARE = [device for device in DEVICE_FACTS if device not in ("cpu", "openvino")]
 ALLOWED_SKIPS = {
     r"/shared\b": "pictures and weights beside the checkout are not part of it",
     r"needs to mount files": "a container may forbid it, to root too",
     r"has no files without a name": "not every file system has O_TMPFILE",
-    r"(cuda|tensorrt|rtx|webgpu) is (not )?here|TensorRT is here|no bf16 on this CPU": "hardware",
+    rf"({'|'.join(_HARDWARE)}) is (not )?here|TensorRT is here|no bf16 on this CPU": "hardware",
     r"onnxruntime_ep_\w+ is not installed": "plugins have wheels for some platforms only",
     r"needs the package index": "nothing can be downloaded without a network",
 }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sdrt.network import tensorrt_cache
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.tensorrt_cache import Machine
 
 VERSION = "1.31.0"
@@ -66,7 +67,7 @@ class FakeRuntime(ModuleType):
         return runtime
 
     def get_available_providers(self) -> list[str]:
-        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+        return [facts.provider for facts in DEVICE_FACTS.values() if facts.provider is not None]
 
     def register_execution_provider_library(self, name: str, path: str) -> None:
         if name in self.broken:

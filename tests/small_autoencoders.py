@@ -79,6 +79,16 @@ VIDEO: dict[str, Any] = {
     "latents_mean": [0.1, -0.4, 0.7, 0.0],
     "latents_std": [2.8, 1.4, 2.3, 0.9],
 }
+SETTINGS = {
+    "AutoencoderKLFlux2": KL,
+    "AutoencoderKL": KL,
+    "AutoencoderTiny": TINY,
+    "AutoencoderDC": DC,
+    "AutoencoderKLHunyuanImage": HUNYUAN,
+    "AutoencoderKLQwenImage": VIDEO,
+    "AutoencoderKLWan": VIDEO,
+}
+"""Class -> a configuration. Of classes with one prefix in ``ADAPTERS`` the last one's graphs are tried."""
 
 
 def make(class_name: str, settings: Mapping[str, Any], seed: int = 1) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -114,6 +115,13 @@ def test_other_sizes_are_refused(text: str) -> None:
     """What is no size is a usage error."""
     with pytest.raises(argparse.ArgumentTypeError):
         convert_arguments.parse_size(text)
+
+
+def test_every_option_of_an_encode_has_a_flag() -> None:
+    """Each field of EncodeOptions is parsed under its own name, with its own default."""
+    parsed = vars(cli._parser().parse_args(["encode", "photo.png"]))
+    asked = {**parsed, "exact_alpha": parsed["alpha"] == "exact", "regions": tuple(parsed["regions"])}
+    assert dataclasses.asdict(sdrt.EncodeOptions()).items() <= asked.items()
 
 
 @pytest.mark.parametrize(

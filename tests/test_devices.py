@@ -11,7 +11,14 @@ from tests.fake_onnxruntime import FakeRuntime
 
 from sdrt.codec import Codec
 from sdrt.errors import ArgumentError, ModelError
-from sdrt.network.devices import AUTO_ORDER, INSTALL, PREFERRED, devices_to_try, graph_precision, precisions_by_device
+from sdrt.network.devices import (
+    AUTO_ORDER,
+    DEVICE_FACTS,
+    DEVICES,
+    devices_to_try,
+    graph_precision,
+    precisions_by_device,
+)
 from sdrt.packs.manifest import ModelPack
 from sdrt_export.pack_writer import update_manifest
 
@@ -20,12 +27,21 @@ def test_each_device_takes_the_graph_that_suits_it() -> None:
     """fp16 on GPUs, int8 on CPUs and else w16, where they are here; bf16 is no graph; GPUs take int8 only if asked."""
     many = ("w16", "fp16", "int8")
     chosen = {"cpu": "int8", "openvino": "int8", "cuda": "fp16", "tensorrt": "fp16", "rtx": "fp16", "webgpu": "w16"}
-    assert precisions_by_device(many) == chosen
+    assert precisions_by_device(many).items() >= chosen.items()
     assert precisions_by_device(("w16", "int8"))["cuda"] == "w16" and precisions_by_device(("w16",))["cpu"] == "w16"
     assert set(precisions_by_device(("int8",)).values()) == {"int8"}
     assert graph_precision("cpu", "int8", many) == "int8"
     assert graph_precision("cuda", "fp32", many) == "fp32", "what is not here is left to the look-up to refuse"
     assert graph_precision("openvino", "bf16", many) == "w16"
+
+
+def test_the_table_and_the_names_agree() -> None:
+    """Each name of ``Device`` has a row; a row says how its graphs are opened; ``--effort`` runs in ONNX Runtime."""
+    assert DEVICES[0] == "auto" and set(DEVICES[1:]) == set(DEVICE_FACTS)
+    for device, facts in DEVICE_FACTS.items():
+        ways = facts.provider is not None, facts.plugin is not None, facts.engine != "onnxruntime"
+        assert sum(ways) == 1, device
+        assert DEVICE_FACTS[facts.refines_on or device].engine == "onnxruntime", device
 
 
 def test_bf16_belongs_to_openvino() -> None:
@@ -65,8 +81,9 @@ def test_the_page_says_what_the_code_does() -> None:
     """docs/DEVICES.md lists every device with the graphs that it takes, in order, and the pins of TensorRT."""
     page = (Path(__file__).parents[1] / "docs" / "DEVICES.md").read_text(encoding="utf-8")
     rows = {cells[1].strip(" `"): cells for line in page.splitlines() if len(cells := line.split("|")) == 7}
-    for device, (first, *others) in PREFERRED.items():
+    for device, facts in DEVICE_FACTS.items():
+        first, *others = facts.graphs
         assert rows[device][3].strip() == f"`{first}`"
         assert rows[device][5].strip() == ", ".join(f"`{name}`" for name in others)
-    pin = INSTALL["tensorrt"].split("'")[-2]
+    pin = DEVICE_FACTS["tensorrt"].install.split("'")[-2]
     assert pin in rows["tensorrt"][2]

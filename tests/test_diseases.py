@@ -224,13 +224,14 @@ def test_a_decoder_only_pack_does_not_encode(
 
 def test_a_device_that_cannot_be_had(testpack: ModelPack, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An explicit device is used or refused with the install line, never replaced."""
+    from sdrt.network.devices import DEVICE_FACTS
     from sdrt.network.installed import available_devices
 
     for report in available_devices():
         if not report.available:
             arguments = ["decode", str(HEALTHY), "--device", report.device, "-o", str(tmp_path / "out.png")]
             assert cli.main(arguments) == errors.EngineError.exit_code
-            assert "pip install" in one_line(capsys.readouterr().err)
+            assert DEVICE_FACTS[report.device].install in one_line(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 

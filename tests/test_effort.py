@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import sdrt
+from sdrt import model_cache
 from sdrt.bitstream import FileWriter
 from sdrt.codec import Codec
 from sdrt.command import cli
@@ -133,6 +135,19 @@ def test_memory_is_that_of_a_frame(pack: ModelPack, make_photo: Callable[[int, i
     before, one, many = (float(np.square(picture.astype(float) - photo).mean()) for picture in painted)
     assert one < 0.9 * before
     assert many < before - 0.9 * (before - one)
+
+
+@pytest.mark.parametrize(("encoder", "runs"), [("cpu", "cpu"), ("openvino", "cpu"), ("tensorrt", "cuda")])
+def test_the_descent_runs_on_the_encoder_s_hardware(
+    pack: ModelPack, monkeypatch: pytest.MonkeyPatch, encoder: str, runs: str
+) -> None:
+    """It runs in ONNX Runtime whatever runs the encoder: on that device, or on the one that its row names."""
+    asked: list[str] = []
+    models = model_cache.ModelCache(pack.folder, device="auto", precision=None, threads=1)
+    monkeypatch.setattr(models, "engine", lambda *_: SimpleNamespace(device=encoder))
+    monkeypatch.setattr(model_cache, "open_named", lambda _graph, device, *_, **__: asked.append(device))
+    models.refinement(pack, refine.recipe_of(1, "psnr"))
+    assert asked == [runs]
 
 
 def test_what_is_thrown_away_is_not_refined(pack: ModelPack, make_photo: Callable[[int, int], Pixels]) -> None:

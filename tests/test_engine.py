@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -18,8 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from tests.fake_onnxruntime import FakeRuntime
 
 from sdrt.errors import ArgumentError, EngineError, ModelError
-from sdrt.network import engine, onnxruntime_session, openvino_session
-from sdrt.network.devices import Sides
+from sdrt.network import engine, openvino_session
+from sdrt.network.devices import DEVICE_FACTS, Sides
 from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph, read_graph
 from sdrt.network.installed import ORT_PACKAGES, available_devices, installed_onnxruntimes
@@ -107,12 +108,12 @@ def test_auto_says_what_it_chose(graph: Path) -> None:
     assert session.reason
 
 
-@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("device", [device for device in DEVICE_FACTS if device not in ("cpu", "openvino")])
 def test_a_device_that_is_not_here_is_refused_with_its_install_line(graph: Path, device: str) -> None:
     """An explicit device is an error where it is unavailable, with the line that would install it."""
     if any(report.device == device and report.available for report in available_devices()):
         pytest.skip(f"{device} is here")
-    with pytest.raises(EngineError, match=r"pip install 'sdrt\[gpu\]'") as caught:
+    with pytest.raises(EngineError, match=re.escape(DEVICE_FACTS[device].install)) as caught:
         Engine(graph, device=device)
     assert device in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -146,14 +147,14 @@ def test_auto_falls_back_and_says_why(graph: Path, fake: Any) -> None:
     assert "driver too old" in session.reason
 
 
-@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("device", [name for name, facts in DEVICE_FACTS.items() if facts.provider and facts.on_gpu])
 def test_onnxruntime_is_told_not_to_fall_back(graph: Path, fake: Any, device: str) -> None:
     """Both of ONNX Runtime's silent roads to the CPU are closed for a device asked for by name."""
     runtime = fake()
     session = Engine(graph, device=device, threads=3)
     assert session.device == device
     opened = runtime.opened[-1]
-    assert opened.providers[0][0] == onnxruntime_session.PROVIDERS[device]
+    assert opened.providers[0][0] == DEVICE_FACTS[device].provider
     assert "CPUExecutionProvider" not in dict(opened.providers)
     assert getattr(opened.options, "session.disable_cpu_ep_fallback") == "1"
     assert opened.enable_fallback == 0

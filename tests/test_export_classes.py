@@ -37,15 +37,6 @@ from sdrt_export.verify import verify_pack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "AutoencoderKL": small.KL,
-    "AutoencoderKLFlux2": small.KL,
-    "AutoencoderTiny": small.TINY,
-    "AutoencoderDC": small.DC,
-    "AutoencoderKLHunyuanImage": small.HUNYUAN,
-    "AutoencoderKLQwenImage": small.VIDEO,
-    "AutoencoderKLWan": small.VIDEO,
-}
 SHUFFLED = {**small.DC, "downsample_block_type": "pixel_unshuffle", "upsample_block_type": "pixel_shuffle"}
 """AutoencoderDC in its other form, that of the models for ImageNet."""
 UNMATCHED = {
@@ -56,12 +47,12 @@ UNMATCHED = {
     "upsample_match_channel": False,
 }
 """AutoencoderKLHunyuanImage of one width whose sides halve once, before the first of two blocks."""
-DISTINCT = {"AutoencoderKL": small.KL, "AutoencoderTiny": small.TINY, "AutoencoderDC": small.DC} | {
+_OF_PREFIX = {ADAPTERS[name].prefix: name for name in small.SETTINGS}
+DISTINCT = {name: small.SETTINGS[name] for name in _OF_PREFIX.values()} | {
     "AutoencoderDC, shuffled": SHUFFLED,
-    "AutoencoderKLHunyuanImage": small.HUNYUAN,
     "AutoencoderKLHunyuanImage, unmatched": UNMATCHED,
-    "AutoencoderKLWan": small.VIDEO,
 }
+"""One class for each prefix, for those that share a prefix share their graphs; and other forms of a configuration."""
 
 
 @pytest.fixture(scope="module", params=DISTINCT)
@@ -82,7 +73,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_every_adapter_is_tried() -> None:
     """No class is listed as supported without a small one here."""
-    assert set(SETTINGS) == set(ADAPTERS)
+    assert set(small.SETTINGS) == set(ADAPTERS)
 
 
 def test_a_scaling_factor_of_null_is_none() -> None:

@@ -49,8 +49,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("class_name", ["AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "AutoencoderKLWan"])
 def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path: Path, class_name: str) -> None:
     """What is missing is named; before, it was exported as whatever lay in memory, with exit code 0."""
-    settings = {"AutoencoderKL": small.KL, "AutoencoderTiny": small.TINY, "AutoencoderDC": small.DC}
-    small.make(class_name, settings.get(class_name, small.VIDEO)).save_pretrained(tmp_path)
+    small.make(class_name, small.SETTINGS[class_name]).save_pretrained(tmp_path)
     name = sorted(load_file(tmp_path / WEIGHTS))[0]
     change(tmp_path / WEIGHTS, lambda state: state.pop(name))
     message = refusal(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import tracemalloc
@@ -54,6 +55,13 @@ def test_pillow_reads_what_was_written(
                 assert back.format == "PNG" and back.mode == ("RGBA" if transparent else "RGB")
                 back.load()
                 np.testing.assert_array_equal(np.asarray(back), expected)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Metadata)])
+def test_every_item_of_metadata_has_a_form_in_png(name: str, photo: Pixels) -> None:
+    """An item that a file may hold is not lost without a word in the format that is written by default."""
+    with_item = written(scatter(Picture(photo[:8, :8], metadata=Metadata(**{name: b"MM\0*\0\0\0\x08\0\0\0\0\0\0"}))))
+    assert len(with_item) > len(written(scatter(Picture(photo[:8, :8]))))
 
 
 def test_chunks_are_as_the_standard_wants_them(photo: Pixels) -> None:

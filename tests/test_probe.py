@@ -16,9 +16,11 @@ from tests.fake_onnxruntime import FakeRuntime
 from sdrt.command import cli
 from sdrt.errors import EngineError
 from sdrt.network import installed, onnxruntime_session, probe
-from sdrt.network.devices import AUTO_ORDER, PLUGINS, Sides
+from sdrt.network.devices import AUTO_ORDER, DEVICE_FACTS, Sides
 from sdrt.network.engine import Engine
 from sdrt.packs import search
+
+PLUGINS = {device: facts.plugin for device, facts in DEVICE_FACTS.items() if facts.plugin is not None}
 
 
 def test_the_one_node_is_what_onnx_writes() -> None:

@@ -6,6 +6,7 @@ import io
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -267,6 +268,18 @@ def test_a_target_that_metadata_exceed_says_so(testpack: ModelPack, photo: Pixel
     assert len(codec.encode(large, target_bytes=5000)) <= 5000
     with pytest.raises(UnsupportedError, match=r"has [0-9]+ bytes$"):
         codec.encode(large, target_bytes=5)
+
+
+def test_an_item_that_says_nothing_of_the_pixels_is_kept() -> None:
+    """In a painted picture and in a part of one, whatever items there are besides EXIF and XMP."""
+
+    @dataclass(frozen=True)
+    class Wider(Metadata):
+        other: bytes | None = None
+
+    metadata = Wider(exif=camera_exif("<", 1), xmp=b"<x/>", other=b"other")
+    for changed in (metadata.painted(), metadata.of_part(40, 24)):
+        assert isinstance(changed, Wider) and changed.other == b"other" and changed != metadata
 
 
 def test_a_crop_states_its_own_sides(testpack: ModelPack, photo: Pixels) -> None:

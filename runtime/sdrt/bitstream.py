@@ -20,6 +20,7 @@ from sdrt.coding.symbols import to_channels
 from sdrt.container import patches, sdl, step_map
 from sdrt.container.step_map import Offsets, StepIndices
 from sdrt.errors import ModelError
+from sdrt.metadata_chunks import KINDS
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
@@ -238,7 +239,7 @@ class FileWriter:
     @property
     def _of_them_metadata(self) -> str:
         """The end of the message on a size that cannot be reached: how much of it is metadata; empty without any."""
-        kept_bytes = sum(len(chunk.data) for chunk in self.chunks if not chunk.critical and chunk.kind != sdl.TRUTH)
+        kept_bytes = sum(len(chunk.data) for chunk in self.chunks if chunk.kind in KINDS.values())
         return f", {kept_bytes} of them metadata: encode without keep_metadata (--keep-metadata)" if kept_bytes else ""
 
     def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:

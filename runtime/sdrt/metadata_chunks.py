@@ -1,8 +1,4 @@
-"""Metadata of a picture <-> ancillary chunks of a file, by one table.
-
-A new item takes a kind in ``container.sdl``, a row in docs/FORMAT.md, a line in the table below, a field of
-``pixels.metadata.Metadata`` with the line that reads it, and its form in ``pixels.png``.
-"""
+"""Metadata of a picture <-> ancillary chunks of a file, by one table. CONTRIBUTING.md says what a new item takes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from sdrt.bitstream import LatentCoder
 from sdrt.container.sdl import SdlFile
 from sdrt.errors import EngineError, ModelError
 from sdrt.network import refine, viewer
-from sdrt.network.devices import Device, Precision, graph_precision
+from sdrt.network.devices import DEVICE_FACTS, Device, Precision, graph_precision
 from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph
 from sdrt.network.onnxruntime_session import NamedRunner, open_named
@@ -126,8 +126,7 @@ class ModelCache:
         Raises EngineError where that is unavailable.
         """
         device = self.engine(pack, "encoder").device
-        # OpenVINO's hardware is the CPU; a TensorRT engine is of one graph.
-        device = {"openvino": "cpu", "tensorrt": "cuda"}.get(device, device)
+        device = DEVICE_FACTS[device].refines_on or device
 
         def opened(read: Callable[[], tuple[Path, bytes]], ends: ModuleType) -> NamedRunner:
             graph = Graph(*read())

@@ -17,7 +17,7 @@ from tests.fuzz import payloads, priors
 
 from sdrt.coding import payload, rate
 from sdrt.coding.prior import MAX_SYMBOL
-from sdrt.coding.prior_file import KINDS, MAX_BYTES, load_prior
+from sdrt.coding.prior_file import DTYPES, MAX_BYTES, load_prior
 from sdrt.coding.symbols import with_extents
 from sdrt.command import convert_arguments
 from sdrt.container import npz, sdl
@@ -120,7 +120,7 @@ def test_the_npz_reader_agrees_with_numpy(array: NDArray[np.generic]) -> None:
     for save in (np.savez, np.savez_compressed):
         stream = io.BytesIO()
         save(stream, a=np.ascontiguousarray(array).reshape(array.shape))
-        (read,) = npz.read_arrays(stream.getvalue(), max_bytes=MAX_BYTES, kinds=KINDS, max_dimensions=2).values()
+        (read,) = npz.read_arrays(stream.getvalue(), max_bytes=MAX_BYTES, dtypes=DTYPES, max_dimensions=2).values()
         assert read.dtype == array.dtype and read.shape == array.shape and read.tobytes() == array.tobytes()
 
 

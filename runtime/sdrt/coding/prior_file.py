@@ -35,7 +35,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 MAX_BYTES = 8 * 2**20
 """Limit of the archive's size, and of all its arrays together."""
-KINDS = ("|u1", "|i1", "<u2", "<i2", "<i4", "<f4")
+DTYPES = ("|u1", "|i1", "<u2", "<i2", "<i4", "<f4")
 MAX_CHANNELS = 256
 MAX_SCANS = 96
 MAX_RADIUS = 255
@@ -63,7 +63,7 @@ def load_prior(source: str | Path | bytes, name: str | None = None) -> Prior:
     if len(data) > MAX_BYTES:
         raise ModelError(f"{name}: has {len(data)} bytes, the limit is {MAX_BYTES}")
     try:
-        arrays = read_arrays(data, max_bytes=MAX_BYTES, kinds=KINDS, max_dimensions=2)
+        arrays = read_arrays(data, max_bytes=MAX_BYTES, dtypes=DTYPES, max_dimensions=2)
     except ValueError as error:
         raise ModelError(f"{name}: not a prior: {error}") from None
     return build_prior(arrays, name)

@@ -25,7 +25,7 @@ from sdrt.command.console import (
 from sdrt.container.truth_map import CELL_PX
 from sdrt.errors import OutputError, UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
-from sdrt.options import EncodeOptions
+from sdrt.options import EncodeKeywords, EncodeOptions
 from sdrt.pixels.picture import Picture, gather
 from sdrt.pixels.save import SAVE_OPTIONS, save
 from sdrt.pixels.truth_overlay import overlay
@@ -106,20 +106,8 @@ def _place(name: str) -> tuple[int, int, str] | str:
 def encode_files(arguments: argparse.Namespace) -> int:
     """``sdrt encode``; returns the exit code: 0, or that of the first error."""
 
-    options = EncodeOptions(
-        quality=arguments.quality,
-        target_bytes=arguments.target_size,
-        target_bpp=arguments.target_bpp,
-        latent_error=arguments.latent_error,
-        keep_metadata=arguments.keep_metadata,
-        exact_alpha=arguments.alpha == "exact",
-        tune=arguments.tune,
-        resampling=arguments.resampling,
-        protect=arguments.protect,
-        effort=arguments.effort,
-        regions=arguments.roi,
-        truth=arguments.truth,
-    )
+    asked = {name: value for name, value in vars(arguments).items() if name in EncodeKeywords.__annotations__}
+    options = EncodeOptions(**asked, exact_alpha=arguments.alpha == "exact")
 
     def encode(codec: Codec, job: Job) -> str:
         source = standard_input() if job.source == STDIO else job.source

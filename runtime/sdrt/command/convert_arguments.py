@@ -20,12 +20,14 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _add_encode(commands: argparse._SubParsersAction[Any]) -> None:
+    """What is named as a field of ``EncodeOptions`` becomes that field."""
     encode = commands.add_parser("encode", help="pictures -> .sdl files")
     _add_files(encode, "a picture that Pillow opens; - is stdin", "photo.jpg -> photo.sdl beside it")
     rate = encode.add_mutually_exclusive_group()
     rate.add_argument("-q", "--quality", type=parse_quality, metavar="0..100", help="default: the model's own")
     rate.add_argument(
         "--target-size",
+        dest="target_bytes",
         type=parse_size,
         metavar="BYTES",
         help="the largest size of the file; never exceeded. 4980, 5k (5000), 4.9k, 2Ki (2048), 1M",
@@ -75,6 +77,7 @@ def _add_encode(commands: argparse._SubParsersAction[Any]) -> None:
     )
     encode.add_argument(
         "--roi",
+        dest="regions",
         type=parse_region,
         action="append",
         default=[],

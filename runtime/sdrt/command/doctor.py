@@ -11,7 +11,7 @@ from typing import Protocol
 from sdrt import __version__
 from sdrt.command.console import in_words, print_stdout, report_error
 from sdrt.errors import EngineError, ModelError
-from sdrt.network.devices import INSTALL, precisions_by_device
+from sdrt.network.devices import DEVICE_FACTS, precisions_by_device
 from sdrt.packs import search
 from sdrt.packs.manifest import PRIOR
 
@@ -91,7 +91,7 @@ def _examine_engines(report: Report) -> None:
         report(
             "onnxruntime",
             f"{' and '.join(onnxruntimes)} are both installed and overwrite each other's files: "
-            f"pip uninstall -y {names}, then {INSTALL['cpu']} or {INSTALL['cuda']}",
+            f"pip uninstall -y {names}, then {DEVICE_FACTS['cpu'].install} or {DEVICE_FACTS['cuda'].install}",
             good=False,
         )
     elif onnxruntimes:
@@ -108,7 +108,7 @@ def _examine_engines(report: Report) -> None:
         works = device.available and why is None
         report(f"device {device.device}", f"{'yes' if works else 'no'}, {why or device.detail}", good=why is None)
     if not any(device.available for device in devices):
-        report("engine", f"none is installed: {INSTALL['cpu']}", good=False)
+        report("engine", f"none is installed: {DEVICE_FACTS['cpu'].install}", good=False)
 
 
 def _examine_packs(report: Report) -> None:

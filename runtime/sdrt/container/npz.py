@@ -28,7 +28,7 @@ _HEADER = re.compile(
 
 
 def read_arrays(
-    data: bytes, *, max_bytes: int, kinds: Collection[str], max_dimensions: int
+    data: bytes, *, max_bytes: int, dtypes: Collection[str], max_dimensions: int
 ) -> dict[str, NDArray[np.generic]]:
     """Reads every array of an archive.
 
@@ -36,7 +36,7 @@ def read_arrays(
         data: The whole file: a zip archive (no ZIP64, no comment) of at most 64 stored or deflated .npy files of
             version 1.0 in C order.
         max_bytes: Limit of the uncompressed size of all members together, headers included.
-        kinds: The accepted dtypes in numpy's notation, such as "<f4".
+        dtypes: The accepted dtypes in numpy's notation, such as "<f4".
         max_dimensions: The largest accepted number of dimensions.
 
     Returns:
@@ -46,7 +46,7 @@ def read_arrays(
         ValueError: The data is not such an archive, or exceeds a limit. The message is one line.
     """
     try:
-        return {key: _array(key, member, kinds, max_dimensions) for key, member in _members(data, max_bytes).items()}
+        return {key: _array(key, member, dtypes, max_dimensions) for key, member in _members(data, max_bytes).items()}
     except struct.error:
         raise ValueError("the archive is truncated") from None
     except zlib.error as error:
@@ -94,7 +94,7 @@ def _unpacked(packed: bytes, method: int, size: int) -> bytes:
     return content
 
 
-def _array(key: str, member: bytes, kinds: Collection[str], max_dimensions: int) -> NDArray[np.generic]:
+def _array(key: str, member: bytes, dtypes: Collection[str], max_dimensions: int) -> NDArray[np.generic]:
     """The array of an .npy file. Raises ValueError."""
     start = len(_MAGIC) + 2
     end = start + int.from_bytes(member[len(_MAGIC) : start], "little")
@@ -103,10 +103,10 @@ def _array(key: str, member: bytes, kinds: Collection[str], max_dimensions: int)
         raise ValueError(f"array {key} has an unsupported .npy header")
     kind = header[1].decode()
     shape = [int(side) for side in header[2].split(b",") if side.strip()]
-    if kind not in kinds or len(shape) > max_dimensions:
+    if kind not in dtypes or len(shape) > max_dimensions:
         raise ValueError(
             f"array {key} is {kind} with {len(shape)} dimensions, "
-            f"expected one of {' '.join(kinds)} and at most {max_dimensions}"
+            f"expected one of {' '.join(dtypes)} and at most {max_dimensions}"
         )
     if math.prod(shape) * np.dtype(kind).itemsize != len(member) - end:
         raise ValueError(f"array {key} has the wrong number of bytes for shape {tuple(shape)}")

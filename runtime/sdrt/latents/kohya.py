@@ -23,7 +23,7 @@ from sdrt.latents.units import Latents
 
 MAX_BYTES = 1 << 30
 """Of the arrays of one file."""
-_KINDS = ("<f4", "<f2", "<f8", "<i8", "<i4", "|b1", "|u1")
+_DTYPES = ("<f4", "<f2", "<f8", "<i8", "<i4", "|b1", "|u1")
 _SUFFIX = re.compile(r"latents(_\d{1,6}x\d{1,6})?")
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -35,7 +35,7 @@ def read_npz(data: bytes, key: str) -> list[LatentSample]:
     Raises CorruptError: no such file, no latents in it, or fields of other shapes.
     """
     try:
-        arrays = read_arrays(data, max_bytes=MAX_BYTES, kinds=_KINDS, max_dimensions=4)
+        arrays = read_arrays(data, max_bytes=MAX_BYTES, dtypes=_DTYPES, max_dimensions=4)
         found = [match[1] or "" for name in arrays if (match := _SUFFIX.fullmatch(name))]
         if not found:
             raise ValueError(f"it has no array latents, only {', '.join(arrays) or 'none'}"[:200])

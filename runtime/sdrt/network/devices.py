@@ -1,4 +1,4 @@
-"""Devices and precisions: the graph that a device runs, its input sizes, and how to install the device."""
+"""Devices and precisions: one table of what holds of each device, and the graph that a device runs."""
 
 from __future__ import annotations
 
@@ -13,37 +13,80 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "rtx", "webgpu"]
 Precision = Literal["w16", "fp32", "fp16", "int8", "bf16"]
 
 DEVICES: tuple[Device, ...] = get_args(Device)
+"""What ``--device`` takes: auto, and the rows of DEVICE_FACTS in the order of ``sdrt doctor``."""
 AUTO_ORDER = ("cuda", "cpu", "openvino")
-"""``auto`` takes the first that works. TensorRT is used only on request: building its engines takes minutes."""
-GPU = ("cuda", "tensorrt")
-"""Devices of the package onnxruntime-gpu."""
-PLUGINS = {"rtx": "onnxruntime_ep_nv_tensorrt_rtx", "webgpu": "onnxruntime_ep_webgpu"}
-"""Devices of plugins for the plain onnxruntime -> the plugin's module. They are used only on request."""
-
-INSTALL = {
-    "cpu": "pip install 'sdrt[cpu]'",
-    "cuda": "pip install 'sdrt[gpu]'",
-    "tensorrt": "pip install 'sdrt[gpu]' 'tensorrt-cu13>=10.13,<11'",
-    "openvino": "pip install 'sdrt[openvino]'",
-    "rtx": "pip install 'sdrt[rtx]'",
-    "webgpu": "pip install 'sdrt[webgpu]'",
-}
-
+"""``auto`` takes the first that works. TensorRT is used only on request: building its engines takes minutes; and so are
+plugins."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Precisions that a caller may request. bf16 is not a graph: OpenVINO computes in it on CPUs that support it."""
 MAX_THREADS = 1024
 """The most threads of an engine."""
-PREFERRED = {
-    "cpu": ("int8", "w16", "fp32"),
-    "openvino": ("int8", "w16", "fp32"),
-    "cuda": ("fp16", "w16", "fp32"),
-    "tensorrt": ("fp16", "w16", "fp32"),
-    "rtx": ("fp16", "w16", "fp32"),
-    "webgpu": ("w16", "fp32"),  # not every card that it runs on computes in fp16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """What holds of a device wherever it is.
+
+    Args:
+        install: The command that installs it.
+        graphs: The precisions of the graphs that it takes unasked: the first one that the pack has.
+        provider: Its execution provider in ONNX Runtime; None: a plugin brings it, or it has another engine.
+        plugin: The module of the plugin that brings it to the plain onnxruntime; None: no plugin.
+        engine: The module of its engine. Another than onnxruntime is opened in ``engine._open``.
+        on_gpu: It is told a range of input sizes, large pictures come in tiles of one size, and no node may run on the
+            CPU instead.
+        gpu_wheel: It comes in the package onnxruntime-gpu, which has the same files as onnxruntime.
+        refines_on: The device that runs ``--effort`` beside it; None: itself. It must be one of ONNX Runtime.
+    """
+
+    install: str
+    graphs: tuple[Precision, ...]
+    provider: str | None = None
+    plugin: str | None = None
+    engine: str = "onnxruntime"
+    on_gpu: bool = False
+    gpu_wheel: bool = False
+    refines_on: str | None = None
+
+
+DEVICE_FACTS = {
+    # int8 comes first on CPUs: packs have it only if its pictures passed the tests, and it takes half the time or less.
+    # Otherwise CPUs compute in float32 whatever the graph stores, so the smallest file of full quality comes next.
+    "cpu": DeviceFacts(
+        install="pip install 'sdrt[cpu]'", graphs=("int8", "w16", "fp32"), provider="CPUExecutionProvider"
+    ),
+    "openvino": DeviceFacts(
+        install="pip install 'sdrt[openvino]'", graphs=("int8", "w16", "fp32"), engine="openvino", refines_on="cpu"
+    ),
+    "cuda": DeviceFacts(
+        install="pip install 'sdrt[gpu]'",
+        graphs=("fp16", "w16", "fp32"),
+        provider="CUDAExecutionProvider",
+        on_gpu=True,
+        gpu_wheel=True,
+    ),
+    "tensorrt": DeviceFacts(
+        install="pip install 'sdrt[gpu]' 'tensorrt-cu13>=10.13,<11'",
+        graphs=("fp16", "w16", "fp32"),
+        provider="TensorrtExecutionProvider",
+        on_gpu=True,
+        gpu_wheel=True,
+        refines_on="cuda",  # an engine is of one graph, and takes minutes to build
+    ),
+    "rtx": DeviceFacts(
+        install="pip install 'sdrt[rtx]'",
+        graphs=("fp16", "w16", "fp32"),
+        plugin="onnxruntime_ep_nv_tensorrt_rtx",
+        on_gpu=True,
+    ),
+    "webgpu": DeviceFacts(
+        install="pip install 'sdrt[webgpu]'",
+        graphs=("w16", "fp32"),  # not every card that it runs on computes in fp16
+        plugin="onnxruntime_ep_webgpu",
+        on_gpu=True,
+    ),
 }
-"""The default graph of each device: the first one that the pack has. int8 comes first on CPUs: packs have it only if
-its pictures passed the tests, and it takes half the time or less. Otherwise CPUs compute in float32 whatever the graph
-stores, so the smallest file of full quality comes next."""
+"""Every device but ``auto``."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +129,7 @@ def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
 
 def precisions_by_device(available: Sequence[str]) -> dict[str, str]:
     """Device -> the precision that it runs by default, out of those that a pack has."""
-    return {device: graph_precision(device, None, available) for device in PREFERRED}
+    return {device: graph_precision(device, None, available) for device in DEVICE_FACTS}
 
 
 def graph_precision(device: str, wanted: str | None, available: Sequence[str]) -> str:
@@ -100,7 +143,7 @@ def graph_precision(device: str, wanted: str | None, available: Sequence[str]) -
     """
     if wanted is not None and wanted != "bf16":
         return wanted
-    preferred = [name for name in PREFERRED[device] if name != "int8" or wanted != "bf16"]
+    preferred = [name for name in DEVICE_FACTS[device].graphs if name != "int8" or wanted != "bf16"]
     return next((name for name in preferred if name in available), available[0] if available else preferred[0])
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sdrt.atomic import scratch
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
-from sdrt.network.devices import PRECISIONS, Sides, check_threads, devices_to_try
+from sdrt.network.devices import DEVICE_FACTS, PRECISIONS, Sides, check_threads, devices_to_try
 from sdrt.network.graph import Floats, Graph, Runner, read_graph
 from sdrt.network.installed import gpu_machine, why_absent
 from sdrt.packs.manifest import DEFAULT_PRECISION
@@ -214,9 +214,9 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         device,
         settings.threads,
         optimize=settings.optimize,
-        options=onnxruntime_session.cuda_options(settings.tf32) if device == "cuda" else {},
+        options=onnxruntime_session.provider_options(device, tf32=settings.tf32),
     )
-    return _Opened(runner, "requested", longest_side=settings.sides.max if device != "cpu" else None)
+    return _Opened(runner, "requested", longest_side=settings.sides.max if DEVICE_FACTS[device].on_gpu else None)
 
 
 def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, tensorrt_cache
-from sdrt.network.devices import INSTALL, PLUGINS
-from sdrt.network.onnxruntime_session import PROVIDERS
+from sdrt.network.devices import DEVICE_FACTS, DEVICES
 
 ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 
@@ -30,32 +29,35 @@ def available_devices() -> list[DeviceReport]:
     from importlib import metadata  # a tenth of a decoding process's start, and only reports need it
 
     reports: list[DeviceReport] = []
-    for device in PROVIDERS:
+    for device in DEVICES[1:]:
+        facts = DEVICE_FACTS[device]
         why = why_absent(device)
-        detail = why or f"onnxruntime {onnxruntime_session.load().__version__}"
+        if why:
+            detail = why
+        elif facts.provider is None:
+            package = (facts.plugin or facts.engine).replace("_", "-")
+            detail = f"{package} {metadata.version(package)}"
+        else:
+            detail = f"onnxruntime {onnxruntime_session.load().__version__}"
         if not why and device == "tensorrt":
             machine = gpu_machine()
             detail += f", TensorRT {machine.tensorrt}, GPU architecture {machine.architecture}"
         reports.append(DeviceReport(device, not why, detail))
-    for device in ("openvino", *PLUGINS):
-        why = why_absent(device)
-        package = PLUGINS.get(device, device).replace("_", "-")
-        reports.append(DeviceReport(device, not why, why or f"{package} {metadata.version(package)}"))
     return reports
 
 
 def why_absent(device: str) -> str | None:
     """Why a device is unavailable and what installs it; None if its libraries are installed."""
-    if device in PLUGINS:
-        here = all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", PLUGINS[device]))
-        return None if here else INSTALL[device]
-    if device == "openvino":
-        return None if importlib.util.find_spec("openvino") is not None else INSTALL["openvino"]
+    facts = DEVICE_FACTS[device]
+    if facts.provider is None:
+        needed = [facts.engine] if facts.plugin is None else [facts.engine, facts.plugin]
+        here = all(importlib.util.find_spec(name) is not None for name in needed)
+        return None if here else facts.install
     if importlib.util.find_spec("onnxruntime") is None:
-        return onnxruntime_session.absent(device, "")
+        return onnxruntime_session.without_provider(device, "")
     ort = onnxruntime_session.load()
-    if PROVIDERS[device] not in ort.get_available_providers():
-        return onnxruntime_session.absent(device, str(ort.__version__))
+    if facts.provider not in ort.get_available_providers():
+        return onnxruntime_session.without_provider(device, str(ort.__version__))
     if device == "tensorrt":
         try:
             gpu_machine()

@@ -16,16 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, ModelError, first_line, raise_interrupt_behind
-from sdrt.network.devices import GPU, INSTALL, PLUGINS
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.graph import Floats, Graph, Runner, check_ports
 from sdrt.parallel import usable_cores
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-CUDA_OPTIONS = {
+_CUDA_OPTIONS = {
     # Its default tries every algorithm for every new shape, which takes seconds a shape and gigabytes of workspace.
     "cudnn_conv_algo_search": "HEURISTIC",
     # Its default doubles the memory held at every growth and never gives it back.
@@ -37,9 +32,11 @@ Named = Mapping[str, NDArray[np.float32]]
 NamedRunner = Callable[[Named], Named]
 
 
-def cuda_options(tf32: bool) -> dict[str, str]:
-    """Options of the CUDA provider. ``tf32`` False: float32 products keep full accuracy."""
-    return dict(CUDA_OPTIONS) if tf32 else {**CUDA_OPTIONS, "use_tf32": "0"}
+def provider_options(device: str, *, tf32: bool = True) -> dict[str, str]:
+    """The options of a device's execution provider. ``tf32`` False: CUDA's float32 products keep full accuracy."""
+    if device != "cuda":
+        return {}
+    return dict(_CUDA_OPTIONS) if tf32 else {**_CUDA_OPTIONS, "use_tf32": "0"}
 
 
 @dataclass(frozen=True)
@@ -62,47 +59,50 @@ def load() -> ModuleType:
     except ImportError as error:
         raise_interrupt_behind(error)
         why = "is not installed" if error.name == "onnxruntime" else f"does not load ({first_line(error)})"
-        raise EngineError(f"ONNX Runtime {why}: {INSTALL['cpu']} (or {INSTALL['cuda']} for NVIDIA GPUs)") from None
+        plain, cuda = DEVICE_FACTS["cpu"].install, DEVICE_FACTS["cuda"].install
+        raise EngineError(f"ONNX Runtime {why}: {plain} (or {cuda} for NVIDIA GPUs)") from None
 
 
-def absent(device: str, version: str) -> str:
-    """Why ``device`` is not available, given ONNX Runtime's version ("" where it is not installed), and what to do."""
+def without_provider(device: str, version: str) -> str:
+    """Why ONNX Runtime of this version ("" where it is not installed) does not have ``device``, and what to do."""
+    facts = DEVICE_FACTS[device]
     if not version:
-        return f"ONNX Runtime is not installed: {INSTALL[device]}"
-    swap = "pip uninstall onnxruntime; " if device in GPU else ""
-    return f"the installed onnxruntime {version} has no {PROVIDERS[device]}: {swap}{INSTALL[device]}"
+        return f"ONNX Runtime is not installed: {facts.install}"
+    swap = "pip uninstall onnxruntime; " if facts.gpu_wheel else ""
+    return f"the installed onnxruntime {version} has no {facts.provider}: {swap}{facts.install}"
 
 
 def require(device: str) -> ModuleType:
     """Imports onnxruntime with the provider of ``device``. Raises EngineError if either is missing."""
     ort = load()
-    if PROVIDERS[device] not in ort.get_available_providers():
-        raise EngineError(f"device {device} is unavailable: {absent(device, str(ort.__version__))}")
+    if DEVICE_FACTS[device].provider not in ort.get_available_providers():
+        raise EngineError(f"device {device} is unavailable: {without_provider(device, str(ort.__version__))}")
     return ort
 
 
-def find_plugin(device: str, ort: ModuleType) -> list[Any]:
-    """The hardware that the plugin of ``device`` (rtx or webgpu) finds; registers the plugin if it is not yet.
+def find_plugin(device: str, module: str, ort: ModuleType) -> list[Any]:
+    """The hardware that ``module``, the plugin of ``device``, finds. Registers the plugin where it is not yet.
 
     Raises EngineError: plugin not installed or not loadable, this onnxruntime too old for plugins, no such hardware.
     """
+    install = DEVICE_FACTS[device].install
     try:
-        plugin = importlib.import_module(PLUGINS[device])
+        plugin = importlib.import_module(module)
     except ImportError as error:
-        raise EngineError(f"device {device} is unavailable ({first_line(error)}): {INSTALL[device]}") from None
+        raise EngineError(f"device {device} is unavailable ({first_line(error)}): {install}") from None
     if not hasattr(ort, "register_execution_provider_library"):
         too_old = f"onnxruntime {ort.__version__} is too old"
-        raise EngineError(f"device {device} is unavailable: {too_old}: {INSTALL[device]}")
+        raise EngineError(f"device {device} is unavailable: {too_old}: {install}")
     name = plugin.get_ep_name()
     if name not in _registered:
         try:
             ort.register_execution_provider_library(name, plugin.get_library_path())
         except Exception as error:  # onnxruntime raises a dozen unrelated classes here, the plugin its own
-            raise EngineError(f"device {device}: {PLUGINS[device]} does not load: {first_line(error)}") from None
+            raise EngineError(f"device {device}: {module} does not load: {first_line(error)}") from None
         _registered.add(name)
     found = [each for each in ort.get_ep_devices() if each.ep_name == name]
     if not found:
-        raise EngineError(f"device {device} is unavailable: {PLUGINS[device]} loads but finds no supported hardware")
+        raise EngineError(f"device {device} is unavailable: {module} loads but finds no supported hardware")
     return found
 
 
@@ -130,7 +130,7 @@ def open_session(
             float or uint8 output.
     """
     path = graph if isinstance(graph, Path) else graph.path
-    session = _open(graph, device, threads, optimize=optimize, options=options)
+    session = _inference_session(graph, device, threads, optimize=optimize, options=options)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     check_ports(path, [port.type for port in inputs], [port.type for port in outputs])
     name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
@@ -161,8 +161,7 @@ def open_named(
         EngineError: As ``open_session``.
         ModelError: The graph has other inputs, or lacks an output.
     """
-    options = cuda_options(tf32=True) if device == "cuda" else {}
-    session = _open(graph, device, threads, optimize=True, options=options)
+    session = _inference_session(graph, device, threads, optimize=True, options=provider_options(device))
     found = {port.name for port in session.get_inputs()}, {port.name for port in session.get_outputs()}
     if found[0] != set(inputs) or not found[1].issuperset(outputs):
         raise ModelError(
@@ -182,23 +181,26 @@ def open_named(
     return run
 
 
-def _open(graph: Graph | Path, device: str, threads: int | None, *, optimize: bool, options: Mapping[str, str]) -> Any:
+def _inference_session(
+    graph: Graph | Path, device: str, threads: int | None, *, optimize: bool, options: Mapping[str, str]
+) -> Any:
     """The session itself. Raises EngineError as ``open_session``."""
+    facts = DEVICE_FACTS[device]
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
-    ort = load() if device in PLUGINS else require(device)
+    ort = require(device) if facts.plugin is None else load()
     settings = _session_options(ort, device, threads, optimize)
     # enable_fallback=0: otherwise a provider that fails to start is replaced, with a print on stdout.
     choice: dict[str, Any] = {"enable_fallback": 0}
-    if device in PLUGINS:
-        hardware = find_plugin(device, ort)[:1]
+    provider = facts.provider
+    if facts.plugin is not None:
+        hardware = find_plugin(device, facts.plugin, ort)[:1]
         provider = hardware[0].ep_name
         settings.add_provider_for_devices(hardware, dict(options))
     else:
-        provider = PROVIDERS[device]
         choice["providers"] = [(provider, dict(options))]
     if device == "tensorrt":
-        choice["providers"].append((PROVIDERS["cuda"], dict(CUDA_OPTIONS)))
-    if device in GPU:
+        choice["providers"].append((DEVICE_FACTS["cuda"].provider, provider_options("cuda")))
+    if facts.gpu_wheel:
         _preload(ort)
     try:
         session = ort.InferenceSession(source, sess_options=settings, **choice)
@@ -232,7 +234,7 @@ def _session_options(ort: ModuleType, device: str, threads: int | None, optimize
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     # Idle threads that spin burn a core between pictures for a gain of a few microseconds a node.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if device != "cpu":
+    if DEVICE_FACTS[device].on_gpu:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
@@ -241,4 +243,4 @@ def _advice(error: Exception, device: str) -> str:
     text = str(error)
     if any(word in text for word in ("INVALID_PROTOBUF", "Protobuf parsing failed", "INVALID_GRAPH", "ModelProto")):
         return " (the graph is damaged: install the model pack again)"
-    return f" ({INSTALL[device]})" if device != "cpu" else ""
+    return f" ({DEVICE_FACTS[device].install})" if DEVICE_FACTS[device].on_gpu else ""

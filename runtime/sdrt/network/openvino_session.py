@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.errors import EngineError, first_line, raise_interrupt_behind
-from sdrt.network.devices import INSTALL
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.graph import Floats, Graph, Runner, check_ports
 
 
@@ -87,7 +87,8 @@ def load() -> ModuleType:
     except ImportError as error:
         raise_interrupt_behind(error)
         why = "is not installed" if error.name == "openvino" else f"does not load ({first_line(error)})"
-        raise EngineError(f"device openvino is unavailable: OpenVINO {why}: {INSTALL['openvino']}") from None
+        install = DEVICE_FACTS["openvino"].install
+        raise EngineError(f"device openvino is unavailable: OpenVINO {why}: {install}") from None
     finally:
         if hidden:
             del sys.modules["openvino_telemetry"]

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdrt.errors import EngineError, first_line
-from sdrt.network.devices import INSTALL, Sides
+from sdrt.network.devices import DEVICE_FACTS, Sides
 from sdrt.user_folders import CACHE, user_folder
 
 CONTEXT = "context.onnx"
@@ -172,7 +172,7 @@ def _tensorrt_version() -> str:
     if major != MAJOR:
         raise EngineError(
             f"device tensorrt is unavailable: TensorRT {major}.{minor}.{patch} is installed, {MAJOR} is required: "
-            f"{INSTALL['tensorrt']}"
+            f"{DEVICE_FACTS['tensorrt'].install}"
         )
     return f"{major}.{minor}.{patch}"
 
@@ -195,7 +195,8 @@ def _load_tensorrt() -> ctypes.CDLL:
             continue
         # Loaded once, they are found by ONNX Runtime's provider wherever they lie.
         return libraries[0]
-    raise EngineError(f"device tensorrt is unavailable: TensorRT does not load ({failure}): {INSTALL['tensorrt']}")
+    install = DEVICE_FACTS["tensorrt"].install
+    raise EngineError(f"device tensorrt is unavailable: TensorRT does not load ({failure}): {install}")
 
 
 def _architecture() -> int:

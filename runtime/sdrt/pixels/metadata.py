@@ -47,7 +47,7 @@ class Metadata:
 
     def painted(self) -> Metadata:
         """The same with XMP that states that a network painted parts of the picture."""
-        return Metadata(self.exif, xmp_text.painted(self.xmp))
+        return replace(self, xmp=xmp_text.painted(self.xmp))
 
     def of_part(self, width_px: int, height_px: int) -> Metadata:
         """The same for a part of the picture, of this size. Items that cannot be parsed stay unchanged."""

@@ -36,7 +36,7 @@ def write_png(strips: Strips, stream: Sink, texts: Mapping[str, str] | None = No
     kind = _RGB if strips.alpha is None else _RGBA
     stream.write(_SIGNATURE)
     _write_chunk(stream, b"IHDR", struct.pack(">IIBBBBB", strips.width_px, strips.height_px, 8, kind, 0, 0, 0))
-    for chunk, data in _metadata_chunks(strips.metadata):
+    for chunk, data in _items(strips.metadata):
         _write_chunk(stream, chunk, data)
     for keyword, text in (texts or {}).items():
         _write_chunk(stream, b"tEXt", f"{keyword}\0{text}".encode("latin-1"))
@@ -56,7 +56,8 @@ def write_png(strips: Strips, stream: Sink, texts: Mapping[str, str] | None = No
     _write_chunk(stream, b"IEND", b"")
 
 
-def _metadata_chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
+def _items(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and data of the PNG chunk of each item that is present."""
     if metadata.exif is not None:
         yield b"eXIf", metadata.exif
     if metadata.xmp is not None:
