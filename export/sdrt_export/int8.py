@@ -206,7 +206,7 @@ def _coded(pack: ModelPack, raw: Floats) -> Floats:
 
 def _with_level(pack: ModelPack, latents: Floats) -> Floats:
     """Latents (1, C, h, w), and behind them the pack's default quality level where its decoder takes one."""
-    level = quality_level(pack, *latents.shape[2:], None)
+    level = quality_level(pack, latents.shape[2], latents.shape[3], None)
     return np.concatenate([latents] if level is None else [latents, level[None]], axis=1)
 
 

@@ -201,7 +201,8 @@ class FileWriter:
     def _steps(self, latents: Latents, step_index: int, resampling: int) -> StepIndices:
         """The step index at each position of ``latents``, int64 (h, w)."""
         offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
-        return step_map.spread(offsets, step_index, *latents.shape[1:], self.coder.pack.space.downscale)
+        rows, columns = latents.shape[1:]
+        return step_map.spread(offsets, step_index, rows, columns, self.coder.pack.space.downscale)
 
     @cached_property
     def budget_bytes(self) -> int | None:
