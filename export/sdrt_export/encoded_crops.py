@@ -131,9 +131,7 @@ def _recall(path: Path, held: bool, plan: CropPlan, result: EncodedCrops) -> boo
         with np.load(path, allow_pickle=False) as data:
             state = json.loads(data["state"].tobytes())
             count = sum(name.startswith("latents") for name in data.files)
-            examples = [
-                Example(data[f"crop{n}"] if held else _NO_CROP, data[f"latents{n}"]) for n in range(count)
-            ]
+            examples = [Example(data[f"crop{n}"] if held else _NO_CROP, data[f"latents{n}"]) for n in range(count)]
         plan.random.bit_generator.state = state
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return False
