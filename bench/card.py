@@ -48,7 +48,7 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = {
         "latent space": f"{space['id']}, identity {space.get('identity', '-')}",
         "latents": f"{space['channels']} channels, one position for {space['downscale']} x {space['downscale']} pixels",
-        "quality level as an input of the graphs": "yes" if manifest.get("quality_input") else "no",
+        "quality level as an input of the decoder": "yes" if manifest.get("quality_input") else "no",
         "files": ", ".join(f"{name} {entry['bytes'] / 1e6:.2f} MB" for name, entry in files.items()),
         "license": manifest.get("licence"),
         "photographs": manifest.get("source", {}).get("photographs"),

@@ -67,7 +67,7 @@ def errors_of(pack: ModelPack, pictures: Sequence[Pixels]) -> str:
             data = codec.encode(rgb, latent_error=error)
             latents = codec.latents(data, scaled=True)
             indices = np.full(latents.shape[1:], codec.info(data).step_index)
-            exact = to_latents(rgb, pack, encoder, indices=indices)
+            exact = to_latents(rgb, pack, encoder)
             crop = (0, 0, rgb.shape[1], rgb.shape[0])
             painted = (to_pixels(of, pack, decoder, crop, indices=indices) for of in (exact, latents))
             before, after = (psnr(pixels, rgb) for pixels in painted)

@@ -81,7 +81,7 @@ def write_with_map(rgb: NDArray[np.uint8]) -> bytes:
     shape = cells(latents.shape[1], latents.shape[2], pack.space.downscale)[:2]
     offsets = (np.arange(shape[0] * shape[1]) * 5 % 15 - 7).astype(np.int8).reshape(shape)
     writer = FileWriter(LatentCoder(pack), rgb.shape[1], rgb.shape[0], (), EncodeOptions(quality=60), offsets)
-    return writer.write(lambda _resampling, _indices, _final: latents)[0]
+    return writer.write(lambda _resampling, _final: latents)[0]
 
 
 def write_with_patches(rgb: NDArray[np.uint8]) -> bytes:
@@ -95,7 +95,7 @@ def write_with_patches(rgb: NDArray[np.uint8]) -> bytes:
     latents = to_latents(rgb, pack, Engine(pack.encoder_path(), device="cpu"))
     options = EncodeOptions(quality=60)
     writer = FileWriter(LatentCoder(pack), rgb.shape[1], rgb.shape[0], (chunk,), options, mask=mask)
-    return writer.write(lambda _resampling, _indices, _final: latents)[0]
+    return writer.write(lambda _resampling, _final: latents)[0]
 
 
 def write_diseases() -> None:

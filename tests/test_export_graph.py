@@ -21,7 +21,9 @@ from sdrt_export import overflow
 from sdrt_export.autoencoders import describe_space, halves
 from sdrt_export.graph import export_modules, trace
 from sdrt_export.halo import dependence
+from sdrt_export.pack_writer import write_pack
 from sdrt_export.precision import ISLANDS, convert
+from sdrt_export.verify import verify_pack
 
 SPACE = LatentSpace("test", 6, 8, 1.0, 0.0)
 
@@ -50,9 +52,9 @@ class Down(nn.Module):
 class Up(nn.Module):
     """Convolutions, a pixel shuffle and a nearest upsampling: (N, 6, h, w) -> (N, 3, 8h, 8w)."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 6) -> None:
         super().__init__()
-        self.first = nn.Conv2d(6, 16, 3, padding=1)
+        self.first = nn.Conv2d(channels, 16, 3, padding=1)
         self.second = nn.Conv2d(16, 16, 5, padding=2)
         self.third = nn.Conv2d(16, 12, 3, padding=1)
 
@@ -115,6 +117,27 @@ def test_a_pair_of_modules_becomes_graphs_of_any_size(
             expected = module(array).numpy()
         assert result.shape == expected.shape
         assert np.abs(result - expected).max() < {"fp32": 1e-5, "w16": 2e-3, "fp16": 5e-3}[precision]
+
+
+def test_a_decoder_may_take_the_quality_level(pair: tuple[nn.Module, nn.Module], tmp_path: Path) -> None:
+    """One more channel of its input, and none of the encoder's; graphs are verified with a level of its own at each
+    position, and a module that takes no level is refused."""
+    torch.manual_seed(2)
+    encoder, decoder = pair[0], Up(SPACE.channels + 1).eval()
+    exported = export_modules(encoder, decoder, tmp_path, space=SPACE, precisions=["w16", "fp16"], quality_input=True)
+    pack = write_pack(
+        tmp_path,
+        name="told",
+        space=SPACE,
+        files=exported.files,
+        halo=exported.halo,
+        quality_input=True,
+        licence="CC0-1.0",
+    )
+    parities = verify_pack(pack, encoder, decoder, device="cpu")
+    assert [(parity.precision, parity.passed) for parity in parities] == [("w16", True), ("fp16", True)]
+    with pytest.raises(ModelError, match="latent_sample module does not run"):
+        export_modules(*pair, tmp_path, space=SPACE, quality_input=True)
 
 
 def test_graphs_keep_the_fields_names(pair: tuple[nn.Module, nn.Module], vae: Any, tmp_path: Path) -> None:

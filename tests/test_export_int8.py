@@ -182,11 +182,12 @@ def photographs(tmp_path: Path, make_photo: Callable[[int, int], Any]) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["plain", "quality_input"])
 def test_the_command_keeps_what_holds_and_says_how_well(
-    make_pack: Callable[..., ModelPack], photographs: Path, capsys: pytest.CaptureFixture[str]
+    make_pack: Callable[..., ModelPack], photographs: Path, capsys: pytest.CaptureFixture[str], told: bool
 ) -> None:
     """Both graphs are written, smaller than half of float32's, with their figures on other photographs than it saw."""
-    pack = make_pack("small")
+    pack = make_pack("small", quality_input=told)
     assert main(["int8", str(pack.folder), "--images", str(photographs)]) == 0
     assert capsys.readouterr().out.count(": kept, ") == 2
     after = load_pack(pack.folder)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,6 @@ from sdrt.errors import ImageError
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack
 from sdrt_export import encoded_crops
-from sdrt_export.encoded_crops import Quantizable
 from sdrt_export.pack_writer import update_manifest
 from sdrt_export.photographs import crops, list_images
 from sdrt_export.prior_plan import (
@@ -58,7 +56,7 @@ import torch
 
 from sdrt_export import prior_training
 from sdrt_export.__main__ import main as command
-from sdrt_export.prior_fit import fit_prior
+from sdrt_export.prior_fit import Quantizable, fit_prior
 from sdrt_export.prior_network import ScanNet
 from sdrt_export.prior_training import FitConfig, Sample, collect
 
@@ -283,44 +281,36 @@ def test_the_command_fits_a_pack(pack: Path, photos: Path, testpack: ModelPack, 
 
 
 def assert_same(one: encoded_crops.EncodedCrops, two: encoded_crops.EncodedCrops) -> None:
-    """The same latents at the same step indices, and the same crops."""
+    """The same latents and the same crops."""
     for example, same in zip(one.held, two.held, strict=True):
         np.testing.assert_array_equal(example.crop, same.crop)
-    pairs = [[*crops.training, *(example.quantizable for example in crops.held)] for crops in (one, two)]
+    pairs = [[*crops.training, *(example.latents for example in crops.held)] for crops in (one, two)]
     for a, b in zip(*pairs, strict=True):
-        np.testing.assert_array_equal(a.latents, b.latents)
-        assert a.step_index == b.step_index
+        np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("told", [False, True], ids=["plain", "quality_input"])
 def test_encoded_crops_are_kept_for_the_pack_and_the_photographs(
-    pack: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+    pack: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second run encodes nothing and has the same crops; another encoder, seed or photograph begins anew.
-
-    Another range of step indices too, where latents depend on the step.
-    """
+    """The second run encodes nothing and has the same crops; another encoder, seed or photograph begins anew."""
     runs: list[int] = []
     original = encoded_crops.to_latents
 
     def counted(rgb: NDArray[np.uint8], pack: ModelPack, *arguments: object, **options: object) -> Float32:
         runs.append(1)
-        return original(rgb, replace(pack, quality_input=False), *arguments, **options)  # type: ignore[arg-type]
+        return original(rgb, pack, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(encoded_crops, "to_latents", counted)
 
-    def encode(seed: int = 1, index_range: tuple[int, int] = (400, 700)) -> tuple[int, encoded_crops.EncodedCrops]:
+    def encode(seed: int = 1) -> tuple[int, encoded_crops.EncodedCrops]:
         runs.clear()
-        opened = replace(load_pack(pack), quality_input=told)
-        found = encoded_crops.encode_crops(opened, photos, 10, index_range=index_range, seed=seed, threads=1)
+        found = encoded_crops.encode_crops(load_pack(pack), photos, 10, seed=seed, threads=1)
         return len(runs), found
 
     (first, fresh), (second, kept) = encode(), encode()
     assert (first, second) == (10, 0)
     assert_same(fresh, kept)
-    assert len({one.step_index for one in fresh.training}) > 1 or not told
     assert encode(seed=2)[0] == 10
-    assert encode(index_range=(400, 600))[0] == (10 if told else 0)
     os.utime(photos / "3.png", (1, 1))
     assert encode()[0] == 10
     encoder = pack / "encoder.onnx"
@@ -333,7 +323,7 @@ def test_an_interrupted_encoding_goes_on(pack: Path, photos: Path) -> None:
     """After Ctrl-C only what was not finished is encoded, and the crops are those of an undisturbed run; damage too."""
 
     def encode() -> encoded_crops.EncodedCrops:
-        return encoded_crops.encode_crops(load_pack(pack), photos, 10, index_range=(400, 700), seed=1, threads=1)
+        return encoded_crops.encode_crops(load_pack(pack), photos, 10, seed=1, threads=1)
 
     whole = encode()
     files = sorted(whole.folder.iterdir())

@@ -66,7 +66,7 @@ def write(pack: ModelPack, rgb: Pixels, mask: Mask, feather_px: int, coding: Cod
     options = EncodeOptions(quality=40, **wishes)  # type: ignore[arg-type]
     writer = FileWriter(LatentCoder(pack), rgb.shape[1], rgb.shape[0], (chunk,), options, mask=mask)
     factor = options.resampling or 1
-    return writer.write(lambda _factor, _indices, _final: to_latents(rgb[::factor, ::factor].copy(), pack, engine))[0]
+    return writer.write(lambda _factor, _final: to_latents(rgb[::factor, ::factor].copy(), pack, engine))[0]
 
 
 def test_chunks_return() -> None:

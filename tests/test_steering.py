@@ -82,7 +82,7 @@ def test_what_is_wrong_is_written_finer_at_the_same_size(testpack: ModelPack, ph
     assert file.chunk(b"STEP") is not None
 
 
-def test_auto_leaves_packs_alone_whose_graphs_are_not_told(testpack: ModelPack, photo: Pixels) -> None:
+def test_auto_leaves_packs_alone_whose_decoder_is_not_told(testpack: ModelPack, photo: Pixels) -> None:
     """There finer steps buy little: the file is the one without protection, and no face is sought."""
     codec = Codec("testpack", device="cpu")
     assert codec.encode(photo, quality=30) == codec.encode(photo, quality=30, protect="none")

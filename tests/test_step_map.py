@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from tests import reference_step_map
 
-from sdrt.bitstream import FileWriter, IndicesOf, LatentCoder, Latents
+from sdrt.bitstream import FileWriter, LatentCoder
 from sdrt.codec import Codec
 from sdrt.container import sdl
 from sdrt.container.step_map import (
@@ -115,12 +115,9 @@ def mapped(testpack: ModelPack, photo: Pixels) -> tuple[bytes, Offsets]:
 def write(pack: ModelPack, rgb: Pixels, offsets: Offsets | None) -> bytes:
     encoder = Engine(pack.encoder_path(), device="cpu")
 
-    def latents(_resampling: int, indices: IndicesOf, _final: bool) -> Latents:
-        return transform.to_latents(rgb, pack, encoder, indices=indices(*rgb.shape[:2]))
-
     options = EncodeOptions(quality=30)
     writer = FileWriter(LatentCoder(pack), rgb.shape[1], rgb.shape[0], (), options, offsets)
-    return writer.write(latents)[0]
+    return writer.write(lambda *_: transform.to_latents(rgb, pack, encoder))[0]
 
 
 def test_a_flat_map_does_no_harm(testpack: ModelPack, photo: Pixels) -> None:

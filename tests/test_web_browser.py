@@ -340,7 +340,7 @@ def test_encoding_in_tiles(encoded: Answer) -> None:
 
 
 def test_encoding_with_a_pack_that_is_told(encoded: Answer, job: dict[str, Any]) -> None:
-    """The level is a channel of the encoder's input, means come before variances: the runtime's integers."""
+    """The level is a channel of the decoder's input alone, means come before variances: the runtime's integers."""
     own = Path(job["folders"]["own"])
     codec = Codec(own / "told", device="cpu")
     with Image.open(own / "photo.png") as photo:

@@ -52,14 +52,10 @@ def near_identity(channels: int, spread: float, seed: int) -> NDArray[np.float32
     return weight.astype(np.float32)
 
 
-def with_level(
-    weight: NDArray[np.float32], factor: float, wanted: bool, *, rows: int | None = None
-) -> NDArray[np.float32]:
-    """``weight`` (O, I, 3, 3) with one more input, if ``wanted``, that its first ``rows`` outputs get ``factor`` of."""
-    if not wanted:
-        return weight
+def with_level(weight: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    """``weight`` (O, I, 3, 3) with one more input, of which the first output gets ``factor``."""
     level = np.zeros_like(weight[:, :1])
-    level[:rows, 0, 1, 1] = factor
+    level[0, 0, 1, 1] = factor
     return np.concatenate([weight, level], axis=1)
 
 
@@ -110,8 +106,7 @@ def write(
     """Write the pack, or a variant of it: fields as in a manifest, ``base_step`` or ``prior`` for another prior.
 
     With ``distribution`` the encoder gives means and log-variances, the latter all 0. With ``quality_input`` each
-    octave of the quality level darkens what the encoder sees, and brightens what the decoder paints, by 1/16 of the
-    range.
+    octave of the quality level brightens what the decoder paints by 1/16 of the range.
     """
     pictures = basis()
     shuffle = pictures.reshape(12, 3 * CELL * CELL).T[:, :, None, None].copy()
@@ -120,16 +115,17 @@ def write(
         "encoder",
         "sample",
         "latent_parameters" if distribution else "latents",
-        (3 + quality_input, len(outputs)),
-        [("conv", with_level(near_identity(3, 0.01, 1), -1 / 8, quality_input)), ("stride", outputs)],
+        (3, len(outputs)),
+        [("conv", near_identity(3, 0.01, 1)), ("stride", outputs)],
     )
+    mixed = near_identity(12, 0.003, 2)
     decoder = graph(
         "decoder",
         "latent_sample",
         "sample",
         (12 + quality_input, 3),
         [
-            ("conv", with_level(near_identity(12, 0.003, 2), CELL * 3**0.5 / 8, quality_input, rows=1)),
+            ("conv", with_level(mixed, CELL * 3**0.5 / 8) if quality_input else mixed),
             ("shuffle", shuffle),
             ("conv", near_identity(3, 0.01, 3)),
         ],

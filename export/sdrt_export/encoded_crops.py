@@ -1,12 +1,10 @@
 """Crops of photographs and their latents, kept so that a pack's encoder runs over them once.
 
     <cache>/prior/<encoder's sha256, 16 digits>/<photographs and settings, 16 digits>/
-        00017.npz       latents of the 18th photograph of the plan, their step indices, and where the plan's random
-                        numbers stood after it
+        00017.npz       latents of the 18th photograph of the plan, and where the plan's random numbers stood after it
 
 The first folder belongs to the pack's encoder, so that an encoder that is exported again finds none of it; the second
-to what was cut: names, sizes and times of the photographs, their number, the seed; and, where latents depend on the
-step index, to the range that it is drawn from. A run that was interrupted goes on
+to what was cut: names, sizes and times of the photographs, their number, the seed. A run that was interrupted goes on
 after the last photograph that was finished. <cache> is $SDRT_CACHE, or ``sdrt`` in the user's cache folder; it may be
 deleted at any time.
 """
@@ -33,50 +31,38 @@ from sdrt_export.photographs import CROP_PX, CropPlan, list_images
 from sdrt_export.progress import Progress
 
 _NO_CROP = np.zeros((0, 0, 3), np.uint8)
-_LAYOUT = 2
+_LAYOUT = 3
 """Of the cached files: another number is another folder."""
 
 
 @dataclass(frozen=True, eq=False)
-class Quantizable:
-    """Latents (C, h, w) in ``(raw - shift) * scale`` units, and a step index that they may be quantized with."""
-
-    latents: NDArray[np.float32]
-    step_index: int
-
-
-@dataclass(frozen=True, eq=False)
 class Example:
-    """A crop, uint8 (H, W, 3), and its latents at a step index."""
+    """A crop, uint8 (H, W, 3), and its latents (C, h, w) in ``(raw - shift) * scale`` units."""
 
     crop: NDArray[np.uint8]
-    quantizable: Quantizable
+    latents: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedCrops:
     """What a prior is fitted on."""
 
-    training: list[Quantizable]
+    training: list[NDArray[np.float32]]
+    """Latents, as those of an ``Example``."""
     held: list[Example]
     """Of photographs that nothing is fitted to, with their crops."""
     folder: Path
     """Where they are kept, and what else belongs to this run may be."""
 
 
-def encode_crops(
-    pack: ModelPack, images: Path, count: int, *, index_range: tuple[int, int], seed: int, threads: int | None
-) -> EncodedCrops:
+def encode_crops(pack: ModelPack, images: Path, count: int, *, seed: int, threads: int | None) -> EncodedCrops:
     """Crops of the photographs in a folder, through the pack's encoder or out of the cache.
-
-    For packs that are told the step index, each crop is encoded at one of its own; for others it is the pack's default.
 
     Args:
         pack: with an encoder.
         images: the folder, searched below too.
         count: crops in all.
-        index_range: from which step indices are drawn, both ends included.
-        seed: of what is cut and drawn.
+        seed: of what is cut.
         threads: of the engine; None: all cores.
 
     Raises:
@@ -87,7 +73,7 @@ def encode_crops(
     """
     paths = list_images(images)
     plan = CropPlan(paths, count, pack.space.downscale, seed)
-    folder = _folder(pack, images, paths, count, index_range=index_range, seed=seed)
+    folder = _folder(pack, images, paths, count, seed)
     result = EncodedCrops([], [], folder)
     kept = 0
     for index, path in enumerate(plan.order):
@@ -98,9 +84,7 @@ def encode_crops(
         if kept < len(plan.order):
             encoder = Engine(pack.encoder_path(), device="auto", threads=threads)
             for index, path in enumerate(plan.order[kept:], kept):
-                crops = plan.cut(path)
-                indices = _step_indices(pack, index_range, len(crops), plan.random)
-                examples = [_encode(pack, encoder, *pair) for pair in zip(crops, indices, strict=True)]
+                examples = [Example(crop, to_latents(crop, pack, encoder)) for crop in plan.cut(path)]
                 _keep(folder / f"{index:05}.npz", examples, path in plan.held, plan)
                 _add(result, examples, path in plan.held)
                 progress.reach(index + 1)
@@ -109,32 +93,16 @@ def encode_crops(
     return result
 
 
-def _step_indices(pack: ModelPack, index_range: tuple[int, int], count: int, random: np.random.Generator) -> list[int]:
-    if not pack.quality_input:
-        return [pack.default_step] * count
-    indices: list[int] = random.integers(index_range[0], index_range[1] + 1, count).tolist()
-    return indices
-
-
-def _encode(pack: ModelPack, encoder: Engine, crop: NDArray[np.uint8], step_index: int) -> Example:
-    cell = pack.space.downscale
-    at = np.full((crop.shape[0] // cell, crop.shape[1] // cell), step_index)
-    return Example(crop, Quantizable(to_latents(crop, pack, encoder, indices=at), step_index))
-
-
 def _add(result: EncodedCrops, examples: list[Example], held: bool) -> None:
     if held:
         result.held.extend(examples)
     else:
-        result.training.extend(example.quantizable for example in examples)
+        result.training.extend(example.latents for example in examples)
 
 
-def _folder(
-    pack: ModelPack, images: Path, paths: list[Path], count: int, *, index_range: tuple[int, int], seed: int
-) -> Path:
+def _folder(pack: ModelPack, images: Path, paths: list[Path], count: int, seed: int) -> Path:
     listed = [(path.relative_to(images).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    drawn = list(index_range) if pack.quality_input else []
-    graph = [pack.space.canonical_json(), pack.latent_distribution, pack.halo, drawn]
+    graph = [pack.space.canonical_json(), pack.latent_distribution, pack.halo]
     settings = [_LAYOUT, CROP_PX, graph, count, seed, listed]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     return cache_root() / "prior" / pack.files[pack.encoder_path().name][:16] / key
@@ -144,10 +112,9 @@ def _keep(path: Path, examples: list[Example], held: bool, plan: CropPlan) -> No
     """All or nothing, so that an interruption leaves no half of a file. Only held-out crops are looked at again."""
     arrays: dict[str, NDArray[np.generic]] = {}
     for number, example in enumerate(examples):
-        arrays[f"latents{number}"] = example.quantizable.latents
+        arrays[f"latents{number}"] = example.latents
         if held:
             arrays[f"crop{number}"] = example.crop
-    arrays["step_indices"] = np.array([example.quantizable.step_index for example in examples], np.int64)
     state = json.dumps(plan.random.bit_generator.state)
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **arrays, state=np.frombuffer(state.encode(), np.uint8))
@@ -163,10 +130,8 @@ def _recall(path: Path, held: bool, plan: CropPlan, result: EncodedCrops) -> boo
     try:
         with np.load(path, allow_pickle=False) as data:
             state = json.loads(data["state"].tobytes())
-            examples = [
-                Example(data[f"crop{n}"] if held else _NO_CROP, Quantizable(data[f"latents{n}"], step_index))
-                for n, step_index in enumerate(data["step_indices"].tolist())
-            ]
+            count = sum(name.startswith("latents") for name in data.files)
+            examples = [Example(data[f"crop{n}"] if held else _NO_CROP, data[f"latents{n}"]) for n in range(count)]
         plan.random.bit_generator.state = state
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return False

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sdrt.errors import ModelError, first_line
 from sdrt.packs.manifest import LatentSpace
 from sdrt_export.graph_files import Exported, Half, fold, write_graphs
-from sdrt_export.made_pictures import CASES, make_picture, with_level
+from sdrt_export.made_pictures import CASES, make_picture
 from sdrt_export.overflow import FP16_MAX, MAX_PEAK, peak_of_pair
 from sdrt_export.traceable import prepare
 
@@ -43,8 +43,8 @@ def export_modules(
     ``encoder``: sample (N, 3, H, W) in [-1, 1] -> latents (N, C, H/f, W/f), or, with ``latent_distribution``, mean and
     log-variance (N, 2C, H/f, W/f). ``decoder``: latent_sample (N, C, h, w) -> sample (N, 3, hf, wf), nominally in
     [-1, 1]. C and f are the space's channels and downscale. Batch, height and width stay free. With ``quality_input``
-    both inputs have one channel more, the quality level: (N, 4, H, W) and (N, C + 1, h, w). ``allow_overflow``: also in
-    fp16 where numbers inside go beyond what it holds.
+    the decoder's input has one channel more, the quality level: (N, C + 1, h, w). ``allow_overflow``: also in fp16
+    where numbers inside go beyond what it holds.
 
     Raises:
         ModelError: a module does not have these shapes, or fp16 cannot hold what it computes; nothing is written.
@@ -54,7 +54,7 @@ def export_modules(
     latents = space.channels * (2 if latent_distribution else 1)
     pixels, size = space.downscale, (3, 5)
     sides = (size[0] * pixels, size[1] * pixels)
-    sample = torch.zeros(2, 4 if quality_input else 3, *sides)
+    sample = torch.zeros(2, 3, *sides)
     coded = torch.zeros(2, space.channels + quality_input, *size)
     modules: dict[Half, tuple[nn.Module, Tensor, str, str, tuple[int, ...]]] = {
         "encoder": (encoder, sample, "sample", latents_name, (2, latents, *size)),
@@ -71,8 +71,8 @@ def export_modules(
     peak = None
     if "fp16" in precisions:
         picture = make_picture(*CASES[0], pixels)
-        shown = with_level(picture, pixels) if quality_input else picture
-        peak = peak_of_pair(traced["encoder"], traced["decoder"], shown, space.channels)
+        pair = traced["encoder"], traced["decoder"]
+        peak = peak_of_pair(*pair, picture, space.channels, quality_input=quality_input)
         if not peak <= MAX_PEAK and not allow_overflow:
             raise ModelError(
                 f"activations of this autoencoder reach {peak:.3g} on a synthetic picture; fp16 holds {FP16_MAX:g}, "

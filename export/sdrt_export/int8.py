@@ -22,6 +22,7 @@ from sdrt.atomic import write_atomic
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
+from sdrt.network.transform import quality_level
 from sdrt.packs.manifest import PRIOR, ModelPack, graph_file_name
 from sdrt.packs.search import load_pack, read_prior, read_verified
 from sdrt.pixels.tensors import to_sample
@@ -81,12 +82,12 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
     encode, paint = (open_session(graphs[half]) for half in ("encoder", "decoder"))
 
     def painted(raw: Floats) -> Floats:
-        latents = raw[:, : pack.space.channels]
-        shown = np.concatenate([latents, _level(pack, *latents.shape[2:])], axis=1)
+        shown = _with_level(pack, raw[:, : pack.space.channels])
         picture: Floats = paint.run(None, {"latent_sample": shown})[0]
         return picture
 
-    samples = [[_sample(pack, crop) for crop in group] for group in _photographs(photographs, pack.space.downscale)]
+    cell = pack.space.downscale
+    samples = [[to_sample(crop, cell) for crop in group] for group in _photographs(photographs, cell)]
     latents = [[_coded(pack, encode.run(None, {"sample": sample})[0]) for sample in group] for group in samples]
     outcomes = [
         _convert(pack.folder / graph_file_name("encoder", "int8"), graphs["encoder"], samples, painted),
@@ -191,12 +192,6 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
     return groups[0][:_SEEN], groups[1][:_JUDGED]
 
 
-def _sample(pack: ModelPack, crop: Pixels) -> Floats:
-    """The encoder's input for a crop, at the pack's default quality."""
-    sample = to_sample(crop, pack.space.downscale)
-    return np.concatenate([sample, _level(pack, *sample.shape[2:])], axis=1)
-
-
 def _coded(pack: ModelPack, raw: Floats) -> Floats:
     """The decoder's input: latents (1, C, h, w), quantized as by the codec if the pack has a prior."""
     latents = raw[:, : pack.space.channels]
@@ -206,13 +201,13 @@ def _coded(pack: ModelPack, raw: Floats) -> Floats:
         at = np.full(latents.shape[2:], pack.default_step)
         coded = quantize((latents[0] - shift) * scale, prior, at)
         latents = np.asarray(dequantize(coded, prior, at)[None] / scale + shift, np.float32)
-    return np.concatenate([latents, _level(pack, *latents.shape[2:])], axis=1)
+    return _with_level(pack, latents)
 
 
-def _level(pack: ModelPack, height: int, width: int) -> Floats:
-    """The plane of the quality level, of no channels where the graphs take none."""
-    level = (pack.default_step - 512) / 64
-    return np.full((1, int(pack.quality_input), height, width), level, np.float32)
+def _with_level(pack: ModelPack, latents: Floats) -> Floats:
+    """Latents (1, C, h, w), and behind them the pack's default quality level where its decoder takes one."""
+    level = quality_level(pack, latents.shape[2], latents.shape[3], None)
+    return np.concatenate([latents] if level is None else [latents, level[None]], axis=1)
 
 
 def main(arguments: Sequence[str]) -> int:

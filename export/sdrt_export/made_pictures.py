@@ -26,15 +26,13 @@ def make_picture(batch: int, height: int, width: int, downscale: int) -> Floats:
     return picture
 
 
-def with_level(sample: Floats, downscale: int) -> Floats:
-    """A sample (N, 3, H, W) with a quality level for each cell, up to two octaves from that of index 512."""
-    count, _, height, width = sample.shape
-    shape = (count, 1, height // downscale, width // downscale)
-    level = np.random.default_rng(width).uniform(-2, 2, shape).astype(np.float32)
-    return np.concatenate([sample, level.repeat(downscale, axis=2).repeat(downscale, axis=3)], axis=1)
+def decoder_input(latents: Floats, quality_input: bool) -> Floats:
+    """The decoder's input for latents (N, C, h, w): with a quality level for each position, if it takes one.
 
-
-def decoder_input(latents: Floats, sample: Floats) -> Floats:
-    """The decoder's input for latents (N, C, h, w) of ``sample``: with the quality level, if the sample has one."""
-    cell = sample.shape[2] // latents.shape[2]
-    return np.ascontiguousarray(np.concatenate([latents, sample[:, 3:, ::cell, ::cell]], axis=1))
+    The levels are up to two octaves from that of index 512, the same ones for the same shape.
+    """
+    if not quality_input:
+        return np.ascontiguousarray(latents)
+    count, _, height, width = latents.shape
+    level = np.random.default_rng(width).uniform(-2, 2, (count, 1, height, width)).astype(np.float32)
+    return np.concatenate([latents, level], axis=1)

@@ -54,7 +54,7 @@ def write_layout(pack: ModelPack, folder: Path, precision: str) -> list[Path]:
         OutputError: the folder cannot be written.
     """
     if pack.quality_input:
-        raise ModelError(f"{pack.folder}: its networks take a quality level, which optimum's pipelines do not supply")
+        raise ModelError(f"{pack.folder}: its decoder takes a quality level, which optimum's pipelines do not supply")
     cell, channels = pack.space.downscale, pack.space.channels
     encoder = onnx.load_from_string(read_verified(pack, pack.encoder_path(precision).name))
     decoder = without_pixels(onnx.load_from_string(read_verified(pack, pack.decoder_path(precision).name)))

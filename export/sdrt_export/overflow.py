@@ -36,16 +36,22 @@ def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDA
 
 
 def peak_of_pair(
-    encoder: onnx.ModelProto, decoder: onnx.ModelProto, sample: NDArray[np.float32], channels: int
+    encoder: onnx.ModelProto,
+    decoder: onnx.ModelProto,
+    sample: NDArray[np.float32],
+    channels: int,
+    *,
+    quality_input: bool = False,
 ) -> float:
     """The largest magnitude inside both float32 graphs, the decoder on the encoder's latents.
 
     Args:
         encoder: gives ``channels`` latents, or as many means and then log-variances.
         decoder: takes latents.
-        sample: a picture (N, 3, H, W) in [-1, 1], or (N, 4, H, W) with the quality level.
+        sample: a picture (N, 3, H, W) in [-1, 1].
         channels: of the latents.
+        quality_input: whether the decoder takes the quality level too.
     """
     first, latents = peak(encoder, sample)
-    second, _ = peak(decoder, decoder_input(latents[:, :channels], sample))
+    second, _ = peak(decoder, decoder_input(latents[:, :channels], quality_input))
     return max(first, second)

@@ -125,8 +125,7 @@ def measure(
         pack: the graphs; a decoder alone is fed with the wished latents.
         precision: which of them.
         device: where they run.
-        samples: pictures (N, 3, H, W) in [-1, 1], H and W multiples of the downscale factor; with a fourth plane, the
-            quality level, for packs with ``quality_input``.
+        samples: pictures (N, 3, H, W) in [-1, 1], H and W multiples of the downscale factor.
         wished: for each of them.
         peak: for fp16, the largest magnitude inside.
 
@@ -156,7 +155,7 @@ def measure(
             latents = np.ascontiguousarray(engines["encoder"].run(sample)[:, : pack.space.channels])
             difference = float(np.abs(latents - wanted.latents).max() / max(wanted.latents.std(), 1e-6))
             compared.latents.append(difference)
-        painted = decoder.run(decoder_input(latents, sample))
+        painted = decoder.run(decoder_input(latents, pack.quality_input))
         output = str(painted.dtype)
         compared.pictures.append(as_sample(painted))
         compared.wanted.append(_rounded(wanted.picture) if output == "uint8" else wanted.picture)

@@ -75,35 +75,33 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _fit(pack: ModelPack, options: argparse.Namespace) -> int:
     import torch
 
-    from sdrt_export.prior_fit import fit_prior, repeated
+    from sdrt_export.prior_fit import at_several_steps, fit_prior
     from sdrt_export.prior_training import FitConfig
 
     torch.set_num_threads(options.threads or 1)
     started = time.monotonic()
     coarse, fine = max(pack.quality_range), min(pack.quality_range)
     index_range = (max(0, fine - 32), min(1023, coarse + 96))
-    encoded = encode_crops(
-        pack, options.images, options.photos, index_range=index_range, seed=options.seed, threads=options.threads
-    )
-    training, held = encoded.training, [example.quantizable for example in encoded.held]
+    encoded = encode_crops(pack, options.images, options.photos, seed=options.seed, threads=options.threads)
+    training, held = encoded.training, [example.latents for example in encoded.held]
     _say(started, f"{len(training)} crops for training, {len(held)} held out; kept in {encoded.folder}")
     decoder = Engine(pack.decoder_path(), device="auto", threads=options.threads)
     typical = 2.0 ** ((pack.default_step - 512) / 64)
-    middles = [middle(one.latents) for one in held[:4]]
+    middles = [middle(latents) for latents in held[:4]]
     sensitivity = measure_sensitivity(pack, decoder, middles, typical, options.seed)
     _say(started, f"sensitivity {sensitivity.min():.3g} to {sensitivity.max():.3g} squared levels")
     steps = np.ones(pack.space.channels, np.float32) if options.uniform_steps else base_steps(sensitivity)
     finished = encoded.folder / f"scans-{_key(options, index_range, steps, torch.__version__)}"
     arrays = fit_prior(
-        repeated(training, pack, index_range, options.seed),
-        repeated(held[:_HELD], pack, index_range, options.seed),
+        at_several_steps(training, index_range, options.seed),
+        at_several_steps(held[:_HELD], index_range, options.seed),
         steps=steps,
         sensitivity=sensitivity * steps**2 / float((sensitivity * steps**2).mean()),
         config=FitConfig(hidden=options.hidden, iterations=options.iterations, seed=options.seed),
         dead_zone=options.dead_zone,
         finished=finished,
     )
-    tried = [(example.crop, example.quantizable.latents) for example in encoded.held[:_DECISION_PHOTOS]]
+    tried = [(example.crop, example.latents) for example in encoded.held[:_DECISION_PHOTOS]]
     weight, ratio = choose_decisions(pack, decoder, build_prior(arrays), tried, options.decisions)
     arrays["decisions"] = np.array(weight, "<f4")
     _say(started, f"decisions {weight:g}: {1 - ratio:.1%} fewer bits at equal PSNR")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,6 @@ from sdrt.coding.prior import Int32
 from sdrt.coding.prior_file import build_prior
 from sdrt.coding.quantize import step_scale
 from sdrt.coding.symbols import arrange, with_extents
-from sdrt.packs.manifest import ModelPack
-from sdrt_export.encoded_crops import Quantizable
 from sdrt_export.prior_plan import Arrays, channel_arrays, plan_scans, unfitted_prior
 from sdrt_export.prior_steps import channel_order
 from sdrt_export.prior_tables import count_tables, shape_arrays
@@ -22,6 +20,14 @@ from sdrt_export.prior_training import FitConfig, Sample, train_networks
 from sdrt_export.progress import Progress
 
 Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizable:
+    """Latents (C, h, w) in ``(raw - shift) * scale`` units, and a step index to quantize them with."""
+
+    latents: Float32
+    step_index: int
 
 
 def fit_prior(
@@ -75,14 +81,9 @@ def fit_prior(
         return {**arrays, **count_tables(build_prior(arrays), counted())}
 
 
-def repeated(
-    examples: Sequence[Quantizable], pack: ModelPack, index_range: tuple[int, int], seed: int
-) -> list[Quantizable]:
-    """Where latents do not depend on the step, each serves at a few more."""
-    if pack.quality_input:
-        return list(examples)
+def at_several_steps(latents: Sequence[Float32], index_range: tuple[int, int], seed: int) -> list[Quantizable]:
+    """Each of the latents at a few step indices, drawn from a range, both ends included."""
     random = np.random.default_rng(seed)
-    times = max(2, min(8, 600 // len(examples)))
-    indices = random.integers(index_range[0], index_range[1] + 1, (len(examples), times))
-    pairs = zip(examples, indices.tolist(), strict=True)
-    return [Quantizable(example.latents, index) for example, row in pairs for index in row]
+    times = max(2, min(8, 600 // len(latents)))
+    indices = random.integers(index_range[0], index_range[1] + 1, (len(latents), times))
+    return [Quantizable(one, index) for one, row in zip(latents, indices.tolist(), strict=True) for index in row]

@@ -15,7 +15,7 @@ from torch import nn
 from sdrt.packs.manifest import ModelPack
 from sdrt_export import overflow, reference
 from sdrt_export.graph import trace
-from sdrt_export.made_pictures import CASES, decoder_input, make_picture, with_level
+from sdrt_export.made_pictures import CASES, decoder_input, make_picture
 from sdrt_export.parity import Parity, Wished, measure, report
 from sdrt_export.reference import Reference
 
@@ -49,24 +49,24 @@ def verify_pack(
         EngineError: a graph cannot run.
     """
     samples = [make_picture(*case, pack.space.downscale) for case in CASES] if pictures is None else pictures
-    if pack.quality_input:
-        samples = [with_level(sample, pack.space.downscale) for sample in samples]
     judge = against or reference.of_modules(encoder, decoder, pack.space.channels, "the modules that were exported")
-    wished = [_run(judge, sample) for sample in samples]
+    wished = [_run(judge, sample, pack.quality_input) for sample in samples]
     parities: list[Parity] = []
     for precision in pack.precisions:
-        peak = _peak(encoder, decoder, samples[0], pack.space.channels) if precision == "fp16" else None
+        peak = _peak(encoder, decoder, samples[0], pack) if precision == "fp16" else None
         parities.append(measure(pack, precision, device, samples, wished=wished, peak=peak))
     return parities
 
 
-def _run(judge: Reference, sample: Floats) -> Wished:
+def _run(judge: Reference, sample: Floats, quality_input: bool) -> Wished:
     with torch.no_grad():
         latents = judge.encode(torch.from_numpy(sample)).numpy()
-        return Wished(latents, judge.decode(torch.from_numpy(decoder_input(latents, sample))).numpy())
+        return Wished(latents, judge.decode(torch.from_numpy(decoder_input(latents, quality_input))).numpy())
 
 
-def _peak(encoder: nn.Module, decoder: nn.Module, sample: Floats, channels: int) -> float:
-    traced = trace(encoder, torch.from_numpy(sample), "sample", "latents")
-    latents = torch.zeros(2, channels + sample.shape[1] - 3, 3, 5)
-    return overflow.peak_of_pair(traced, trace(decoder, latents, "latent_sample", "sample"), sample, channels)
+def _peak(encoder: nn.Module, decoder: nn.Module, sample: Floats, pack: ModelPack) -> float:
+    channels, quality_input = pack.space.channels, pack.quality_input
+    coded = torch.zeros(2, channels + quality_input, 3, 5)
+    first = trace(encoder, torch.from_numpy(sample), "sample", "latents")
+    second = trace(decoder, coded, "latent_sample", "sample")
+    return overflow.peak_of_pair(first, second, sample, channels, quality_input=quality_input)

@@ -1,18 +1,17 @@
 """What an encode knows of a picture: its pixels, and the latents that the encoder graph makes of them.
 
-Rate control asks for latents at several fractions of the picture's sides and for several step indices. Here it is
-decided which of them are computed again, which are kept, and how long the pixels stay in memory.
+Rate control asks for latents at several fractions of the picture's sides. Here it is decided which of them are computed
+again, which are kept, and how long the pixels stay in memory.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.bitstream import IndicesOf, Latents, Refine
+from sdrt.bitstream import Latents, Refine
 from sdrt.container.step_map import StepIndices
 from sdrt.network.engine import Engine
 from sdrt.network.refine import Refinement, refine
@@ -22,7 +21,7 @@ from sdrt.pixels.scaling import reduce
 
 
 class Analysis:
-    """The latents of one picture, at each fraction of its sides and for each set of step indices.
+    """The latents of one picture, at each fraction of its sides.
 
     Args:
         rgb: uint8 (H, W, 3).
@@ -48,37 +47,31 @@ class Analysis:
     ) -> None:
         self._rgb: NDArray[np.uint8] | None = rgb
         self._keep = keep
-        self._kept: dict[tuple[int, bytes], Latents] = {}
-        self._quality_input = pack.quality_input
+        self._kept: dict[int, Latents] = {}
         self._encode = partial(to_latents, pack=pack, encoder=encoder, progress=progress, tile_px=tile_px)
         self._refinement = refinement
         self._descend = partial(refine, pack=pack, progress=progress, tile_px=tile_px)
         self._reduced: NDArray[np.uint8] | None = None
         """The picture that the last latents are of, where they will be refined."""
 
-    def latents(self, resampling: int, indices: IndicesOf, final: bool) -> Latents:
+    def latents(self, resampling: int, final: bool) -> Latents:
         """The latents of the picture, float32 (C, h, w), normalized. A ``LatentsOf``.
 
         Args:
             resampling: 1, 2, 4 or 8: the picture is reduced by this factor before.
-            indices: Gives the step indices for the height and width in pixels of the reduced picture. Encoders without
-                ``quality_input`` give the same latents for all.
             final: Whether this is the last call.
         """
         assert self._rgb is not None, "the call before was the final one"
-        sides_px = (ceil(side / resampling) for side in self._rgb.shape[:2])
-        steps = indices(*sides_px)
-        key = resampling, steps.tobytes() if self._quality_input else b""
-        latents = self._kept.get(key)
+        latents = self._kept.get(resampling)
         if latents is not None and self._refinement is None:
             return latents
         self._reduced = reduce(self._rgb, resampling)
         if final and not self._keep:
             self._rgb = None
         if latents is None:
-            latents = self._encode(self._reduced, indices=steps)
+            latents = self._encode(self._reduced)
         if self._keep:
-            self._kept[key] = latents
+            self._kept[resampling] = latents
         if self._refinement is None:
             self._reduced = None
         return latents

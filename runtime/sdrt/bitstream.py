@@ -29,10 +29,8 @@ Latents = NDArray[np.float32]
 """float32 (C, h, w), ``(raw - shift) * scale`` in the units of the pack's latent space."""
 Symbols = NDArray[np.int32]
 """int32 (C, h, w), the integers that a payload codes."""
-IndicesOf = Callable[[int, int], StepIndices]
-"""Height and width of a picture in pixels -> the step indices of its latents."""
-LatentsOf = Callable[[int, IndicesOf, bool], Latents]
-"""Resampling factor, step indices, whether this is the last call -> the latents of the reduced picture."""
+LatentsOf = Callable[[int, bool], Latents]
+"""Resampling factor, whether this is the last call -> the latents of the reduced picture."""
 Refine = Callable[[Latents, StepIndices, NDArray[np.float32]], Latents]
 """The last latents of a ``LatentsOf``, their step indices (h, w) and step sizes (C, h, w) -> improved latents."""
 Written = tuple[bytes, sdl.SdlFile]
@@ -42,9 +40,6 @@ Paint = Callable[[bytes], NDArray[np.uint8]]
 
 _SEEN_AROUND = 1
 """Latents that are kept under the rim of a patch, on each side of a visible pixel: the pixel depends on them most."""
-
-_LEVEL_REACH = 16
-"""Step indices, a quarter of an octave: within it, latents made for one quality level serve another equally well."""
 
 
 class LatentCoder:
@@ -139,11 +134,8 @@ class FileWriter:
     def write(self, latents: LatentsOf, refine: Refine | None = None) -> Written:
         """Writes the finest file that the options allow.
 
-        With ``quality_input`` the encoder graph runs a second time if the search ends far from the quality level that
-        the first latents were made for.
-
         Args:
-            latents: Returns the latents of the picture for a resampling factor and step indices.
+            latents: Returns the latents of the picture for a resampling factor.
             refine: Improves latents for the step that the search found; the search then runs once more. None: no
                 refinement.
 
@@ -159,18 +151,12 @@ class FileWriter:
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
         if self.guess is not None and budget_bytes is not None:
             guess = self.guess
-        again = pack.quality_input and (budget_bytes is not None or self.options.latent_error is not None)
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
             coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
             try:
-                values = latents(resampling, self._indices_at(guess, resampling), is_last and not again)
+                values = latents(resampling, is_last)
                 data, file = self._search(values, resampling, guess, coarsest)
-                if again and abs(file.step_index - guess) > _LEVEL_REACH:
-                    guess = file.step_index
-                    values = latents(resampling, self._indices_at(guess, resampling), is_last)
-                    with suppress(rate.TargetError):  # then what the first search found stands
-                        data, file = self._search(values, resampling, guess, coarsest)
                 if refine is not None:
                     indices = self._steps(values, file.step_index, resampling)
                     values = refine(values, indices, quantize.step_sizes(self.coder.prior, indices))
@@ -182,16 +168,6 @@ class FileWriter:
                 continue
             return data, file
         raise AssertionError("the last resampling returns or raises")
-
-    def _indices_at(self, step_index: int, resampling: int) -> IndicesOf:
-        """Maps height and width of the coded picture in pixels to the step index at each latent position."""
-        cell = self.coder.pack.space.downscale
-        offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
-
-        def indices(height_px: int, width_px: int) -> StepIndices:
-            return step_map.spread(offsets, step_index, ceil(height_px / cell), ceil(width_px / cell), cell)
-
-        return indices
 
     def _search(self, latents: Latents, resampling: int, guess: int, coarsest: int) -> tuple[bytes, sdl.SdlFile]:
         """The finest file of ``latents`` within the budget; without a budget, the file at ``guess``."""
@@ -215,7 +191,7 @@ class FileWriter:
     def _step_within(self, max_error: float, latents: Latents, resampling: int) -> int:
         """The coarsest step index with at most this error. Raises UnsupportedError if there is none."""
         pack = self.coder.pack
-        # Graphs with quality_input were not trained beyond their finest level.
+        # A decoder with quality_input was not trained beyond its finest level.
         finest = pack.quality_range[1] if pack.quality_input else 0
 
         def steps(index: int) -> StepIndices:
@@ -225,8 +201,9 @@ class FileWriter:
 
     def _steps(self, latents: Latents, step_index: int, resampling: int) -> StepIndices:
         """The step index at each position of ``latents``, int64 (h, w)."""
-        cell = self.coder.pack.space.downscale
-        return self._indices_at(step_index, resampling)(cell * latents.shape[1], cell * latents.shape[2])
+        offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
+        rows, columns = latents.shape[1:]
+        return step_map.spread(offsets, step_index, rows, columns, self.coder.pack.space.downscale)
 
     @cached_property
     def budget_bytes(self) -> int | None:

@@ -86,9 +86,6 @@ class LatentCodec:
     ) -> bytes:
         """Encode latents of a VAE with the pack's space, without running a network.
 
-        The decoder of a pack with ``quality_input`` gets the step of the file: give the quality that the latents were
-        made for.
-
         Args:
             latents: Floats (C, h, w) or (1, C, h, w), h and w those of the picture over the space's downscale factor,
                 rounded up.
@@ -124,7 +121,7 @@ class LatentCodec:
         normalized = to_normalized(latents, pack.space, *coded_px, scaled=scaled)
         coder, kept = self._models.coder(pack), metadata or Metadata()
         writer = writer_of(coder, width_px, height_px, options, options.regions, alpha=alpha, metadata=kept)
-        return writer.write(lambda _resampling, _indices, _final: normalized)[0]
+        return writer.write(lambda _resampling, _final: normalized)[0]
 
     def encoding_space(self) -> LatentSpace:
         """The latent space of the pack that encodes: channels, downscale factor, scale and shift.

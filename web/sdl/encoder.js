@@ -35,7 +35,7 @@ export async function encode(pack, picture, { quality, tilePx, progress }) {
   const columns = Math.ceil(widthPx / pack.space.downscale);
   const grid = { rows, columns, indices: new Int32Array(rows * columns).fill(stepIndex) };
   const prior = await pack.prior(pack.ownPrior);
-  const latents = await toLatents(pack, picture, grid, stepIndex, { tilePx, progress });
+  const latents = await toLatents(pack, picture, grid, { tilePx, progress });
   const alpha = await encodeAlpha(picture.data, heightPx, widthPx);
   return packFile({
     widthPx,
@@ -49,7 +49,7 @@ export async function encode(pack, picture, { quality, tilePx, progress }) {
 }
 
 /** `(raw - shift) * scale`, (channels, rows, columns). */
-async function toLatents(pack, picture, grid, stepIndex, { tilePx, progress }) {
+async function toLatents(pack, picture, grid, { tilePx, progress }) {
   const { downscale: cell, channels, scale, shift } = pack.space;
   const { rows, columns } = grid;
   const whole = pack.haloPx === null; // such a graph looks everywhere at once
@@ -65,10 +65,9 @@ async function toLatents(pack, picture, grid, stepIndex, { tilePx, progress }) {
     for (const column of plan.columns) {
       const [high, wide] = [row.frameStop - row.frameStart, column.frameStop - column.frameStart];
       const [highPx, widePx] = [high * cell, wide * cell];
-      const sample = new Float32Array((3 + pack.qualityInput) * highPx * widePx);
+      const sample = new Float32Array(3 * highPx * widePx);
       fill(sample, picture, row.frameStart * cell, column.frameStart * cell, highPx, widePx);
-      sample.fill((stepIndex - 512) / 64, 3 * highPx * widePx);
-      const { data, dims } = await engine.run(sample, [1, 3 + pack.qualityInput, highPx, widePx]);
+      const { data, dims } = await engine.run(sample, [1, 3, highPx, widePx]);
       // A graph of a distribution gives its means first.
       const wanted = [1, channels * (pack.latentDistribution ? 2 : 1), high, wide];
       if (dims.join() !== wanted.join()) throw new ModelError(`the encoder gives the shape ${dims}, not ${wanted}`);

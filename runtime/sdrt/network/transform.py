@@ -48,7 +48,6 @@ def to_latents(
     progress: Progress | None = None,
     *,
     tile_px: int | None = None,
-    indices: StepIndices | None = None,
 ) -> NDArray[np.float32]:
     """Runs the encoder graph on a picture.
 
@@ -58,8 +57,6 @@ def to_latents(
         encoder: The session of its graph.
         progress: Called after each tile.
         tile_px: Side of the tiles in pixels. Smaller tiles take less memory and more time. None: the pack's default.
-        indices: int64 (h, w), the step index that each latent will be quantized with, for packs with
-            ``quality_input``. None: the pack's default step everywhere.
 
     Returns:
         Normalized latents ``(raw - shift) * scale``, float32 (C, h, w), h = ceil(H / downscale), w likewise.
@@ -74,16 +71,12 @@ def to_latents(
     halo = None if halo_px is None else ceil(halo_px / cell)
     side = None if encoder.longest_side is None else encoder.longest_side // cell
     plan = plan_tiles(pack, rows, columns, halo, window=(0, 0, rows, columns), side=side, tile_px=tile_px)
-    level = quality_level(pack, rows, columns, indices)
     done = 0
 
     def run(row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
         nonlocal done
         high, wide = row.frame_stop - row.frame_start, column.frame_stop - column.frame_start
         sample = tensors.sample_region(rgb, row.frame_start * cell, column.frame_start * cell, high * cell, wide * cell)
-        if level is not None:
-            frame = _frame(level, row, column)
-            sample = np.concatenate([sample[0], frame.repeat(cell, axis=1).repeat(cell, axis=2)])[None]
         raw = encoder.run(sample)
         _check_shape(pack, "encoder", raw, (1, channels * (2 if pack.latent_distribution else 1), high, wide))
         done += 1
@@ -136,7 +129,8 @@ def pixel_strips(
         crop: x, y, width, height in pixels, within w * downscale by h * downscale. Only tiles that touch it are run.
         progress: Called after each tile.
         tile_px: As for ``to_latents``.
-        indices: As for ``to_latents``.
+        indices: int64 (h, w), the step index that each latent was quantized with, for packs with ``quality_input``.
+            None: the pack's default step everywhere.
 
     Yields:
         The pixels of ``crop`` from top to bottom, uint8 (n, width, 3).
@@ -190,10 +184,10 @@ def _painted(frame: NDArray[np.float32], pack: ModelPack, decoder: Engine) -> ND
 
 
 def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices | None) -> NDArray[np.float32] | None:
-    """The quality input of the pack's graphs: log2 of the quantizer step relative to that of index 512.
+    """The quality input of the pack's decoder: log2 of the quantizer step relative to that of index 512.
 
     Args:
-        pack: The pack of the graphs.
+        pack: The pack of the decoder.
         rows, columns: Size of the latents.
         indices: int64 (rows, columns), 0..1023. None: the pack's default step.
 

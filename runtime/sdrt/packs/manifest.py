@@ -82,7 +82,7 @@ class ModelPack:
     latent_distribution: bool
     """True: the encoder gives ``latent_parameters``, mean and log-variance on axis 1; take the first half."""
     quality_input: bool = False
-    """Whether the graphs take the quality level as an additional input channel; see ``docs/PACKS.md``."""
+    """Whether the decoder takes the quality level as an additional input channel; see ``docs/PACKS.md``."""
     halo: dict[str, int] | None = field(hash=False, default=None)
     """``encoder_px`` and ``decoder_latents``: overlap at which tiles equal the whole picture. None: no finite one."""
 
