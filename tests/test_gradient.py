@@ -306,6 +306,8 @@ def torch_of(model: onnx.ModelProto) -> Callable[[Tensor], Tensor]:
             if node.op_type == "Conv":
                 pads, stride = attributes["pads"][:2], attributes["strides"]
                 result = F.conv2d(*inputs, stride=stride, padding=pads, groups=attributes["group"])
+            elif node.op_type == "LeakyRelu":
+                result = F.leaky_relu(inputs[0], attributes["alpha"])
             elif node.op_type == "DepthToSpace":
                 result = F.pixel_shuffle(inputs[0], attributes["blocksize"])
             elif node.op_type == "Slice":
