@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.network.engine import Engine
+from sdrt.network.transform import quality_level
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.tensors import as_sample
 from sdrt_export.progress import Progress
@@ -69,8 +70,8 @@ def middle(picture: Float32) -> Float32:
 def _paint(pack: ModelPack, decoder: Engine, latents: Float32) -> Float32:
     """Levels of 0..255, not rounded, (3, H, W)."""
     raw = (latents / np.float32(pack.space.scale) + np.float32(pack.space.shift)).astype(np.float32)
-    if pack.quality_input:
-        level = np.full((1, *raw.shape[1:]), (pack.default_step - 512) / 64, np.float32)
+    level = quality_level(pack, raw.shape[1], raw.shape[2], None)
+    if level is not None:
         raw = np.concatenate([raw, level])
     return np.asarray(np.clip(as_sample(decoder.run(raw[None]))[0], -1, 1) * np.float32(127.5))
 

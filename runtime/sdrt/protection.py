@@ -72,10 +72,14 @@ def cells_to_protect(rgb: Pixels) -> Mask | None:
     too_large = height_px * width_px > _MAX_PIXELS or max(height_px, width_px) > _LONGEST_SIDE_PX
     if too_large or not (can_code("av1") and can_code("vp8l")):
         return None
+    if _is_flat(rgb):
+        return np.ones((-(-height_px // CELL_PX), -(-width_px // CELL_PX)), np.bool_)
     marked = type_cells(rgb, CELL_PX)
-    if equal_share(rgb) >= _FLAT_SHARE:
-        marked[:] = True
     return marked if marked.any() else None
+
+
+def _is_flat(rgb: Pixels) -> bool:
+    return equal_share(rgb) >= _FLAT_SHARE
 
 
 def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: LatentsOf, paint: Paint) -> Written:
@@ -91,7 +95,7 @@ def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: Late
     Raises UnsupportedError if neither fits the target.
     """
     search = _Search(rgb, marked, writer, latents, paint)
-    if equal_share(rgb) >= _FLAT_SHARE:
+    if _is_flat(rgb):
         free_bytes = _FLAT_BYTES + int(_FLAT_BPP * rgb.shape[0] * rgb.shape[1] / 8)
         exact = search.exact(free_bytes if writer.budget_bytes is None else writer.budget_bytes)
         if exact is not None:
