@@ -180,6 +180,25 @@ def test_comfyuis_file_is_safetensors(sample: LatentSample) -> None:
         read_safetensors(bf16, "a")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8"])
+def test_floats_of_a_file_raise_no_warning(sample: LatentSample, kind: str) -> None:
+    """Infinity and every NaN, the signaling one too, are read in silence: whoever uses the latents refuses them."""
+    size = np.dtype(kind).itemsize
+    ones = {2: 10, 4: 23, 8: 52}[size]  # bits of the fraction
+    signaling = (2 ** (8 * size - 1) - 2**ones + 1).to_bytes(size, "little")
+    numbers = np.frombuffer(signaling * 8, kind).reshape(1, 2, 2, 2).copy()
+    numbers[0, 0, 0] = np.inf, np.finfo(kind).max
+    stream = io.BytesIO()
+    np.savez(stream, latents=numbers)
+    (cache,) = read_npz(stream.getvalue(), "a")
+    entry = {"dtype": f"F{8 * size}", "shape": numbers.shape, "data_offsets": [0, numbers.nbytes]}
+    header = json.dumps({"latent_tensor": entry}).encode()
+    (comfy,) = read_safetensors(len(header).to_bytes(8, "little") + header + numbers.tobytes(), "a")
+    for read in (cache, comfy):
+        assert not np.isfinite(read.latents).all()
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -96,7 +96,7 @@ def _latents(array: NDArray[np.generic]) -> Latents:
     found = array[0] if array.ndim == 4 and len(array) == 1 else array
     if found.ndim != 3 or 0 in found.shape:
         raise ValueError(f"latents have the shape {array.shape}, not (channels, rows, columns)")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(found, np.float32)
 
 

@@ -41,7 +41,8 @@ def read_safetensors(data: bytes, key: str) -> list[LatentSample]:
         if batch.ndim != 4 or 0 in batch.shape:
             raise ValueError(f"{name} has the shape {array.shape}, not (batch, channels, rows, columns)")
         if name == "latent_tensor" and _COMFY_VERSION not in entries:
-            batch = batch / _OLD_SCALE
+            with np.errstate(over="ignore", invalid="ignore"):
+                batch = batch / _OLD_SCALE
     except ValueError as error:
         raise CorruptError(f"{key}: not a safetensors file with latents: {error}") from None
     keys = [key] if len(batch) == 1 else [f"{key}_{number}" for number in range(len(batch))]
@@ -94,7 +95,7 @@ def _tensor(data: bytes, name: str, entry: object) -> NDArray[np.float32]:
     array = np.frombuffer(numbers, type_of).reshape(shape)
     if kind == "BF16":  # the upper half of a float32
         return np.asarray((array.astype("<u4") << 16).view("<f4"), np.float32)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(array, np.float32)
 
 
