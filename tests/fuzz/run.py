@@ -1,6 +1,6 @@
 """Runs targets on case after case in a process of its own, and tells what a reader of foreign bytes must never do.
 
-A fault is an exception that is no SdrtError, a case of more than a CPU second, a case that takes a gigabyte, memory
+A fault is an exception that is no SdrtError, a warning, a case of more than a CPU second, a case that takes a gigabyte, memory
 that does not stay, a process that dies or does not come back. Its input is kept as a file.
 """
 
@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,7 @@ def _work(targets: Sequence[Target], settings: Settings, slot: mmap.mmap) -> int
     fresh: dict[tuple[str, str], bytes] = {}
     records = {target.name: _Record() for target in targets}
     resource.setrlimit(resource.RLIMIT_AS, (_memory_bytes(0) + MOST_CASE_BYTES,) * 2)
+    warnings.simplefilter("error")  # a library's words on a terminal are no answer to a bad file
     faults, case, warm_bytes, most_bytes, started_s = 0, 0, 0, 0, time.process_time()
     try:
         while settings.count is None or case < settings.count:
