@@ -36,7 +36,7 @@ ALLOWED_SKIPS = {
     r"needs to mount files": "a container may forbid it, to root too",
     r"has no files without a name": "not every file system has O_TMPFILE",
     rf"({'|'.join(_HARDWARE)}) is (not )?here|TensorRT is here|no bf16 on this CPU": "hardware",
-    r"onnxruntime_ep_\w+ is not installed": "plugins have wheels for some platforms only",
+    r"onnxruntime_\w+ is not installed": "plugins have wheels for some platforms only",
     r"needs the package index": "nothing can be downloaded without a network",
 }
 """What may be skipped where SDRT_REQUIRE_ALL=1: patterns of the words of a skip, each with its reason."""

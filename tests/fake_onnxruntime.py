@@ -35,7 +35,7 @@ class Opened:
 class FakeRuntime(ModuleType):
     """``broken``: provider -> the message with which it does not start. ``partial``: TensorRT takes half of a graph.
 
-    ``hardware``: names of the plugins' providers that find a card.
+    ``hardware``: what plugins find, a provider's name and the type of the hardware.
     """
 
     __version__ = VERSION
@@ -45,8 +45,12 @@ class FakeRuntime(ModuleType):
         def add_session_config_entry(self, key: str, value: str) -> None:
             setattr(self, key, value)
 
+        def add_free_dimension_override_by_name(self, name: str, size: int) -> None:
+            self.sizes = {**vars(self).get("sizes", {}), name: size}
+
         def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
             self.plugin = [(device.ep_name, options) for device in devices]
+            self.runs_on = [device.device.type.name for device in devices]
 
     def __init__(self, broken: Mapping[str, str]) -> None:
         super().__init__("onnxruntime")
@@ -54,7 +58,7 @@ class FakeRuntime(ModuleType):
         self.partial = False
         self.opened: list[Opened] = []
         self.plugins: list[tuple[str, str]] = []
-        self.hardware: list[str] = []
+        self.hardware: list[tuple[str, str]] = []
 
     @classmethod
     def install(cls, monkeypatch: pytest.MonkeyPatch, cache: Path, **broken: str) -> FakeRuntime:
@@ -76,7 +80,10 @@ class FakeRuntime(ModuleType):
         self.plugins.append((name, path))
 
     def get_ep_devices(self) -> list[Any]:
-        return [SimpleNamespace(ep_name=name) for name in ("CPUExecutionProvider", *self.hardware)]
+        return [
+            SimpleNamespace(ep_name=name, device=SimpleNamespace(type=SimpleNamespace(name=kind)))
+            for name, kind in (("CPUExecutionProvider", "CPU"), *self.hardware)
+        ]
 
     def InferenceSession(  # noqa: N802 (the real one's name)
         self,

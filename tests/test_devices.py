@@ -24,11 +24,13 @@ from sdrt_export.pack_writer import update_manifest
 
 
 def test_each_device_takes_the_graph_that_suits_it() -> None:
-    """fp16 on GPUs, int8 on CPUs and else w16, where they are here; bf16 is no graph; GPUs take int8 only if asked."""
+    """fp16 on GPUs, int8 on CPUs and NPUs, where they are here; bf16 is no graph; GPUs take int8 only if asked."""
     many = ("w16", "fp16", "int8")
-    chosen = {"cpu": "int8", "openvino": "int8", "cuda": "fp16", "tensorrt": "fp16", "rtx": "fp16", "webgpu": "w16"}
+    chosen = {"cpu": "int8", "openvino": "int8", "qnn": "int8"}
+    chosen |= {"cuda": "fp16", "tensorrt": "fp16", "rtx": "fp16", "webgpu": "w16"}
     assert precisions_by_device(many).items() >= chosen.items()
     assert precisions_by_device(("w16", "int8"))["cuda"] == "w16" and precisions_by_device(("w16",))["cpu"] == "w16"
+    assert precisions_by_device(("w16", "fp16"))["qnn"] == "fp16"
     assert set(precisions_by_device(("int8",)).values()) == {"int8"}
     assert graph_precision("cpu", "int8", many) == "int8"
     assert graph_precision("cuda", "fp32", many) == "fp32", "what is not here is left to the look-up to refuse"
@@ -36,12 +38,16 @@ def test_each_device_takes_the_graph_that_suits_it() -> None:
 
 
 def test_the_table_and_the_names_agree() -> None:
-    """Each name of ``Device`` has a row; a row says how its graphs are opened; ``--effort`` runs in ONNX Runtime."""
+    """Each name of ``Device`` has a row; a row says how its graphs are opened; ``--effort`` runs in ONNX Runtime.
+
+    And on a device that takes free dimensions, which its graphs have.
+    """
     assert DEVICES[0] == "auto" and set(DEVICES[1:]) == set(DEVICE_FACTS)
     for device, facts in DEVICE_FACTS.items():
         ways = facts.provider is not None, facts.plugin is not None, facts.engine != "onnxruntime"
         assert sum(ways) == 1, device
-        assert DEVICE_FACTS[facts.refines_on or device].engine == "onnxruntime", device
+        refining = DEVICE_FACTS[facts.refines_on or device]
+        assert refining.engine == "onnxruntime" and not refining.fixed_shapes, device
 
 
 def test_bf16_belongs_to_openvino() -> None:

@@ -137,7 +137,9 @@ def test_memory_is_that_of_a_frame(pack: ModelPack, make_photo: Callable[[int, i
     assert many < before - 0.9 * (before - one)
 
 
-@pytest.mark.parametrize(("encoder", "runs"), [("cpu", "cpu"), ("openvino", "cpu"), ("tensorrt", "cuda")])
+@pytest.mark.parametrize(
+    ("encoder", "runs"), [("cpu", "cpu"), ("openvino", "cpu"), ("tensorrt", "cuda"), ("qnn", "cpu")]
+)
 def test_the_descent_runs_on_the_encoder_s_hardware(
     pack: ModelPack, monkeypatch: pytest.MonkeyPatch, encoder: str, runs: str
 ) -> None:

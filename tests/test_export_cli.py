@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from sdrt.packs.manifest import graph_file_name
 from sdrt.packs.search import load_pack, read_verified
-from sdrt_export import int8
+from sdrt_export import int8, parity
 from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
 from sdrt_export.parity import TOLERANCES
@@ -265,6 +265,13 @@ def test_the_page_states_the_tolerances_in_force() -> None:
         limits = (tolerance.latents_relative, tolerance.picture_max_abs, tolerance.picture_psnr_db)
         assert "| `{}` | {:g} | {:g} | {:g} dB |".format(name, *limits) in page
     assert all(f"`{name}`" in page for name in SPACES)
+
+
+def test_a_graph_is_judged_by_the_arithmetic_that_its_device_computes_in() -> None:
+    """OpenVINO computes floats in bf16 and an NPU in fp16, whatever the graph says; 8 bits are 8 bits everywhere."""
+    for device, floats in (("openvino", "bf16"), ("qnn", "fp16"), ("cpu", "w16"), ("cuda", "w16")):
+        assert parity.tolerance("w16", device) == TOLERANCES[floats]
+        assert parity.tolerance("int8", device) == TOLERANCES["int8"]
 
 
 @pytest.mark.slow

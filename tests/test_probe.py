@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import platform
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,7 +93,7 @@ def test_a_plugin_is_registered_once_and_runs_on_its_hardware(
 ) -> None:
     """Two graphs, one registration; the session gets the plugin's hardware, nothing of the CPU, and a GPU's tiles."""
     runtime = FakeRuntime.install(monkeypatch, tmp_path)
-    runtime.hardware = [plugin]
+    runtime.hardware = [(plugin, "GPU")]
     path = tmp_path / "decoder.onnx"
     path.write_bytes(probe.ONE_NODE)
     for _ in range(2):
@@ -120,13 +122,93 @@ def test_a_plugin_that_cannot_serve_says_why(monkeypatch: pytest.MonkeyPatch, tm
     assert not set(AUTO_ORDER) & set(PLUGINS), "auto never takes one"
 
 
+@pytest.fixture
+def qnn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
+    """A stand-in for Qualcomm's plugin, which offers the CPU and the GPU before the NPU."""
+    name = "QNNExecutionProvider"
+    module = SimpleNamespace(get_ep_name=lambda: name, get_library_path=lambda: "/a/qnn.so", __spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "onnxruntime_qnn", module)  # type: ignore[arg-type]
+    monkeypatch.setattr(onnxruntime_session, "_registered", set())
+    runtime = FakeRuntime.install(monkeypatch, tmp_path)
+    runtime.hardware = [(name, kind) for kind in ("CPU", "GPU", "NPU")]
+    return runtime
+
+
+def test_an_npu_gets_a_session_for_each_shape(qnn: FakeRuntime, tmp_path: Path) -> None:
+    """Its graphs have no free dimensions: a shape's session is opened when it comes, for the NPU alone, and kept."""
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(probe.ONE_NODE)
+    session = Engine(path, device="qnn", sides=Sides(1, 64, 128))
+    assert session.longest_side == 128
+    assert [opened.providers[0][0] for opened in qnn.opened] == ["CPUExecutionProvider"], "which reads the ports"
+    shapes = (1, 4, 8, 9), (1, 4, 2, 3)
+    for shape in (*shapes, *shapes):
+        session.run(np.zeros(shape, np.float32))
+    _, *opened = qnn.opened
+    assert [each.options.sizes for each in opened] == [{"n": 1, "h": 8, "w": 9}, {"n": 1, "h": 2, "w": 3}]
+    assert [each.shapes for each in opened] == [[shape] * 2 for shape in shapes]
+    for each in opened:
+        assert each.options.runs_on == ["NPU"]
+        assert each.providers == [("QNNExecutionProvider", {"backend_type": "htp"})]
+        assert vars(each.options)["session.disable_cpu_ep_fallback"] == "1"
+    for side in range(10, 20):
+        session.run(np.zeros((1, 4, side, side), np.float32))
+    session.run(np.zeros(shapes[0], np.float32))
+    assert len(qnn.opened) == 1 + 2 + 10 + 1, "a few are kept"
+
+
+def test_a_machine_without_an_npu_is_refused(qnn: FakeRuntime, tmp_path: Path) -> None:
+    """Qualcomm's plugin finds a CPU on every machine: that is not the device, and no graph is opened."""
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(probe.ONE_NODE)
+    qnn.hardware = qnn.hardware[:2]
+    with pytest.raises(EngineError, match="onnxruntime_qnn loads but finds no supported hardware"):
+        Engine(path, device="qnn")
+    assert not qnn.opened
+
+
+def test_a_graph_that_the_npu_does_not_take_whole_is_one_line(qnn: FakeRuntime, tmp_path: Path) -> None:
+    """What would leave a node to the CPU is refused, with a word on what may help, when the first input comes."""
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(probe.ONE_NODE)
+    session = Engine(path, device="qnn")
+    qnn.broken = {"QNNExecutionProvider": "fallback to CPU EP has been explicitly disabled by the user."}
+    with pytest.raises(EngineError, match=r"device qnn cannot open .*try another --precision\)$") as caught:
+        session.run(np.zeros((1, 4, 8, 8), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dimension_without_a_name_cannot_be_fixed(qnn: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime fixes dimensions by their names: a graph whose input has none is refused when it is opened."""
+    port = SimpleNamespace(name="x", type="tensor(float)", shape=["n", 4, None, None])
+    ports = SimpleNamespace(
+        get_providers=lambda: ["CPUExecutionProvider"], get_inputs=lambda: [port], get_outputs=lambda: [port]
+    )
+    monkeypatch.setattr(qnn, "InferenceSession", lambda *_, **__: ports)
+    assert "neither size nor name" in (probe.failure("qnn") or "")
+
+
+def test_qualcomm_s_emulator_paints_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Linux on x86 the real plugin emulates an NPU: the default pack decodes there, in 8 bits and in fp16."""
+    here = platform.system(), platform.machine()
+    if here != ("Linux", "x86_64") or importlib.util.find_spec("onnxruntime_qnn") is None:
+        pytest.skip("onnxruntime_qnn is not installed on Linux on x86")
+    monkeypatch.setitem(DEVICE_FACTS, "qnn", dataclasses.replace(DEVICE_FACTS["qnn"], hardware="CPU"))
+    pack = search.load_pack("tiny")
+    latents = np.random.default_rng(2).integers(-1, 2, (1, pack.space.channels, 4, 6)).astype(np.float32)
+    for precision in ("int8", "w16"):
+        path = pack.decoder_path(precision)
+        near, far = (Engine(path, device=device, threads=1).run(latents) for device in ("cpu", "qnn"))
+        assert 20 * np.log10(2 / np.sqrt(np.square(near - far).mean())) > 35, precision
+
+
 @pytest.mark.parametrize("device", PLUGINS)
 def test_the_real_plugin_loads(device: str) -> None:
     """Where it is installed it is registered with the real ONNX Runtime, and then works or finds no hardware."""
     if importlib.util.find_spec(PLUGINS[device]) is None:
         pytest.skip(f"{PLUGINS[device]} is not installed")
     why = probe.failure(device)
-    assert why is None or "finds no hardware for it here" in why
+    assert why is None or "finds no supported hardware" in why
 
 
 def test_verify_computes_float32_in_full_on_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

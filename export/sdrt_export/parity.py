@@ -41,8 +41,11 @@ TOLERANCES = {
     "bf16": Tolerance(latents_relative=0.2, picture_max_abs=16.0, picture_psnr_db=42.0),
 }
 """By the arithmetic in use. int8 is judged where it is made, on photographs (``sdrt_export.int8``); here it must only
-be the same network, on pictures that it was not calibrated for. bf16 is what OpenVINO computes in on CPUs that have it,
-whatever the graph says."""
+be the same network, on pictures that it was not calibrated for. bf16 is what OpenVINO computes in on CPUs that have
+it."""
+
+_OWN_FLOATS = {"openvino": "bf16", "qnn": "fp16"}
+"""Devices that compute in floats of their own, whatever type the graph names."""
 
 FEW_LATENTS = 4
 FEW_SLACK = 10.0
@@ -107,7 +110,7 @@ def table(parities: Sequence[Parity]) -> list[str]:
 
 def tolerance(precision: str, device: str) -> Tolerance:
     """What holds for a graph of this precision on this device."""
-    return TOLERANCES["bf16" if device == "openvino" and precision != "int8" else precision]
+    return TOLERANCES[precision if precision == "int8" else _OWN_FLOATS.get(device, precision)]
 
 
 def measure(

@@ -120,7 +120,7 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="default: fp16 on GPUs; on CPUs int8 where the pack has it, else w16 (bf16 in openvino where it can)",
+        help="default: fp16 on GPUs; elsewhere int8 where the pack has it, else w16 (bf16 in openvino where it can)",
     )
     parser.add_argument("--threads", type=parse_threads, metavar="N", help="threads of the inference engine")
     parser.add_argument(

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from sdrt.arguments import check_count, check_range
 from sdrt.errors import ArgumentError, EngineError
 
-Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "rtx", "webgpu"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino", "rtx", "webgpu", "qnn"]
 Precision = Literal["w16", "fp32", "fp16", "int8", "bf16"]
 
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -32,9 +32,12 @@ class DeviceFacts:
         graphs: The precisions of the graphs that it takes unasked: the first one that the pack has.
         provider: Its execution provider in ONNX Runtime; None: a plugin brings it, or it has another engine.
         plugin: The module of the plugin that brings it to the plain onnxruntime; None: no plugin.
+        hardware: The type of hardware, as ONNX Runtime calls it, that it takes of its plugin's; None: the first.
         engine: The module of its engine. Another than onnxruntime is opened in ``engine._open``.
-        on_gpu: It is told a range of input sizes, large pictures come in tiles of one size, and no node may run on the
-            CPU instead.
+        on_gpu: It has hardware of its own, a GPU or an NPU: it is told a range of input sizes, large pictures come in
+            tiles of one size, and no node may run on the CPU instead.
+        fixed_shapes: It takes no graph with free dimensions: each shape of input has a session of its own, which is
+            opened when the first such input comes.
         gpu_wheel: It comes in the package onnxruntime-gpu, which has the same files as onnxruntime.
         refines_on: The device that runs ``--effort`` beside it; None: itself. It must be one of ONNX Runtime.
     """
@@ -43,8 +46,10 @@ class DeviceFacts:
     graphs: tuple[Precision, ...]
     provider: str | None = None
     plugin: str | None = None
+    hardware: str | None = None
     engine: str = "onnxruntime"
     on_gpu: bool = False
+    fixed_shapes: bool = False
     gpu_wheel: bool = False
     refines_on: str | None = None
 
@@ -84,6 +89,15 @@ DEVICE_FACTS = {
         graphs=("w16", "fp32"),  # not every card that it runs on computes in fp16
         plugin="onnxruntime_ep_webgpu",
         on_gpu=True,
+    ),
+    "qnn": DeviceFacts(
+        install="pip install 'sdrt[qnn]'",
+        graphs=("int8", "fp16", "w16", "fp32"),  # NPUs are made for 8 bits; of floats they know fp16 alone
+        plugin="onnxruntime_qnn",
+        hardware="NPU",  # it offers the GPU and the CPU of the machine too
+        on_gpu=True,
+        fixed_shapes=True,
+        refines_on="cpu",  # gradients in fp16 lead nowhere, and their graph has free dimensions
     ),
 }
 """Every device but ``auto``."""

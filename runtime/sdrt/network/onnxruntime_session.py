@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -27,6 +28,10 @@ _CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
 }
 
+_QNN_OPTIONS = {"backend_type": "htp"}  # the library QnnHtp, whose file has another name on each system
+_SESSIONS_KEPT = 4
+"""Of a device that needs one for each shape, which takes a second and memory to compile."""
+
 Named = Mapping[str, NDArray[np.float32]]
 """Arrays by the names of a graph's inputs or outputs."""
 NamedRunner = Callable[[Named], Named]
@@ -34,6 +39,8 @@ NamedRunner = Callable[[Named], Named]
 
 def provider_options(device: str, *, tf32: bool = True) -> dict[str, str]:
     """The options of a device's execution provider. ``tf32`` False: CUDA's float32 products keep full accuracy."""
+    if device == "qnn":
+        return dict(_QNN_OPTIONS)
     if device != "cuda":
         return {}
     return dict(_CUDA_OPTIONS) if tf32 else {**_CUDA_OPTIONS, "use_tf32": "0"}
@@ -81,11 +88,11 @@ def require(device: str) -> ModuleType:
 
 
 def find_plugin(device: str, module: str, ort: ModuleType) -> list[Any]:
-    """The hardware that ``module``, the plugin of ``device``, finds. Registers the plugin where it is not yet.
+    """The hardware for ``device`` that ``module``, its plugin, finds. Registers the plugin where it is not yet.
 
     Raises EngineError: plugin not installed or not loadable, this onnxruntime too old for plugins, no such hardware.
     """
-    install = DEVICE_FACTS[device].install
+    install, hardware = DEVICE_FACTS[device].install, DEVICE_FACTS[device].hardware
     try:
         plugin = importlib.import_module(module)
     except ImportError as error:
@@ -100,7 +107,8 @@ def find_plugin(device: str, module: str, ort: ModuleType) -> list[Any]:
         except Exception as error:  # onnxruntime raises a dozen unrelated classes here, the plugin its own
             raise EngineError(f"device {device}: {module} does not load: {first_line(error)}") from None
         _registered.add(name)
-    found = [each for each in ort.get_ep_devices() if each.ep_name == name]
+    offered = [each for each in ort.get_ep_devices() if each.ep_name == name]
+    found = [each for each in offered if hardware in (None, each.device.type.name)]
     if not found:
         raise EngineError(f"device {device} is unavailable: {module} loads but finds no supported hardware")
     return found
@@ -130,21 +138,43 @@ def open_session(
             float or uint8 output.
     """
     path = graph if isinstance(graph, Path) else graph.path
-    session = _inference_session(graph, device, threads, optimize=optimize, options=options)
+    facts = DEVICE_FACTS[device]
+    open_with = functools.partial(_inference_session, graph, device, threads, optimize=optimize, options=options)
+    if facts.fixed_shapes:
+        if facts.plugin is not None:
+            find_plugin(device, facts.plugin, load())
+        session = _inference_session(graph, "cpu", 1, optimize=False, options={})  # for its ports alone
+    else:
+        session = open_with()
     inputs, outputs = session.get_inputs(), session.get_outputs()
     check_ports(path, [port.type for port in inputs], [port.type for port in outputs])
     name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+    shape = inputs[0].shape
+    if facts.fixed_shapes and None in shape:
+        raise EngineError(f"device {device} cannot open {path}: a dimension of its input has neither size nor name")
+    session_for = _one_for_each(shape, open_with) if facts.fixed_shapes else lambda _shape: session
 
     def run(array: Floats) -> NDArray[Any]:
+        fitting = session_for(array.shape)
         try:
-            result: NDArray[Any] = session.run(None, {name: np.ascontiguousarray(array, dtype=wanted)})[0]
+            result: NDArray[Any] = fitting.run(None, {name: np.ascontiguousarray(array, dtype=wanted)})[0]
         except Exception as error:
             raise EngineError(f"{path.name} on {device} failed for input {array.shape}: {first_line(error)}") from None
         return result
 
-    shape = inputs[0].shape
     channels = shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
     return run, Port(name, channels)
+
+
+def _one_for_each(dimensions: Sequence[int | str], open_with: Callable[..., Any]) -> Callable[[tuple[int, ...]], Any]:
+    """Maps a shape of input to its session. ``dimensions``: of the graph's input, the free ones by their names."""
+
+    @functools.lru_cache(_SESSIONS_KEPT)
+    def session_for(shape: tuple[int, ...]) -> Any:
+        pairs = zip(dimensions, shape, strict=False)  # another rank is refused when it runs
+        return open_with(sizes={name: size for name, size in pairs if isinstance(name, str)})
+
+    return session_for
 
 
 def open_named(
@@ -182,13 +212,21 @@ def open_named(
 
 
 def _inference_session(
-    graph: Graph | Path, device: str, threads: int | None, *, optimize: bool, options: Mapping[str, str]
+    graph: Graph | Path,
+    device: str,
+    threads: int | None,
+    *,
+    optimize: bool,
+    options: Mapping[str, str],
+    sizes: Mapping[str, int] | None = None,
 ) -> Any:
-    """The session itself. Raises EngineError as ``open_session``."""
+    """The session itself, with ``sizes`` for free dimensions of its inputs. Raises EngineError as ``open_session``."""
     facts = DEVICE_FACTS[device]
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
     ort = require(device) if facts.plugin is None else load()
     settings = _session_options(ort, device, threads, optimize)
+    for dimension, size in (sizes or {}).items():
+        settings.add_free_dimension_override_by_name(dimension, size)
     # enable_fallback=0: otherwise a provider that fails to start is replaced, with a print on stdout.
     choice: dict[str, Any] = {"enable_fallback": 0}
     provider = facts.provider
@@ -243,4 +281,6 @@ def _advice(error: Exception, device: str) -> str:
     text = str(error)
     if any(word in text for word in ("INVALID_PROTOBUF", "Protobuf parsing failed", "INVALID_GRAPH", "ModelProto")):
         return " (the graph is damaged: install the model pack again)"
+    if "fallback to CPU EP has been explicitly disabled" in text:
+        return " (the device does not know all of the graph: try another --precision)"
     return f" ({DEVICE_FACTS[device].install})" if DEVICE_FACTS[device].on_gpu else ""
