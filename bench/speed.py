@@ -33,7 +33,7 @@ from sdrt.network import onnxruntime_session, openvino_session
 from sdrt.network.devices import graph_precision
 from sdrt.network.engine import Engine
 from sdrt.network.installed import available_devices
-from sdrt.network.transform import gpu_sides
+from sdrt.network.transform import accelerator_sides
 from sdrt.packs import search
 
 PHOTO = PHOTOS / "astronaut.webp"
@@ -59,7 +59,7 @@ def our_contestants(photo: Image.Image, threads: int, arithmetic: Arithmetic) ->
             path = pack.decoder_path(graph_precision(device, precision, pack.precisions))
             name = f"sdrt {pack.name}, {device} {precision}: decoder network"
             settings = {"device": device, "precision": precision, "threads": threads}
-            yield from _network(name, path, shape, arithmetic, sides=gpu_sides(pack, "decoder"), **settings)
+            yield from _network(name, path, shape, arithmetic, sides=accelerator_sides(pack, "decoder"), **settings)
     codec = Codec(device="cpu", threads=threads)
     data = codec.encode(photo, target_bpp=BUDGET_BPP)
     yield Contestant(f"sdrt {DEFAULT_PACK}: whole file to pixels", partial(codec.decode, data))

@@ -147,7 +147,7 @@ def test_auto_falls_back_and_says_why(graph: Path, fake: Any) -> None:
     assert "driver too old" in session.reason
 
 
-@pytest.mark.parametrize("device", [name for name, facts in DEVICE_FACTS.items() if facts.provider and facts.on_gpu])
+@pytest.mark.parametrize("device", [name for name, facts in DEVICE_FACTS.items() if facts.gpu_wheel])
 def test_onnxruntime_is_told_not_to_fall_back(graph: Path, fake: Any, device: str) -> None:
     """Both of ONNX Runtime's silent roads to the CPU are closed for a device asked for by name."""
     runtime = fake()

@@ -19,7 +19,7 @@ from sdrt.network import installed, tensorrt_cache
 from sdrt.network.devices import Sides
 from sdrt.network.engine import Engine, build_tensorrt
 from sdrt.network.tensorrt_cache import Machine
-from sdrt.network.transform import gpu_sides
+from sdrt.network.transform import accelerator_sides
 from sdrt.packs.manifest import ModelPack
 from sdrt_export.__main__ import main
 from sdrt_export.build_tensorrt import sides_in_cells
@@ -244,7 +244,7 @@ def test_the_command_builds_both_halves(
         assert said.count(word) == 2, said
     for half in ("encoder", "decoder"):
         path = testpack.folder / f"{half}.onnx"
-        assert tensorrt_cache.find(tensorrt_cache.place_of(path, MACHINE)) == gpu_sides(testpack, half)
+        assert tensorrt_cache.find(tensorrt_cache.place_of(path, MACHINE)) == accelerator_sides(testpack, half)
     assert main(["tensorrt", str(testpack.folder), "--half", "decoder", "--sides", "8", "256", "512"]) == 0
     assert "decoder.onnx: built" in capsys.readouterr().out
     place = tensorrt_cache.place_of(testpack.folder / "decoder.onnx", MACHINE)
@@ -273,7 +273,7 @@ def test_sides_are_pixels_for_people_and_cells_for_graphs(testpack: ModelPack) -
     """The encoder's input is pixels, the decoder's latents: the same wish is one number of pixels."""
     assert sides_in_cells([8, 512, 1024], testpack, "encoder") == Sides(8, 512, 1024)
     assert sides_in_cells([8, 512, 1024], testpack, "decoder") == Sides(1, 64, 128)
-    assert sides_in_cells(None, testpack, "decoder") == gpu_sides(testpack, "decoder")
+    assert sides_in_cells(None, testpack, "decoder") == accelerator_sides(testpack, "decoder")
 
 
 def test_the_codec_cuts_large_pictures_to_the_engine(

@@ -8,7 +8,7 @@ from pathlib import Path
 from sdrt.errors import EngineError
 from sdrt.network.devices import PRECISIONS, Sides, graph_precision
 from sdrt.network.engine import build_tensorrt
-from sdrt.network.transform import gpu_sides
+from sdrt.network.transform import accelerator_sides
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack, read_verified
 
@@ -45,7 +45,7 @@ def sides_in_cells(pixels: list[int] | None, pack: ModelPack, half: str) -> Side
     Raises EngineError where they do not rise or are no multiples of the pack's downscale factor.
     """
     if pixels is None:
-        return gpu_sides(pack, half)
+        return accelerator_sides(pack, half)
     cell = pack.space.downscale
     if any(side % cell for side in pixels):
         raise EngineError(f"--sides {' '.join(map(str, pixels))}: each must be a multiple of {cell} pixels, one latent")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.engine import Engine
-from sdrt.network.transform import gpu_sides
+from sdrt.network.transform import accelerator_sides
 from sdrt.packs.manifest import ModelPack, graph_file_name
 from sdrt.packs.search import read_verified
 from sdrt.pixels.tensors import as_sample, from_sample
@@ -43,9 +44,6 @@ TOLERANCES = {
 """By the arithmetic in use. int8 is judged where it is made, on photographs (``sdrt_export.int8``); here it must only
 be the same network, on pictures that it was not calibrated for. bf16 is what OpenVINO computes in on CPUs that have
 it."""
-
-_OWN_FLOATS = {"openvino": "bf16", "qnn": "fp16"}
-"""Devices that compute in floats of their own, whatever type the graph names."""
 
 FEW_LATENTS = 4
 FEW_SLACK = 10.0
@@ -110,7 +108,8 @@ def table(parities: Sequence[Parity]) -> list[str]:
 
 def tolerance(precision: str, device: str) -> Tolerance:
     """What holds for a graph of this precision on this device."""
-    return TOLERANCES[precision if precision == "int8" else _OWN_FLOATS.get(device, precision)]
+    floats = DEVICE_FACTS[device].floats
+    return TOLERANCES[precision if precision == "int8" or floats is None else floats]
 
 
 def measure(
@@ -144,7 +143,7 @@ def measure(
     for name in names:
         half = name.split(".")[0]
         sizes[half] = len(read_verified(pack, name))
-        sides = gpu_sides(pack, half)
+        sides = accelerator_sides(pack, half)
         engines[half] = Engine(pack.folder / name, device=device, optimize=optimize, sides=sides, tf32=False)
     decoder = engines["decoder"]
     limit = tolerance(precision, decoder.device)

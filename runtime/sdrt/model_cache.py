@@ -20,7 +20,7 @@ from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph
 from sdrt.network.onnxruntime_session import NamedRunner, open_named
 from sdrt.network.refine import Recipe, Refinement
-from sdrt.network.transform import gpu_sides
+from sdrt.network.transform import accelerator_sides
 from sdrt.packs import search
 from sdrt.packs.archive import is_archive
 from sdrt.packs.effort import read_effort_graph
@@ -115,7 +115,7 @@ class ModelCache:
                 device=self._device,
                 precision=self._precision,
                 threads=self._threads,
-                sides=gpu_sides(pack, half),
+                sides=accelerator_sides(pack, half),
             )
 
         return self._once(self._engines, (pack.folder, half), load)

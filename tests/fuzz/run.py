@@ -1,7 +1,7 @@
 """Runs targets on case after case in a process of its own, and tells what a reader of foreign bytes must never do.
 
-A fault is an exception that is no SdrtError, a warning, a case of more than a CPU second, a case that takes a gigabyte, memory
-that does not stay, a process that dies or does not come back. Its input is kept as a file.
+A fault is an exception that is no SdrtError, a warning, a case of more than a CPU second, a case that takes a
+gigabyte, memory that does not stay, a process that dies or does not come back. Its input is kept as a file.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from sdrt.arguments import check_count, check_range
@@ -32,10 +32,12 @@ class DeviceFacts:
         graphs: The precisions of the graphs that it takes unasked: the first one that the pack has.
         provider: Its execution provider in ONNX Runtime; None: a plugin brings it, or it has another engine.
         plugin: The module of the plugin that brings it to the plain onnxruntime; None: no plugin.
-        hardware: The type of hardware, as ONNX Runtime calls it, that it takes of its plugin's; None: the first.
+        hardware: The type of hardware that it takes of what its plugin offers, as ONNX Runtime calls it.
+        options: Of its execution provider.
+        floats: The arithmetic in which it runs graphs of all precisions but int8, where it can; None: the graph's own.
         engine: The module of its engine. Another than onnxruntime is opened in ``engine._open``.
-        on_gpu: It has hardware of its own, a GPU or an NPU: it is told a range of input sizes, large pictures come in
-            tiles of one size, and no node may run on the CPU instead.
+        accelerator: It has hardware of its own, a GPU or an NPU: it is told a range of input sizes, large pictures come
+            in tiles of one size, and no node may run on the CPU instead.
         fixed_shapes: It takes no graph with free dimensions: each shape of input has a session of its own, which is
             opened when the first such input comes.
         gpu_wheel: It comes in the package onnxruntime-gpu, which has the same files as onnxruntime.
@@ -46,9 +48,11 @@ class DeviceFacts:
     graphs: tuple[Precision, ...]
     provider: str | None = None
     plugin: str | None = None
-    hardware: str | None = None
+    hardware: Literal["GPU", "NPU"] = "GPU"
+    options: Mapping[str, str] = field(default_factory=dict)
+    floats: Precision | None = None
     engine: str = "onnxruntime"
-    on_gpu: bool = False
+    accelerator: bool = False
     fixed_shapes: bool = False
     gpu_wheel: bool = False
     refines_on: str | None = None
@@ -61,20 +65,30 @@ DEVICE_FACTS = {
         install="pip install 'sdrt[cpu]'", graphs=("int8", "w16", "fp32"), provider="CPUExecutionProvider"
     ),
     "openvino": DeviceFacts(
-        install="pip install 'sdrt[openvino]'", graphs=("int8", "w16", "fp32"), engine="openvino", refines_on="cpu"
+        install="pip install 'sdrt[openvino]'",
+        graphs=("int8", "w16", "fp32"),
+        engine="openvino",
+        floats="bf16",
+        refines_on="cpu",
     ),
     "cuda": DeviceFacts(
         install="pip install 'sdrt[gpu]'",
         graphs=("fp16", "w16", "fp32"),
         provider="CUDAExecutionProvider",
-        on_gpu=True,
+        options={
+            # Its default tries every algorithm for every new shape, which takes seconds a shape and gigabytes.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # Its default doubles the memory held at every growth and never gives it back.
+            "arena_extend_strategy": "kSameAsRequested",
+        },
+        accelerator=True,
         gpu_wheel=True,
     ),
     "tensorrt": DeviceFacts(
         install="pip install 'sdrt[gpu]' 'tensorrt-cu13>=10.13,<11'",
         graphs=("fp16", "w16", "fp32"),
         provider="TensorrtExecutionProvider",
-        on_gpu=True,
+        accelerator=True,
         gpu_wheel=True,
         refines_on="cuda",  # an engine is of one graph, and takes minutes to build
     ),
@@ -82,20 +96,22 @@ DEVICE_FACTS = {
         install="pip install 'sdrt[rtx]'",
         graphs=("fp16", "w16", "fp32"),
         plugin="onnxruntime_ep_nv_tensorrt_rtx",
-        on_gpu=True,
+        accelerator=True,
     ),
     "webgpu": DeviceFacts(
         install="pip install 'sdrt[webgpu]'",
         graphs=("w16", "fp32"),  # not every card that it runs on computes in fp16
         plugin="onnxruntime_ep_webgpu",
-        on_gpu=True,
+        accelerator=True,
     ),
     "qnn": DeviceFacts(
         install="pip install 'sdrt[qnn]'",
         graphs=("int8", "fp16", "w16", "fp32"),  # NPUs are made for 8 bits; of floats they know fp16 alone
         plugin="onnxruntime_qnn",
         hardware="NPU",  # it offers the GPU and the CPU of the machine too
-        on_gpu=True,
+        options={"backend_type": "htp"},  # the library QnnHtp, whose file has another name on each system
+        floats="fp16",
+        accelerator=True,
         fixed_shapes=True,
         refines_on="cpu",  # gradients in fp16 lead nowhere, and their graph has free dimensions
     ),

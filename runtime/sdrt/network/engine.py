@@ -216,7 +216,7 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         optimize=settings.optimize,
         options=onnxruntime_session.provider_options(device, tf32=settings.tf32),
     )
-    return _Opened(runner, "requested", longest_side=settings.sides.max if DEVICE_FACTS[device].on_gpu else None)
+    return _Opened(runner, "requested", longest_side=settings.sides.max if DEVICE_FACTS[device].accelerator else None)
 
 
 def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:

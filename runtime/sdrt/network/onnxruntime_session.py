@@ -21,14 +21,6 @@ from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.graph import Floats, Graph, Runner, check_ports
 from sdrt.parallel import usable_cores
 
-_CUDA_OPTIONS = {
-    # Its default tries every algorithm for every new shape, which takes seconds a shape and gigabytes of workspace.
-    "cudnn_conv_algo_search": "HEURISTIC",
-    # Its default doubles the memory held at every growth and never gives it back.
-    "arena_extend_strategy": "kSameAsRequested",
-}
-
-_QNN_OPTIONS = {"backend_type": "htp"}  # the library QnnHtp, whose file has another name on each system
 _SESSIONS_KEPT = 4
 """Of a device that needs one for each shape, which takes a second and memory to compile."""
 
@@ -39,11 +31,8 @@ NamedRunner = Callable[[Named], Named]
 
 def provider_options(device: str, *, tf32: bool = True) -> dict[str, str]:
     """The options of a device's execution provider. ``tf32`` False: CUDA's float32 products keep full accuracy."""
-    if device == "qnn":
-        return dict(_QNN_OPTIONS)
-    if device != "cuda":
-        return {}
-    return dict(_CUDA_OPTIONS) if tf32 else {**_CUDA_OPTIONS, "use_tf32": "0"}
+    exact = {} if tf32 or device != "cuda" else {"use_tf32": "0"}
+    return {**DEVICE_FACTS[device].options, **exact}
 
 
 @dataclass(frozen=True)
@@ -107,8 +96,8 @@ def find_plugin(device: str, module: str, ort: ModuleType) -> list[Any]:
         except Exception as error:  # onnxruntime raises a dozen unrelated classes here, the plugin its own
             raise EngineError(f"device {device}: {module} does not load: {first_line(error)}") from None
         _registered.add(name)
-    offered = [each for each in ort.get_ep_devices() if each.ep_name == name]
-    found = [each for each in offered if hardware in (None, each.device.type.name)]
+    devices = ort.get_ep_devices()
+    found = [each for each in devices if each.ep_name == name and each.device.type.name == hardware]
     if not found:
         raise EngineError(f"device {device} is unavailable: {module} loads but finds no supported hardware")
     return found
@@ -272,7 +261,7 @@ def _session_options(ort: ModuleType, device: str, threads: int | None, optimize
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     # Idle threads that spin burn a core between pictures for a gain of a few microseconds a node.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if DEVICE_FACTS[device].on_gpu:
+    if DEVICE_FACTS[device].accelerator:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
@@ -283,4 +272,4 @@ def _advice(error: Exception, device: str) -> str:
         return " (the graph is damaged: install the model pack again)"
     if "fallback to CPU EP has been explicitly disabled" in text:
         return " (the device does not know all of the graph: try another --precision)"
-    return f" ({DEVICE_FACTS[device].install})" if DEVICE_FACTS[device].on_gpu else ""
+    return f" ({DEVICE_FACTS[device].install})" if DEVICE_FACTS[device].accelerator else ""

@@ -201,7 +201,7 @@ def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices
     return ((indices[None] - 512) / 64).astype(np.float32)
 
 
-def gpu_sides(pack: ModelPack, half: str) -> Sides:
+def accelerator_sides(pack: ModelPack, half: str) -> Sides:
     """The input sizes to prepare a GPU for. ``half``: "encoder", in pixels, or "decoder", in latents."""
     cell = pack.space.downscale
     opt_px, max_px = GPU_SIDES_PX
