@@ -70,6 +70,15 @@ HUNYUAN: dict[str, Any] = {
     "scaling_factor": 0.75289,
 }
 """As HunyuanImage 2.1's, narrow and with a downscale factor of 4. Its normalizations always have 32 groups."""
+KVAE: dict[str, Any] = {
+    "channels": 32,
+    "num_enc_blocks": 1,
+    "num_dec_blocks": 1,
+    "z_channels": 4,
+    "ch_mult": (1, 1, 2),
+    "sample_size": 32,
+}
+"""As KVAE 2D's, narrow and with a downscale factor of 4. Its normalizations always have 32 groups."""
 VIDEO: dict[str, Any] = {
     "base_dim": 4,
     "z_dim": 4,
@@ -85,6 +94,7 @@ SETTINGS = {
     "AutoencoderTiny": TINY,
     "AutoencoderDC": DC,
     "AutoencoderKLHunyuanImage": HUNYUAN,
+    "AutoencoderKLKVAE": KVAE,
     "AutoencoderKLQwenImage": VIDEO,
     "AutoencoderKLWan": VIDEO,
 }

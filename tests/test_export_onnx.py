@@ -21,6 +21,7 @@ from sdrt.network.engine import Engine
 from sdrt.packs.manifest import LatentSpace
 from sdrt.packs.search import load_pack
 from sdrt_export.__main__ import main
+from sdrt_export.from_onnx import UNSCALED
 from sdrt_export.graph_files import computes_on_shapes, fold
 from sdrt_export.onnx_source import PLACES
 from sdrt_export.precision import convert
@@ -189,6 +190,15 @@ def test_an_unknown_scale_is_asked_for(fresh: Path, tmp_path: Path, capsys: pyte
     assert "--space (sd1, sdxl" in capsys.readouterr().err
     assert main(["from-onnx", str(fresh), "--out", str(tmp_path / "p"), "--scale", "0.7", "--shift", "0.1"]) == 0
     assert (load_pack(tmp_path / "p").space.scale, load_pack(tmp_path / "p").space.shift) == (0.7, 0.1)
+
+
+@pytest.mark.parametrize("class_name", UNSCALED)
+def test_a_class_without_a_scale_has_the_scale_one(class_name: str, fresh: Path, tmp_path: Path) -> None:
+    """Where no configuration of a class has a scaling factor, none is asked for."""
+    for path in fresh.glob("*/config.json"):
+        path.write_text(json.dumps({"_class_name": class_name}))
+    assert main(["from-onnx", str(fresh), "--out", str(tmp_path / "p")]) == 0
+    assert (load_pack(tmp_path / "p").space.scale, load_pack(tmp_path / "p").space.shift) == (1, 0)
 
 
 def test_a_known_space_of_another_scale_is_refused(layout: Path, tmp_path: Path, capsys: Any) -> None:

@@ -245,6 +245,15 @@ def test_widths_that_diffusers_cannot_run_are_refused(tmp_path: Path, changes: d
     assert words in message
 
 
+def test_an_encoder_that_diffusers_cuts_in_half_is_refused(tmp_path: Path) -> None:
+    """KVAE's without ``double_z`` gives as many numbers as the decoder takes, and diffusers drops half of them."""
+    vae = small.make("AutoencoderKLKVAE", {**small.KVAE, "double_z": False})
+    with pytest.raises(RuntimeError):
+        vae(torch.zeros(1, 3, 8, 8))
+    vae.save_pretrained(tmp_path)
+    assert "without double_z" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -265,15 +274,17 @@ def test_a_file_without_a_known_autoencoder_says_what_it_holds(
 
 
 def test_classes_that_one_file_does_not_describe_are_sent_to_their_folder(tmp_path: Path) -> None:
-    """Of video, deep-compression and HunyuanImage's autoencoders the tensors do not say the configuration."""
+    """Of all classes but AutoencoderKL's and the tiny ones the tensors do not say the configuration."""
     for class_name, settings in (
         ("AutoencoderKLWan", small.VIDEO),
         ("AutoencoderDC", small.DC),
         ("AutoencoderKLHunyuanImage", small.HUNYUAN),
+        ("AutoencoderKLKVAE", small.KVAE),
     ):
         path = tmp_path / f"{class_name}.safetensors"
         save_file(small.make(class_name, settings).state_dict(), path)
         assert "give the folder with its config.json" in refusal(path)
+    assert "is an AutoencoderKLKVAE in one file" in refusal(path)
     # HunyuanImage's as its authors publish it has AutoencoderKL's original names, and other shapes.
     shapes = {"encoder.conv_in": 3, "decoder.conv_in": 3, "encoder.down.0.downsample.conv": 32}
     tensors = {f"vae.{name}.weight": torch.zeros(16, inputs, 3, 3) for name, inputs in shapes.items()}

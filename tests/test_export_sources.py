@@ -175,6 +175,7 @@ FORMS = (
     ),
     Form("diffusers folder", "AutoencoderDC", _folder(), small.DC),
     Form("diffusers folder", "AutoencoderKLHunyuanImage", _folder(), small.HUNYUAN),
+    Form("diffusers folder", "AutoencoderKLKVAE", _folder(), small.KVAE),
     Form("diffusers folder, one frame", "AutoencoderKLWan", _folder(), small.VIDEO),
     Form("diffusers folder, one frame", "AutoencoderKLQwenImage", _folder(), small.VIDEO),
 )

@@ -20,6 +20,7 @@ from sdrt.packs.manifest import LatentSpace
 from sdrt_export import hunyuan_image
 from sdrt_export.deep_compression import DcDecoder, DcEncoder
 from sdrt_export.hunyuan_image import HunyuanImageDecoder, HunyuanImageEncoder
+from sdrt_export.kvae import kvae_decoder, kvae_encoder
 from sdrt_export.single_frame import SingleFrameDecoder, SingleFrameEncoder
 from sdrt_export.translated import translate
 
@@ -181,6 +182,17 @@ ADAPTERS = {
             decoder=HunyuanImageDecoder,
             channels="latent_channels",
             downscale=hunyuan_image.downscale,
+            encode=_encode_mean,
+            decode=_decode,
+            latent_distribution=True,
+        ),
+        Adapter(
+            "AutoencoderKLKVAE",
+            prefix="kvae",
+            encoder=kvae_encoder,
+            decoder=kvae_decoder,
+            channels="z_channels",
+            downscale=_halved_between("ch_mult"),
             encode=_encode_mean,
             decode=_decode,
             latent_distribution=True,

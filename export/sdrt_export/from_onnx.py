@@ -26,7 +26,7 @@ from sdrt_export.spaces import SPACES, resolve_space, translation
 
 KIND = "onnx"
 """Of such a source, in a pack's manifest."""
-UNSCALED = ("AutoencoderTiny", "AutoencoderKLFlux2")
+UNSCALED = ("AutoencoderTiny", "AutoencoderKLFlux2", "AutoencoderKLKVAE")
 """Classes whose configuration has no scaling factor, because their latents need none."""
 
 

@@ -177,6 +177,8 @@ def _class_of(checkpoint: Checkpoint) -> Adapter:
     folded = halving is not None and halving.shape[0] != halving.shape[1]
     if folded or "encoder.down_blocks.0.conv1.weight" in state:
         raise ModelError(f"{path} is an AutoencoderKLHunyuanImage in one file: give the folder with its config.json")
+    if any(name.endswith(".downsample.spatial_conv.weight") for name in state):
+        raise ModelError(f"{path} is an AutoencoderKLKVAE in one file: give the folder with its config.json")
     if state["encoder.conv_in.weight"].ndim == 5:
         raise ModelError(f"{path} is a video autoencoder in one file: give the folder with its config.json")
     if any(name.startswith("decoder.up_blocks.0.0.") for name in state):
