@@ -104,11 +104,12 @@ def table(parities: Sequence[Parity]) -> list[str]:
         precision = parity.precision
         if parity.arithmetic != precision:
             precision += f" in {parity.arithmetic}"
+        verdict = "ok" if parity.passed else f"FAILED: {', '.join(parity.faults)}"
         lpips = "-" if parity.picture_lpips is None else f"{parity.picture_lpips:.5f}"
         lines.append(
             f"{precision:<13} {parity.device:<9} {parity.output:<8} {encoder:<11} "
             f"{parity.decoder_bytes / 1e6:<11.2f} {latents:<13} {parity.picture_max_abs:<11.3f} "
-            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {'ok' if parity.passed else 'FAILED: ' + ', '.join(parity.faults)}"
+            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {verdict}"
         )
     return lines
 
@@ -224,7 +225,7 @@ class _Compared:
 def _three_digits(difference: float) -> float:
     """As it is printed and judged; what is not finite, which no manifest holds, counts as the largest float32."""
     largest = float(np.finfo(np.float32).max)
-    return float(f"{min(difference, largest):.3g}") if difference == difference else largest
+    return float(f"{difference:.3g}") if difference < largest else largest
 
 
 def _rounded(sample: Floats) -> Floats:
