@@ -158,7 +158,10 @@ def test_verify_refuses_a_source_of_another_space(fresh: Path, tmp_path: Path, c
 
 
 def test_fp16_is_refused_where_numbers_leave_its_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What happens inside decides, not ``force_upcast``; w16 is not concerned; ``--allow-overflow`` warns."""
+    """What happens inside decides, not ``force_upcast``; w16 is not concerned; ``--allow-overflow`` warns.
+
+    And after the graphs the gradient is named, with what it is for.
+    """
     tame = ["graph", str(save_kl(tmp_path / "tame", force_upcast=True)), "--out", str(tmp_path / "pack")]
     assert main([*tame, "--precision", "fp16"]) == 0
     save_kl(tmp_path / "wild")
@@ -172,7 +175,7 @@ def test_fp16_is_refused_where_numbers_leave_its_range(tmp_path: Path, capsys: p
     assert "fp16 holds 65504" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "xl").exists()
     assert main([*arguments, "--precision", "w16"]) == 0
-    capsys.readouterr()
+    assert "gradient.onnx is for sdrt encode --effort" in capsys.readouterr().out
     assert main([*arguments, "--precision", "fp16", "--allow-overflow"]) == 0
     assert "warning: fp16 will overflow" in capsys.readouterr().err
     assert load_pack(tmp_path / "xl").precisions == ("fp16",)
@@ -285,7 +288,9 @@ def test_a_row_that_failed_names_the_figure_that_decided(make_pack: Callable[...
     pack = make_pack("plain")
     cell = pack.space.downscale
     samples = [np.full((1, 3, side * cell, side * cell), 0.5, np.float32) for side in (3, 1)]
-    encoder, decoder = (Engine(pack.folder / name, device="cpu", threads=1) for name in ("encoder.onnx", "decoder.onnx"))
+    encoder, decoder = (
+        Engine(pack.folder / name, device="cpu", threads=1) for name in ("encoder.onnx", "decoder.onnx")
+    )
     latents = [encoder.run(sample)[:, : pack.space.channels] for sample in samples]
     true = [Wished(each, decoder.run(each)) for each in latents]
     passed = measure(pack, "w16", "cpu", samples, wished=true)
