@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from sdrt.network.engine import Engine
 from sdrt.packs.manifest import graph_file_name
 from sdrt.packs.search import load_pack, read_verified
 from sdrt_export import int8, parity
 from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
-from sdrt_export.parity import TOLERANCES
+from sdrt_export.parity import TOLERANCES, Wished, measure, table
 from sdrt_export.precision import PRECISIONS
 from sdrt_export.spaces import SPACES
 
@@ -154,7 +158,10 @@ def test_verify_refuses_a_source_of_another_space(fresh: Path, tmp_path: Path, c
 
 
 def test_fp16_is_refused_where_numbers_leave_its_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What happens inside decides, not ``force_upcast``; w16 is not concerned; ``--allow-overflow`` warns."""
+    """What happens inside decides, not ``force_upcast``; w16 is not concerned; ``--allow-overflow`` warns.
+
+    And after the graphs the gradient is named, with what it is for.
+    """
     tame = ["graph", str(save_kl(tmp_path / "tame", force_upcast=True)), "--out", str(tmp_path / "pack")]
     assert main([*tame, "--precision", "fp16"]) == 0
     save_kl(tmp_path / "wild")
@@ -168,7 +175,7 @@ def test_fp16_is_refused_where_numbers_leave_its_range(tmp_path: Path, capsys: p
     assert "fp16 holds 65504" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "xl").exists()
     assert main([*arguments, "--precision", "w16"]) == 0
-    capsys.readouterr()
+    assert "gradient.onnx is for sdrt encode --effort" in capsys.readouterr().out
     assert main([*arguments, "--precision", "fp16", "--allow-overflow"]) == 0
     assert "warning: fp16 will overflow" in capsys.readouterr().err
     assert load_pack(tmp_path / "xl").precisions == ("fp16",)
@@ -268,10 +275,34 @@ def test_the_page_states_the_tolerances_in_force() -> None:
 
 
 def test_a_graph_is_judged_by_the_arithmetic_that_its_device_computes_in() -> None:
-    """OpenVINO computes floats in bf16 and an NPU in fp16, whatever the graph says; 8 bits are 8 bits everywhere."""
-    for device, floats in (("openvino", "bf16"), ("qnn", "fp16"), ("cpu", "w16"), ("cuda", "w16")):
-        assert parity.tolerance("w16", device) == TOLERANCES[floats]
-        assert parity.tolerance("int8", device) == TOLERANCES["int8"]
+    """An NPU computes floats in fp16, whatever the graph says, and OpenVINO in bf16 if its engine says so; 8 bits are
+    8 bits everywhere."""
+    for device, floats in (("openvino", "w16"), ("qnn", "fp16"), ("cpu", "w16"), ("cuda", "w16")):
+        assert parity.arithmetic("w16", device) == floats
+        assert parity.arithmetic("int8", device) == "int8"
+    assert parity.arithmetic("bf16", "openvino") == "bf16"
+
+
+def test_a_row_that_failed_names_the_figure_that_decided(make_pack: Callable[..., Any]) -> None:
+    """A picture of few latents is in no column: a row says what failed of it, and the limit; and the peak of fp16."""
+    pack = make_pack("plain")
+    cell = pack.space.downscale
+    samples = [np.full((1, 3, side * cell, side * cell), 0.5, np.float32) for side in (3, 1)]
+    encoder, decoder = (
+        Engine(pack.folder / name, device="cpu", threads=1) for name in ("encoder.onnx", "decoder.onnx")
+    )
+    latents = [encoder.run(sample)[:, : pack.space.channels] for sample in samples]
+    true = [Wished(each, decoder.run(each)) for each in latents]
+    passed = measure(pack, "w16", "cpu", samples, wished=true)
+    assert (passed.passed, passed.faults, table([passed])[1].split()[-1]) == (True, (), "ok")
+    black = Wished(latents[1], np.full_like(true[1].picture, -1))
+    failed = measure(pack, "w16", "cpu", samples, wished=[true[0], black], peak=40000.0)
+    row = table([failed])[1]
+    assert failed.picture_max_abs == passed.picture_max_abs
+    assert not failed.passed
+    assert re.search(r"FAILED: max \S+ > 40 of 255 \(fewer than 4 latents\), PSNR \S+ < 35 dB \(fewer", row)
+    assert row.endswith("fp16 peak 4e+04 > 32752")
+    assert table([replace(passed, precision="fp32", arithmetic="bf16")])[1].startswith("fp32 in bf16  cpu")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from sdrt.network.engine import Engine
 from sdrt.packs.manifest import LatentSpace
 from sdrt.packs.search import load_pack
 from sdrt_export.__main__ import main
-from sdrt_export.from_onnx import UNSCALED
+from sdrt_export.classes import CLASSES
 from sdrt_export.graph_files import computes_on_shapes, fold
 from sdrt_export.onnx_source import PLACES
 from sdrt_export.precision import convert
@@ -192,7 +192,7 @@ def test_an_unknown_scale_is_asked_for(fresh: Path, tmp_path: Path, capsys: pyte
     assert (load_pack(tmp_path / "p").space.scale, load_pack(tmp_path / "p").space.shift) == (0.7, 0.1)
 
 
-@pytest.mark.parametrize("class_name", UNSCALED)
+@pytest.mark.parametrize("class_name", [each.name for each in CLASSES.values() if each.unscaled])
 def test_a_class_without_a_scale_has_the_scale_one(class_name: str, fresh: Path, tmp_path: Path) -> None:
     """Where no configuration of a class has a scaling factor, none is asked for."""
     for path in fresh.glob("*/config.json"):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdrt.errors import ModelError
+from sdrt_export.classes import CLASSES
 from sdrt_export.sources import SourceOptions, open_source
 
 pytest.importorskip("diffusers")
@@ -261,7 +262,7 @@ def test_an_encoder_that_diffusers_cuts_in_half_is_refused(tmp_path: Path) -> No
         ({"decoder.conv_in.weight": 1}, "a decoder and no encoder"),
         ({"lora_unet_x.lora_up.weight": 1}, "a LoRA"),
         ({"1.weight": 1, "3.conv.0.weight": 1}, "one half of a tiny autoencoder"),
-        ({"decoder.middle.0.residual.0.gamma": 1}, "Wan's or Qwen-Image's in one file"),
+        ({"decoder.middle.0.residual.0.gamma": 1}, "it is an AutoencoderKLQwenImage or AutoencoderKLWan in one file"),
         ({"a.encoder.conv_in.weight": 1, "a.decoder.x": 1, "b.encoder.conv_in.weight": 1, "b.decoder.x": 1}, "several"),
     ],
 )
@@ -274,17 +275,21 @@ def test_a_file_without_a_known_autoencoder_says_what_it_holds(
 
 
 def test_classes_that_one_file_does_not_describe_are_sent_to_their_folder(tmp_path: Path) -> None:
-    """Of all classes but AutoencoderKL's and the tiny ones the tensors do not say the configuration."""
-    for class_name, settings in (
-        ("AutoencoderKLWan", small.VIDEO),
-        ("AutoencoderDC", small.DC),
-        ("AutoencoderKLHunyuanImage", small.HUNYUAN),
-        ("AutoencoderKLKVAE", small.KVAE),
-    ):
-        path = tmp_path / f"{class_name}.safetensors"
-        save_file(small.make(class_name, settings).state_dict(), path)
-        assert "give the folder with its config.json" in refusal(path)
-    assert "is an AutoencoderKLKVAE in one file" in refusal(path)
+    """Where the tensors do not say the configuration, the class is named: each of its marks is enough."""
+    undescribed = [each for each in CLASSES.values() if not each.single_file]
+    assert len(undescribed) > 3
+    for kind in undescribed:
+        path = tmp_path / f"{kind.name}.safetensors"
+        save_file(small.make(kind.name, small.SETTINGS[kind.name]).state_dict(), path)
+        message = refusal(path)
+        assert kind.name in message
+        assert "in one file: give the folder with its config.json" in message
+        for mark in kind.marks:
+            save_file({f"x.{mark}": torch.ones(1)}, path)
+            assert kind.name in refusal(path)
+    video = {f"{half}.conv_in.weight": torch.zeros(4, 3, 3, 3, 3) for half in ("encoder", "decoder")}
+    save_file(video, tmp_path / "video.safetensors")
+    assert "is a video autoencoder in one file" in refusal(tmp_path / "video.safetensors")
     # HunyuanImage's as its authors publish it has AutoencoderKL's original names, and other shapes.
     shapes = {"encoder.conv_in": 3, "decoder.conv_in": 3, "encoder.down.0.downsample.conv": 32}
     tensors = {f"vae.{name}.weight": torch.zeros(16, inputs, 3, 3) for name, inputs in shapes.items()}

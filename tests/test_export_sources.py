@@ -18,6 +18,7 @@ from sdrt.errors import ModelError
 from sdrt.network.engine import Engine
 from sdrt.packs.manifest import LatentSpace
 from sdrt_export import hub, spaces
+from sdrt_export.classes import CLASSES
 from sdrt_export.graph import export_modules
 from sdrt_export.sources import Source, SourceOptions, open_source
 from sdrt_export.spaces import SPACES, guess_family, resolve_space
@@ -208,6 +209,13 @@ def test_the_page_lists_the_forms_that_were_tried() -> None:
     page = (ROOT / "docs" / "PACKS.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.endswith(("| diffusers |", "| sdrt_export |"))]
     assert rows == [f"| {form.words} | `{form.class_name}` | {form.read_by} |" for form in FORMS]
+
+
+def test_the_page_lists_the_prefixes_of_ids() -> None:
+    """docs/PACKS.md names the prefix of every class's ids, in the order of the classes."""
+    page = " ".join((ROOT / "docs" / "PACKS.md").read_text(encoding="utf-8").split())
+    *most, last = dict.fromkeys(f"`{each.prefix}-`" for each in CLASSES.values())
+    assert f"made from the encoder's weights ({', '.join(most)} or {last} and 12 hexadecimal digits" in page
 
 
 def test_names_are_mapped_as_diffusers_maps_them() -> None:

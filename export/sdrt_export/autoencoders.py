@@ -1,6 +1,6 @@
 """diffusers' autoencoders as the two plain halves that are exported: picture -> raw latents, raw latents -> picture.
 
-One ``Adapter`` for each class holds everything that the export knows of it.
+``ADAPTERS`` has one for each class of ``classes.CLASSES``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sdrt.errors import ModelError, first_line
 from sdrt.packs.manifest import LatentSpace
 from sdrt_export import hunyuan_image
+from sdrt_export.classes import CLASSES, AutoencoderClass
 from sdrt_export.deep_compression import DcDecoder, DcEncoder
 from sdrt_export.hunyuan_image import HunyuanImageDecoder, HunyuanImageEncoder
 from sdrt_export.kvae import kvae_decoder, kvae_encoder
@@ -65,13 +66,9 @@ def _own_decoder(vae: Any) -> nn.Module:
 class Adapter:
     """How to export one of diffusers' classes."""
 
-    class_name: str
-    prefix: str
-    """Of the id of a space that is named by its encoder's weights. Classes that share encoders share it."""
+    facts: AutoencoderClass
     encoder: Callable[[Any], nn.Module]
     decoder: Callable[[Any], nn.Module]
-    channels: str
-    """The configuration's field for the number of latent channels."""
     downscale: Callable[[Any], int]
     """How many pixels a side one latent of an autoencoder stands for."""
     encode: Callable[[Any, Tensor], Tensor]
@@ -80,11 +77,6 @@ class Adapter:
     """diffusers' own way back."""
     identity: Callable[[Any], nn.Module] = _own_encoder
     """What the id of an unnamed space is a digest of."""
-    latent_distribution: bool = False
-    translates: bool = False
-    """Its latents are a larger autoencoder's after scale and shift: graphs of a named space translate them."""
-    single_frame: bool = False
-    """Of a video autoencoder, which has a dimension of time."""
 
 
 def _halved_between(field: str) -> Callable[[Any], int]:
@@ -122,80 +114,63 @@ def _frame_statistics(vae: Any) -> tuple[Tensor, Tensor]:
 
 def _kl(class_name: str) -> Adapter:
     return Adapter(
-        class_name,
-        prefix="kl",
+        CLASSES[class_name],
         encoder=KlEncoder,
         decoder=KlDecoder,
-        channels="latent_channels",
         downscale=_halved_between("block_out_channels"),
         encode=_encode_mean,
         decode=_decode,
         identity=KlEncoder,
-        latent_distribution=True,
     )
 
 
 def _video(class_name: str) -> Adapter:
     return Adapter(
-        class_name,
-        prefix="wan",
+        CLASSES[class_name],
         encoder=SingleFrameEncoder,
         decoder=SingleFrameDecoder,
-        channels="z_dim",
         downscale=_halved_between("dim_mult"),
         encode=_encode_frame,
         decode=_decode_frame,
-        single_frame=True,
     )
 
 
 ADAPTERS = {
-    adapter.class_name: adapter
+    adapter.facts.name: adapter
     for adapter in (
         _kl("AutoencoderKL"),
         _kl("AutoencoderKLFlux2"),
         Adapter(
-            "AutoencoderTiny",
-            prefix="tiny",
+            CLASSES["AutoencoderTiny"],
             encoder=_own_encoder,
             decoder=_own_decoder,
-            channels="latent_channels",
             downscale=_halved_between("encoder_block_out_channels"),
             encode=lambda vae, sample: vae.encode(sample).latents,
             decode=_decode,
-            translates=True,
         ),
         Adapter(
-            "AutoencoderDC",
-            prefix="dc",
+            CLASSES["AutoencoderDC"],
             encoder=DcEncoder,
             decoder=DcDecoder,
-            channels="latent_channels",
             downscale=_halved_between("encoder_block_out_channels"),
             encode=lambda vae, sample: vae.encode(sample).latent,
             decode=_decode,
         ),
         Adapter(
-            "AutoencoderKLHunyuanImage",
-            prefix="hunyuan",
+            CLASSES["AutoencoderKLHunyuanImage"],
             encoder=HunyuanImageEncoder,
             decoder=HunyuanImageDecoder,
-            channels="latent_channels",
             downscale=hunyuan_image.downscale,
             encode=_encode_mean,
             decode=_decode,
-            latent_distribution=True,
         ),
         Adapter(
-            "AutoencoderKLKVAE",
-            prefix="kvae",
+            CLASSES["AutoencoderKLKVAE"],
             encoder=kvae_encoder,
             decoder=kvae_decoder,
-            channels="z_channels",
             downscale=_halved_between("ch_mult"),
             encode=_encode_mean,
             decode=_decode,
-            latent_distribution=True,
         ),
         _video("AutoencoderKLQwenImage"),
         _video("AutoencoderKLWan"),
@@ -251,9 +226,9 @@ def build(adapter: Adapter, config: Mapping[str, Any], where: object) -> Any:
             not one of RGB pictures.
     """
     diffusers = import_diffusers()
-    kind = getattr(diffusers, adapter.class_name, None)
+    kind = getattr(diffusers, adapter.facts.name, None)
     if kind is None:
-        raise ModelError(f"diffusers {diffusers.__version__} has no {adapter.class_name}: update it")
+        raise ModelError(f"diffusers {diffusers.__version__} has no {adapter.facts.name}: update it")
     if config.get("is_residual"):
         raise ModelError(f"{where} describes Wan 2.2's autoencoder, which is made for video only: use Wan 2.1's")
     for key in ("in_channels", "out_channels", "input_channels"):
@@ -265,7 +240,7 @@ def build(adapter: Adapter, config: Mapping[str, Any], where: object) -> Any:
     try:
         return kind.from_config(dict(config))
     except Exception as error:  # every class checks in its own way: ValueError, TypeError, KeyError, RuntimeError
-        raise ModelError(f"{where} is not a configuration of {adapter.class_name}: {first_line(error)}") from None
+        raise ModelError(f"{where} is not a configuration of {adapter.facts.name}: {first_line(error)}") from None
 
 
 def describe_space(vae: Any, scale: float | None, shift: float | None) -> LatentSpace:
@@ -278,8 +253,8 @@ def describe_space(vae: Any, scale: float | None, shift: float | None) -> Latent
     own_scale, own_shift = getattr(config, "scaling_factor", None), getattr(config, "shift_factor", None)
     given_scale = next(value for value in (scale, own_scale, 1.0) if value is not None)
     given_shift = next(value for value in (shift, own_shift, 0.0) if value is not None)
-    channels = int(getattr(config, adapter.channels))
-    identity = f"{adapter.prefix}-{encoder_digest(adapter.identity(vae).state_dict())}"
+    channels = int(getattr(config, adapter.facts.channels))
+    identity = f"{adapter.facts.prefix}-{encoder_digest(adapter.identity(vae).state_dict())}"
     return LatentSpace(identity, channels, adapter.downscale(vae), float(given_scale), float(given_shift))
 
 
@@ -307,7 +282,7 @@ def halves(vae: Any, found: LatentSpace, space: LatentSpace) -> tuple[nn.Module,
     adapter = adapter_of(type(vae).__name__, "the autoencoder")
     vae = vae.eval().to(torch.float32)
     encoder, decoder = adapter.encoder(vae), adapter.decoder(vae)
-    if adapter.translates:
+    if adapter.facts.translates:
         return translate(encoder, decoder, found, space)
     if (found.scale, found.shift) != (space.scale, space.shift):
         raise ModelError(

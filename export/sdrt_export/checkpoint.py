@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sdrt.errors import ModelError, first_line
+from sdrt_export.classes import in_one_file, marked
 from sdrt_export.impostors import read_json, refuse_impostor, some
 
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
@@ -188,12 +189,9 @@ def _own(names: Iterable[str], prefix: str) -> list[str]:
 
 def _instead(names: Sequence[str]) -> str:
     """A short description of a file without a known autoencoder."""
-    video = ("decoder.middle.0.residual.0.gamma", "decoder.mid_block.resnets.0.norm1.gamma")
-    if any(name.endswith(video) for name in names):
-        return "it is Wan's or Qwen-Image's in one file; give the folder with its config.json"
-    if any(name.endswith(("encoder.project_in.main.conv.weight", "encoder.stages.0.op_list.0.main.conv1.conv.weight"))
-           for name in names):  # fmt: skip
-        return "it is a deep-compression autoencoder in one file; give the folder with its config.json"
+    undescribed = [each for each in marked(names) if not each.single_file]
+    if undescribed:
+        return f"it is an {in_one_file(undescribed)}"
     if any(name.endswith("decoder.conv_in.weight") for name in names):
         return "it has a decoder and no encoder"
     if any(".lora_" in name or "lora_up" in name for name in names):

@@ -78,10 +78,13 @@ def report_exported(pack: ModelPack, exported: Exported) -> int:
     """Prints what was written and the next step, and warns of an overflow. Returns the exit code."""
     if exported.fp16_peak is not None and not exported.fp16_peak <= MAX_PEAK:
         print(f"sdrt_export: warning: fp16 will overflow: activations reach {exported.fp16_peak:.3g}", file=sys.stderr)
-    sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in sorted(exported.files))
+    written = sorted([*exported.files, *({GRADIENT} & pack.files.keys())])
+    sizes = ", ".join(f"{name} {(pack.folder / name).stat().st_size / 1e6:.2f} MB" for name in written)
     print(f"{pack.folder}: latent space {pack.space.id} ({pack.space.channels} at 1/{pack.space.downscale}); {sizes}")
     if PRIOR not in pack.files:
         print(f"next: python -m sdrt_export prior {pack.folder} --images FOLDER (or --generic, to use it at once)")
+    if GRADIENT in pack.files:
+        print(f"{GRADIENT} is for sdrt encode --effort; python -m sdrt_export gradient {pack.folder} makes it anew")
     return 0
 
 

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from sdrt.errors import ModelError
 from sdrt.packs.manifest import LatentSpace, ModelPack
 from sdrt_export import onnx_source
+from sdrt_export.classes import CLASSES, AutoencoderClass
 from sdrt_export.exported_pack import kept_fields, report_exported, report_parities, write_exported
 from sdrt_export.graph_files import Half, computes_on_shapes, fold, write_graphs
 from sdrt_export.made_pictures import CASES, make_picture
@@ -26,8 +27,6 @@ from sdrt_export.spaces import SPACES, resolve_space, translation
 
 KIND = "onnx"
 """Of such a source, in a pack's manifest."""
-UNSCALED = ("AutoencoderTiny", "AutoencoderKLFlux2", "AutoencoderKLKVAE")
-"""Classes whose configuration has no scaling factor, because their latents need none."""
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -109,7 +108,7 @@ def verify(pack: ModelPack, folder: Path, device: str) -> int:
         EngineError: a graph cannot run.
     """
     source = read_onnx(folder)
-    own = (None, None) if _is_tiny(source) else (pack.space.scale, pack.space.shift)
+    own = (None, None) if _translates(source) else (pack.space.scale, pack.space.shift)
     found = describe_space(source, folder, pack.space.id, *own)
     if (source.channels, source.downscale) != (pack.space.channels, pack.space.downscale):
         raise ModelError(f"the pack has latent space {pack.space.id}, the graphs in {folder} another")
@@ -135,7 +134,8 @@ def describe_space(
     """The latent space from the configuration, a known id, or options. Raises ModelError without a scale."""
     config = source.config
     given = scale if scale is not None else config.get("scaling_factor")
-    if given is None and config.get("_class_name") in UNSCALED:
+    kind = _class_of(source)
+    if given is None and kind is not None and kind.unscaled:
         given = 1.0
     moved = shift if shift is not None else (config.get("shift_factor") or 0.0)
     if given is None and asked in SPACES:
@@ -149,9 +149,14 @@ def describe_space(
     return LatentSpace(identity, source.channels, source.downscale, float(given), float(moved))
 
 
-def _is_tiny(source: OnnxSource) -> bool:
+def _translates(source: OnnxSource) -> bool:
     """Whether its latents are those of a larger autoencoder after scale and shift."""
-    return source.config.get("_class_name") == "AutoencoderTiny"
+    kind = _class_of(source)
+    return kind is not None and kind.translates
+
+
+def _class_of(source: OnnxSource) -> AutoencoderClass | None:
+    return CLASSES.get(str(source.config.get("_class_name")))
 
 
 def _spoken(source: OnnxSource, half: Half, found: LatentSpace, space: LatentSpace) -> onnx.ModelProto:
@@ -159,7 +164,7 @@ def _spoken(source: OnnxSource, half: Half, found: LatentSpace, space: LatentSpa
     model = source.graphs[half]
     if (found.scale, found.shift) == (space.scale, space.shift):
         return model
-    if not _is_tiny(source):
+    if not _translates(source):
         raise ModelError(
             f"latent space {space.id} has scale {space.scale} and shift {space.shift}, the graphs' configuration "
             f"{found.scale} and {found.shift}"

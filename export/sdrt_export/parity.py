@@ -56,6 +56,8 @@ class Parity:
     """What was measured for one precision on one device; the worst of all cases but those of few latents."""
 
     precision: str
+    arithmetic: str
+    """By whose tolerance it is judged: the precision, unless the device has an arithmetic of its own."""
     device: str
     output: str
     """The decoder's output: float32, or uint8 pixels, which are compared with the rounded reference."""
@@ -68,6 +70,8 @@ class Parity:
     """Mean of the pictures of 32 pixels a side and more; None without the metric's weights."""
     fp16_peak: float | None
     """For fp16: the largest magnitude anywhere in the float32 graphs, which must stay below half of fp16's 65504."""
+    faults: tuple[str, ...]
+    """Each figure beyond its limit, those of the cases of few latents too."""
     passed: bool
 
 
@@ -83,7 +87,7 @@ class Wished:
 
 def report(parities: Sequence[Parity]) -> dict[str, Any]:
     """The figures in the form in which the manifest keeps them."""
-    tolerances = {parity.precision: asdict(tolerance(parity.precision, parity.device)) for parity in parities}
+    tolerances = {parity.precision: asdict(TOLERANCES[parity.arithmetic]) for parity in parities}
     return {
         "cases": [list(case) for case in CASES],
         "tolerances": tolerances,
@@ -93,23 +97,28 @@ def report(parities: Sequence[Parity]) -> dict[str, Any]:
 
 def table(parities: Sequence[Parity]) -> list[str]:
     """The figures as lines of text, a heading first."""
-    lines = ["precision  device    output   encoder MB  decoder MB  latents (sd)  max of 255  PSNR (dB)  LPIPS"]
+    lines = ["precision     device    output   encoder MB  decoder MB  latents (sd)  max of 255  PSNR (dB)  LPIPS"]
     for parity in parities:
         encoder = "-" if parity.encoder_bytes is None else f"{parity.encoder_bytes / 1e6:.2f}"
         latents = "-" if parity.latents_relative is None else f"{parity.latents_relative:.5f}"
+        precision = parity.precision
+        if parity.arithmetic != precision:
+            precision += f" in {parity.arithmetic}"
+        verdict = "ok" if parity.passed else f"FAILED: {', '.join(parity.faults)}"
         lpips = "-" if parity.picture_lpips is None else f"{parity.picture_lpips:.5f}"
         lines.append(
-            f"{parity.precision:<10} {parity.device:<9} {parity.output:<8} {encoder:<11} "
+            f"{precision:<13} {parity.device:<9} {parity.output:<8} {encoder:<11} "
             f"{parity.decoder_bytes / 1e6:<11.2f} {latents:<13} {parity.picture_max_abs:<11.3f} "
-            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {'ok' if parity.passed else 'FAILED'}"
+            f"{parity.picture_psnr_db:<10.2f} {lpips:<8} {verdict}"
         )
     return lines
 
 
-def tolerance(precision: str, device: str) -> Tolerance:
-    """What holds for a graph of this precision on this device."""
+def arithmetic(precision: str, device: str) -> str:
+    """The key of TOLERANCES for what runs on this device, of which the engine says this precision."""
     floats = DEVICE_FACTS[device].floats
-    return TOLERANCES[precision if precision == "int8" or floats is None else floats]
+    # Whether the CPU has bf16 the engine has found out: then that is the precision.
+    return precision if floats in (None, "bf16") or precision == "int8" else str(floats)
 
 
 def measure(
@@ -146,7 +155,7 @@ def measure(
         sides = accelerator_sides(pack, half)
         engines[half] = Engine(pack.folder / name, device=device, optimize=optimize, sides=sides, tf32=False)
     decoder = engines["decoder"]
-    limit = tolerance(precision, decoder.device)
+    computed = arithmetic(decoder.precision, decoder.device)
     few, many = (_Compared([], [], []) for _ in range(2))
     output = "float32"
     for sample, wanted in zip(samples, wished, strict=True):
@@ -156,26 +165,35 @@ def measure(
             # A batch must give what its pictures give one by one, so the engine's batch meets torch's.
             latents = np.ascontiguousarray(engines["encoder"].run(sample)[:, : pack.space.channels])
             difference = float(np.abs(latents - wanted.latents).max() / max(wanted.latents.std(), 1e-6))
-            compared.latents.append(difference)
+            compared.latents.append(_three_digits(difference))
         painted = decoder.run(decoder_input(latents, pack.quality_input))
         output = str(painted.dtype)
         compared.pictures.append(as_sample(painted))
         compared.wanted.append(_rounded(wanted.picture) if output == "uint8" else wanted.picture)
-    passed = [group.passes(limit, output, slack) for group, slack in ((many, 1.0), (few, FEW_SLACK)) if group.wanted]
+    limit, faults = TOLERANCES[computed], []
+    if many.wanted:
+        faults += many.faults(limit, output, 1.0)
+    if few.wanted:
+        words = f" (fewer than {FEW_LATENTS} latents)"
+        faults += [fault + words for fault in few.faults(limit, output, FEW_SLACK)]
+    if peak is not None and not peak <= overflow.MAX_PEAK:
+        faults.append(f"fp16 peak {peak:.4g} > {overflow.MAX_PEAK:g}")
     shown = many if many.wanted else few
     likeness = compare(shown.pictures, shown.wanted)
     return Parity(
         precision=precision,
+        arithmetic=computed,
         device=decoder.device,
         output=output,
         encoder_bytes=sizes.get("encoder"),
         decoder_bytes=sizes["decoder"],
-        latents_relative=float(f"{max(shown.latents):.3g}") if shown.latents else None,
+        latents_relative=max(shown.latents) if shown.latents else None,
         picture_max_abs=likeness.max_abs,
         picture_psnr_db=likeness.worst_psnr_db,
         picture_lpips=likeness.lpips,
         fp16_peak=None if peak is None else float(f"{peak:.4g}"),
-        passed=all(passed) and (peak is None or peak <= overflow.MAX_PEAK),
+        faults=tuple(faults),
+        passed=not faults,
     )
 
 
@@ -187,15 +205,27 @@ class _Compared:
     pictures: list[Floats]
     wanted: list[Floats]
 
-    def passes(self, limit: Tolerance, output: str, slack: float) -> bool:
+    def faults(self, limit: Tolerance, output: str, slack: float) -> list[str]:
+        """What is beyond a tolerance that is ``slack`` times as wide, each with the limit that it broke."""
         likeness = compare(self.pictures, self.wanted)
         # Where both are rounded, the smallest difference can become a whole level.
         max_abs = limit.picture_max_abs * slack + (1 if output == "uint8" else 0)
-        return (
-            all(difference <= limit.latents_relative * slack for difference in self.latents)
-            and likeness.max_abs <= max_abs
-            and likeness.worst_psnr_db >= limit.picture_psnr_db - 20 * np.log10(slack)
-        )
+        latents_relative = limit.latents_relative * slack
+        psnr_db = limit.picture_psnr_db - 20 * np.log10(slack)
+        faults = []
+        if self.latents and not max(self.latents) <= latents_relative:
+            faults.append(f"latents {max(self.latents):g} > {latents_relative:g} sd")
+        if not likeness.max_abs <= max_abs:
+            faults.append(f"max {likeness.max_abs:g} > {max_abs:g} of 255")
+        if not likeness.worst_psnr_db >= psnr_db:
+            faults.append(f"PSNR {likeness.worst_psnr_db:g} < {psnr_db:g} dB")
+        return faults
+
+
+def _three_digits(difference: float) -> float:
+    """As it is printed and judged; what is not finite, which no manifest holds, counts as the largest float32."""
+    largest = float(np.finfo(np.float32).max)
+    return float(f"{difference:.3g}") if difference < largest else largest
 
 
 def _rounded(sample: Floats) -> Floats:

@@ -46,13 +46,13 @@ def of_diffusers(adapter: Adapter, vae: Any, found: LatentSpace, space: LatentSp
     return Reference(
         lambda sample: adapter.encode(vae, sample) * factor + offset,
         lambda latents: adapter.decode(vae, (latents - offset) / factor),
-        f"diffusers' {adapter.class_name}, weights read by {reader}",
+        f"diffusers' {adapter.facts.name}, weights read by {reader}",
     )
 
 
 def read_folder(adapter: Adapter, home: Path, weights: Path) -> Any:
     """``from_pretrained`` on a folder. Raises ModelError where diffusers refuses what the export took."""
-    kind = getattr(import_diffusers(), adapter.class_name)
+    kind = getattr(import_diffusers(), adapter.facts.name)
     options = {"variant": variant_of(weights), "use_safetensors": ".safetensors" in weights.name}
     try:
         return kind.from_pretrained(str(home), local_files_only=True, low_cpu_mem_usage=False, **options)
@@ -62,9 +62,9 @@ def read_folder(adapter: Adapter, home: Path, weights: Path) -> Any:
 
 def read_single_file(adapter: Adapter, path: Path, config: Mapping[str, Any]) -> Any:
     """``from_single_file`` with a configuration that would otherwise be fetched. Raises ModelError likewise."""
-    kind = getattr(import_diffusers(), adapter.class_name)
+    kind = getattr(import_diffusers(), adapter.facts.name)
     with tempfile.TemporaryDirectory() as folder:
-        described = {**config, "_class_name": adapter.class_name}
+        described = {**config, "_class_name": adapter.facts.name}
         (Path(folder) / CONFIG).write_text(json.dumps(described), encoding="utf-8")
         try:
             return kind.from_single_file(str(path), config=folder, local_files_only=True)

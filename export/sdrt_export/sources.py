@@ -18,6 +18,7 @@ from sdrt.packs.manifest import LatentSpace
 from sdrt_export import autoencoders, ldm_names, reference, taef
 from sdrt_export.autoencoders import ADAPTERS, Adapter, adapter_of, describe_space, encoder_digest
 from sdrt_export.checkpoint import SUFFIXES, Checkpoint, load_strictly, read_checkpoint
+from sdrt_export.classes import CLASSES, in_one_file, marked
 from sdrt_export.hub import LOCAL, download
 from sdrt_export.impostors import read_json
 from sdrt_export.pack_writer import describe_file
@@ -104,7 +105,7 @@ def _from_diffusers(folder: Path, home: Path, weights: Path, options: SourceOpti
         raise ModelError(f"--norm-groups is for single files: {home / CONFIG} says how many there are")
     vae = autoencoders.build(adapter, config, home / CONFIG)
     state, files = read_weights(weights)
-    load_strictly(vae, ldm_names.to_diffusers(state) if adapter.prefix == "kl" else state, weights)
+    load_strictly(vae, ldm_names.to_diffusers(state) if adapter.facts.prefix == "kl" else state, weights)
     origin: dict[str, Any] = {"kind": "diffusers", "location": repository or str(folder)}
     if repository:
         # The hub's cache names the folder after the commit; a copy under models/sources has no such name.
@@ -136,13 +137,13 @@ def _from_file(path: Path, options: SourceOptions) -> Source:
     known = by_weights([str(described["sha256"])])
     notes: list[str] = []
     state = checkpoint.state
-    if adapter.translates:
+    if adapter.facts.translates:
         config = taef.describe(state, path)
     else:
         state = ldm_names.to_diffusers(state)
         config = ldm_names.describe(state, path, options.norm_groups)
         scale, shift = _scale_of_file(checkpoint, int(config["latent_channels"]), options, known, notes)
-        if adapter.class_name == "AutoencoderKL":
+        if adapter.facts.name == "AutoencoderKL":
             config.update(scaling_factor=scale, shift_factor=shift)
         if options.norm_groups is None and known is None:
             notes.append(
@@ -156,12 +157,12 @@ def _from_file(path: Path, options: SourceOptions) -> Source:
         # diffusers reads AutoencoderKL only, and leaves out in silence what it knows under no name.
         names = checkpoint.state
         known_names = any(name.startswith("encoder.down.") for name in names) or set(names) <= set(vae.state_dict())
-        if adapter.class_name == "AutoencoderKL" and checkpoint.prefix in ("", "first_stage_model.") and known_names:
+        if adapter.facts.name == "AutoencoderKL" and checkpoint.prefix in ("", "first_stage_model.") and known_names:
             return reference.read_single_file(adapter, path, config), "diffusers"
         return vae, "sdrt_export"
 
     origin: dict[str, Any] = {"kind": "checkpoint", "location": str(path), "norm_groups": options.norm_groups}
-    if not adapter.translates:
+    if not adapter.facts.translates:
         origin.update(scale=scale, shift=shift)
     files = {path.name: described}
     return _assemble(adapter, vae, options, origin=origin, files=files, repository=None, notes=notes, reopen=reopen)
@@ -170,20 +171,19 @@ def _from_file(path: Path, options: SourceOptions) -> Source:
 def _class_of(checkpoint: Checkpoint) -> Adapter:
     """By names and shapes. Raises ModelError for classes that single files do not describe well enough."""
     state, path = checkpoint.state, checkpoint.path
-    if "encoder.layers.0.weight" in state:
-        return ADAPTERS["AutoencoderTiny"]
+    found = marked(state)
     # By its original name. AutoencoderKL's of that name keeps the number of channels; this one's output is folded.
     halving = state.get("encoder.down.0.downsample.conv.weight")
     folded = halving is not None and halving.shape[0] != halving.shape[1]
-    if folded or "encoder.down_blocks.0.conv1.weight" in state:
-        raise ModelError(f"{path} is an AutoencoderKLHunyuanImage in one file: give the folder with its config.json")
-    if any(name.endswith(".downsample.spatial_conv.weight") for name in state):
-        raise ModelError(f"{path} is an AutoencoderKLKVAE in one file: give the folder with its config.json")
-    if state["encoder.conv_in.weight"].ndim == 5:
+    if folded:
+        found = [CLASSES["AutoencoderKLHunyuanImage"]]
+    undescribed = [each for each in found if not each.single_file]
+    if undescribed:
+        raise ModelError(f"{path} is an {in_one_file(undescribed)}")
+    entrance = state.get("encoder.conv_in.weight")
+    if entrance is not None and entrance.ndim == 5:
         raise ModelError(f"{path} is a video autoencoder in one file: give the folder with its config.json")
-    if any(name.startswith("decoder.up_blocks.0.0.") for name in state):
-        raise ModelError(f"{path} is an AutoencoderDC in one file: give the folder with its config.json")
-    return ADAPTERS["AutoencoderKLFlux2" if "bn.running_mean" in state else "AutoencoderKL"]
+    return ADAPTERS[found[0].name if found else "AutoencoderKL"]
 
 
 def _scale_of_file(
@@ -257,7 +257,7 @@ def _assemble(
         notes = [*notes, f"latent space {space.id}, named by the encoder's weights; --space names it otherwise"]
     encoder, decoder = autoencoders.halves(vae, found, space)
     config = {key: value for key, value in vae.config.items() if key == "_class_name" or not key.startswith("_")}
-    told = {"scale": options.scale, "shift": options.shift, **origin, "class": adapter.class_name, "config": config}
+    told = {"scale": options.scale, "shift": options.shift, **origin, "class": adapter.facts.name, "config": config}
     provenance = {**{key: value for key, value in told.items() if value is not None}, "files": dict(files)}
 
     def compared() -> Reference:
@@ -265,4 +265,6 @@ def _assemble(
         return reference.of_diffusers(adapter, other, found, space, reader)
 
     chosen = options.license or license_of(repository)
-    return Source(encoder, decoder, space, adapter.latent_distribution, provenance, chosen, tuple(notes), compared)
+    return Source(
+        encoder, decoder, space, adapter.facts.latent_distribution, provenance, chosen, tuple(notes), compared
+    )

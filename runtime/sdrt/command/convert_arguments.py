@@ -60,7 +60,8 @@ def _add_encode(commands: argparse._SubParsersAction[Any]) -> None:
         choices=range(MAX_EFFORT + 1),
         default=0,
         metavar=f"0..{MAX_EFFORT}",
-        help="better pictures at the same size for seconds to minutes of encoding (default: 0, none)",
+        help="better pictures at the same size for seconds to minutes of encoding; needs the pack's gradient.onnx, "
+        "which python -m sdrt_export gradient PACK makes (default: 0, none)",
     )
     encode.add_argument(
         "--resampling",
