@@ -15,6 +15,7 @@ SPACE = bytes.fromhex("a1b2c3d4")
 PRIOR = bytes.fromhex("0f1e2d3c")
 PATCH = bytes.fromhex("15 03 5f ff 40 2f 0f c0 03 00 a8 47 91 cb d3 ff 00")
 """A patch in the second of 3 x 2 cells, which fades over 2 pixels: 16 x 16 pixels of one color in VP8L."""
+EMPTY_EXIF = bytes.fromhex("4d4d 002a 00000008 0000 00000000")
 CLASSES = [[0, 1], [2, 2]]
 STEPS = np.array([[0, 0], [-2, 1]], np.int8)
 GOOD = {
@@ -31,6 +32,7 @@ GOOD = {
         b"payload",
         (Chunk(ALPHA, b"\x00\x80"), Chunk(EXIF, b"II*\x00"), Chunk(XMP, b"x" * 200)),
     ),
+    "metadata": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(EXIF, EMPTY_EXIF), Chunk(XMP, b"<x:xmpmeta/>"))),
     "resampled": SdlFile(1023, 17, SPACE, PRIOR, 700, b"payload", (Chunk(SCALE, b"\x02"),)),
     "patches": SdlFile(40, 24, SPACE, PRIOR, 512, b"hello", (Chunk(PATCHES, PATCH),)),
     "step-map": SdlFile(128, 65, SPACE, PRIOR, 512, b"hello", (Chunk(STEP_MAP, encode_step_map(STEPS)),)),
@@ -38,6 +40,8 @@ GOOD = {
     "unknown-ancillary": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(b"newS", b""),)),
 }
 """Name -> contents of a file that every version of sdrt reads."""
+SAMPLES = {chunk.kind: chunk.data for file in GOOD.values() for chunk in file.chunks}
+"""Kind of a chunk -> its data in the last of these files: a valid item where it is one of ``Metadata``."""
 
 _SIDES = bytes.fromhex("ff05 ff03")
 

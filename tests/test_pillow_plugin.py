@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from tests.make_container_golden import SAMPLES
 
 import sdrt
 from sdrt import pillow_plugin
 from sdrt.container import sdl
+from sdrt.metadata_chunks import KINDS
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
 
@@ -232,6 +234,15 @@ def test_metadata_are_kept_where_they_are_given(photo: Pixels) -> None:
         assert ImageOps.exif_transpose(back).size == (97, 161)
     kept = Image.open(io.BytesIO(saved(image, keep_metadata=True)))
     assert kept.getexif()[MAKER] == "maker" and kept.info["xmp"] == b"<x/>"
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_an_opened_file_is_saved_with_its_metadata(name: str, kind: bytes) -> None:
+    """From one .sdl file to the next keep_metadata loses no item that a file may hold."""
+    file = replace(sdl.unpack(GOLDEN[0].read_bytes()), chunks=(sdl.Chunk(kind, SAMPLES[kind]),))
+    with Image.open(io.BytesIO(sdl.pack(file))) as image:
+        assert name in image.info
+        assert sdl.unpack(saved(image, keep_metadata=True)).chunk(kind) == SAMPLES[kind]
 
 
 def test_every_mode_is_saved(photo: Pixels) -> None:

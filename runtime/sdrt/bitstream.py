@@ -20,7 +20,6 @@ from sdrt.coding.symbols import to_channels
 from sdrt.container import patches, sdl, step_map
 from sdrt.container.step_map import Offsets, StepIndices
 from sdrt.errors import ModelError
-from sdrt.metadata_chunks import KINDS
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
@@ -164,7 +163,7 @@ class FileWriter:
                         data, file = self._search(values, resampling, file.step_index, coarsest)
             except rate.TargetError as error:
                 if is_last:
-                    raise rate.TargetError(f"{error}{self._of_them_metadata}") from None
+                    raise rate.TargetError(f"{error}{self._of_them_chunks}") from None
                 continue
             return data, file
         raise AssertionError("the last resampling returns or raises")
@@ -214,10 +213,9 @@ class FileWriter:
         return None if target_bytes is None else min(target_bytes, sdl.MAX_FILE_BYTES)
 
     @property
-    def _of_them_metadata(self) -> str:
-        """The end of the message on a size that cannot be reached: how much of it is metadata; empty without any."""
-        kept_bytes = sum(len(chunk.data) for chunk in self.chunks if chunk.kind in KINDS.values())
-        return f", {kept_bytes} of them metadata: encode without keep_metadata (--keep-metadata)" if kept_bytes else ""
+    def _of_them_chunks(self) -> str:
+        """The end of the message on a size that cannot be reached: what each chunk takes of it; empty without any."""
+        return "".join(f", {len(chunk.data)} of them in chunk {chunk.kind.decode('ascii')}" for chunk in self.chunks)
 
     def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:
         """The file of ``latents`` at one step. ``bit_weight`` above 1 raises the weight of bits by what exceeds 1."""

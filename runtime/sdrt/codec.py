@@ -241,8 +241,8 @@ class Codec(LatentCodec):
             progress: Called after each tile.
 
         Returns:
-            An image of mode RGB, or RGBA where the file has alpha, with "exif" and "xmp" in its ``info`` where the file
-            has them.
+            An image of mode RGB, or RGBA where the file has alpha. Its ``info`` has the metadata that the file has, see
+            ``Metadata``.
 
         Raises:
             NotSdlError: This is not an .sdl file.

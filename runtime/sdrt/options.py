@@ -110,7 +110,7 @@ class EncodeOptions:
         latent_error: The largest RMS error of the quantized latents, relative to the RMS of the normalized latents,
             .001 to 1. The coarsest step that keeps it is used, with plain rounding: for caches of latents, not for
             small files.
-        keep_metadata: Keep EXIF and XMP; they count towards a target.
+        keep_metadata: Keep the picture's metadata, see ``Metadata``; they count towards a target.
         exact_alpha: Keep all of alpha exactly. Otherwise 0 and 255 are exact, and 1 to 254 within 8 levels.
         tune: "eyes": perceptual quality. "psnr": fewer bits at equal squared error, less sharp.
         resampling: Encode the picture at 1/2, 1/4 or 1/8 of its sides (2, 4, 8); decoding enlarges it again. 1: never.

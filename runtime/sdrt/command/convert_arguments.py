@@ -40,7 +40,9 @@ def _add_encode(commands: argparse._SubParsersAction[Any]) -> None:
         help="the largest RMS error of the latents, relative to their RMS, .001 to 1; caches for training use .03",
     )
     metadata = encode.add_mutually_exclusive_group()
-    metadata.add_argument("--keep-metadata", action="store_true", help="keep EXIF and XMP; they count towards the size")
+    metadata.add_argument(
+        "--keep-metadata", action="store_true", help="keep metadata, as EXIF and XMP; they count towards the size"
+    )
     metadata.add_argument("--strip", action="store_true", help="keep no metadata (the default)")
     encode.add_argument(
         "--alpha",

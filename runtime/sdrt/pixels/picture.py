@@ -24,7 +24,7 @@ class Picture:
     Attributes:
         rgb: uint8 (H, W, 3), sRGB, upright.
         alpha: uint8 (H, W), 255 is opaque; None where all of the picture is.
-        metadata: EXIF and XMP.
+        metadata: See ``Metadata``.
         notes: What reading left out or changed, in words for a person.
 
     Raises:
@@ -54,7 +54,7 @@ class Strips:
         rows: Arrays uint8 (h, width_px, 3), h at least 1, that make ``height_px`` rows from top to bottom. They can be
             taken once, each before the next.
         alpha: uint8 (height_px, width_px), whole: one byte a pixel; None where all of the picture is opaque.
-        metadata: EXIF and XMP.
+        metadata: See ``Metadata``.
         synthetic: Whether a network painted some of it.
     """
 

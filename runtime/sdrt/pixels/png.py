@@ -15,6 +15,7 @@ import numpy as np
 
 from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Pixels, Strips
+from sdrt.pixels.png_chunks import METADATA_TEXTS
 from sdrt.streams import Sink
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -27,7 +28,7 @@ _BAND_PX = 2**18
 
 
 def write_png(strips: Strips, stream: Sink, texts: Mapping[str, str] | None = None) -> None:
-    """Write a PNG of 8 bits, RGB or RGBA, with EXIF and XMP where there are any. Holds one band of it at a time.
+    """Write a PNG of 8 bits, RGB or RGBA, with its metadata, see ``Metadata``. Holds one band of it at a time.
 
     ``texts``: keyword -> what a ``tEXt`` chunk says under it, both Latin-1.
 
@@ -60,8 +61,10 @@ def _items(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
     """Kind and data of the PNG chunk of each item that is present."""
     if metadata.exif is not None:
         yield b"eXIf", metadata.exif
-    if metadata.xmp is not None:
-        yield b"iTXt", b"XML:com.adobe.xmp" + b"\0" * 5 + metadata.xmp.decode("utf-8", "replace").encode()
+    for keyword, name in METADATA_TEXTS.items():
+        text: bytes | None = getattr(metadata, name)
+        if text is not None:
+            yield b"iTXt", keyword + b"\0" * 5 + text.decode("utf-8", "replace").encode()
 
 
 def _write_chunk(stream: Sink, kind: bytes, data: bytes) -> None:

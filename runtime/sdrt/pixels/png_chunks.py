@@ -34,7 +34,9 @@ _CHUNKS = {
     b"eXIf": "exif",
 }
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
-_TEXTS = {b"XML:com.adobe.xmp": "xmp", b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
+METADATA_TEXTS = {b"XML:com.adobe.xmp": "xmp"}
+"""Keyword of a text, as it is read and written (in iTXt) -> field of ``Metadata``."""
+_TEXTS = {**METADATA_TEXTS, b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
 """Chunks and text keywords that are used -> the name of the item, Pillow's where it has one."""
 _BEFORE_PIXELS = (*_FIXED_BYTES, b"iCCP", b"tRNS")
 _TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
@@ -85,7 +87,8 @@ def examine_png(stream: BinaryIO) -> Declared:
         seen.update({kind, name or ""})
     encoding = _encoding(found, notes)
     several = "frames" in found and pictures > 1
-    info: dict[str, bytes | str] = {name: found[name] for name in ("icc_profile", "xmp", "exif") if name in found}
+    kept = ("icc_profile", "exif", *METADATA_TEXTS.values())
+    info: dict[str, bytes | str] = {name: found[name] for name in kept if name in found}
     if "Raw profile type exif" in found:
         info["Raw profile type exif"] = found["Raw profile type exif"].decode("latin-1")
     return Declared(merged(parts, stream.seek(0, io.SEEK_END)), info, encoding, several, tuple(notes))

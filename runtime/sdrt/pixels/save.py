@@ -46,7 +46,7 @@ _JPEG_PREFIXES = {"exif": EXIF_PREFIX, "xmp": b"http://ns.adobe.com/xap/1.0/\0"}
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """The picture as a Pillow image of mode RGB or RGBA, with "exif" and "xmp" in its ``info`` where there are any."""
+    """The picture as a Pillow image of mode RGB or RGBA, its metadata in ``info``, see ``Metadata``."""
     image = Image.fromarray(picture.rgb)
     if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
@@ -61,7 +61,7 @@ def save(
     suffix: str | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write a picture to a file or a stream. EXIF and XMP are kept in PNG, WebP, JPEG and AVIF.
+    """Write a picture to a file or a stream. PNG keeps all ``Metadata``; WebP, JPEG and AVIF what Pillow writes of it.
 
     Args:
         picture: A whole picture, or strips of one, which PNG and PPM write one by one.
