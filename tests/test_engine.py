@@ -245,7 +245,8 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_new_shapes(tmp_path: Path) -> None:
-    """Two hundred more pictures of as many new sizes leave the process as large as the first twenty did."""
+    """Two hundred more pictures of as many new sizes leave the process as large as the first twenty did. The least of
+    twenty is taken, for a single figure has a picture's own megabytes in it or not."""
     session = Engine(write_graph(tmp_path / "g.onnx", layers=6, width=16), device="cpu", threads=1)
     session.run(np.zeros((1, 3, 320, 320), np.float32))
     sizes = np.random.default_rng(0).integers(16, 320, size=(220, 2))
@@ -253,7 +254,7 @@ def test_memory_does_not_grow_with_new_shapes(tmp_path: Path) -> None:
     for height, width in sizes:
         session.run(np.zeros((1, 3, int(height), int(width)), np.float32))
         resident.append(resident_bytes())
-    assert resident[-1] - resident[20] < 4 << 20
+    assert min(resident[-20:]) - min(resident[1:21]) < 4 << 20
 
 
 def test_importing_the_engine_loads_no_engine() -> None:
