@@ -75,6 +75,7 @@ def quantize_graph(model: onnx.ModelProto, scales: Mapping[str, float], layers: 
             continue
         if node.input[0] not in rounded.values():
             node.input[0] = round_off(node.input[0], scales[source])
+        channels = len(weights[node.input[1]])
         node.input[1] = _round_weights(node.input[1], weights[node.input[1]], constant, nodes)
         nodes.append(node)
         if output == graph.output[0].name:
@@ -82,9 +83,11 @@ def quantize_graph(model: onnx.ModelProto, scales: Mapping[str, float], layers: 
         # Where only a ReLU reads it, the ReLU's own steps: what it rounds is then on its grid already.
         seen_as[output] = round_off(output, scales[rectified.get(output, output)])
         if len(readers[output]) > 1:
-            # ONNX Runtime splits a DequantizeLinear with several readers, and then fuses the convolution no more: a Sum
-            # of one term reads it alone. Measured on the SD VAE's shape: 2.3 times faster.
-            nodes.append(helper.make_node("Sum", [seen_as[output]], [f"{output}.shared"], name=f"{output}.shared"))
+            # ONNX Runtime splits a DequantizeLinear with several readers, and then fuses the convolution no more: a
+            # product with ones reads it alone, and is not removed as one with a scalar would be. Measured on the SD
+            # VAE's shape: 2.3 times faster.
+            ones = constant(f"{output}.ones", np.ones((1, channels, 1, 1), np.float32))
+            nodes.append(helper.make_node("Mul", [seen_as[output], ones], [f"{output}.shared"], f"{output}.shared"))
             seen_as[output] = f"{output}.shared"
     replace_nodes(graph, nodes)
     drop_unused(graph)
