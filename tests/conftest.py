@@ -25,7 +25,7 @@ Unprivileged = Callable[[Path], contextlib.AbstractContextManager[None]]
 TESTS = Path(__file__).parent
 
 if importlib.util.find_spec("torch") is None:  # the runtime alone, as users install it: see tests/matrix.py
-    collect_ignore_glob = ["test_export*.py", "test_bench*.py", "test_gradient.py", "test_seams.py"]
+    collect_ignore_glob = ["test_export*.py", "test_bench*.py", "test_effort.py", "test_gradient.py", "test_seams.py"]
 
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup: tests of signals start processes that die of it
