@@ -117,7 +117,8 @@ def _keep(path: Path, examples: list[Example], held: bool, plan: CropPlan) -> No
             arrays[f"crop{number}"] = example.crop
     state = json.dumps(plan.random.bit_generator.state)
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **arrays, state=np.frombuffer(state.encode(), np.uint8))
+    # Without allow_pickle, which numpy 1 takes for an array of that name; no array here holds objects.
+    np.savez(stream, **arrays, state=np.frombuffer(state.encode(), np.uint8))  # type: ignore[arg-type]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

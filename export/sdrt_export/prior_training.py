@@ -174,7 +174,8 @@ def train_networks(
 def _keep(folder: Path, number: int, arrays: ScanArrays) -> None:
     """All or nothing, so that an interruption leaves no half of a file."""
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **arrays)
+    # Without allow_pickle, which numpy 1 takes for an array of that name; no array here holds objects.
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -64,7 +64,8 @@ def write_npz(sample: LatentSample, size_px: tuple[int, int], *, with_grid: bool
     if sample.alpha is not None:
         fields["alpha_mask"] = sample.alpha / np.float32(255)
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **{name + suffix: array for name, array in fields.items()})
+    # Without allow_pickle, which numpy 1 takes for an array of that name; no array here holds objects.
+    np.savez(stream, **{name + suffix: array for name, array in fields.items()})  # type: ignore[arg-type]
     return stream.getvalue()
 
 
