@@ -72,7 +72,11 @@ class Parity:
     """For fp16: the largest magnitude anywhere in the float32 graphs, which must stay below half of fp16's 65504."""
     faults: tuple[str, ...]
     """Each figure beyond its limit, those of the cases of few latents too."""
-    passed: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether no figure is beyond its limit."""
+        return not self.faults
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +95,7 @@ def report(parities: Sequence[Parity]) -> dict[str, Any]:
     return {
         "cases": [list(case) for case in CASES],
         "tolerances": tolerances,
-        "parity": [asdict(parity) for parity in parities],
+        "parity": [{**asdict(parity), "passed": parity.passed} for parity in parities],
     }
 
 
@@ -117,8 +121,7 @@ def table(parities: Sequence[Parity]) -> list[str]:
 def arithmetic(precision: str, device: str) -> str:
     """The key of TOLERANCES for what runs on this device, of which the engine says this precision."""
     floats = DEVICE_FACTS[device].floats
-    # Whether the CPU has bf16 the engine has found out: then that is the precision.
-    return precision if floats in (None, "bf16") or precision == "int8" else str(floats)
+    return precision if floats is None or precision == "int8" else floats
 
 
 def measure(
@@ -193,7 +196,6 @@ def measure(
         picture_lpips=likeness.lpips,
         fp16_peak=None if peak is None else float(f"{peak:.4g}"),
         faults=tuple(faults),
-        passed=not faults,
     )
 
 

@@ -34,7 +34,7 @@ class DeviceFacts:
         plugin: The module of the plugin that brings it to the plain onnxruntime; None: no plugin.
         hardware: The type of hardware that it takes of what its plugin offers, as ONNX Runtime calls it.
         options: Of its execution provider.
-        floats: The arithmetic in which it runs graphs of all precisions but int8, where it can; None: the graph's own.
+        floats: The arithmetic in which it runs graphs of all precisions but int8; None: the one that its engine tells.
         engine: The module of its engine. Another than onnxruntime is opened in ``engine._open``.
         accelerator: It has hardware of its own, a GPU or an NPU: it is told a range of input sizes, large pictures come
             in tiles of one size, and no node may run on the CPU instead.
@@ -65,11 +65,7 @@ DEVICE_FACTS = {
         install="pip install 'sdrt[cpu]'", graphs=("int8", "w16", "fp32"), provider="CPUExecutionProvider"
     ),
     "openvino": DeviceFacts(
-        install="pip install 'sdrt[openvino]'",
-        graphs=("int8", "w16", "fp32"),
-        engine="openvino",
-        floats="bf16",
-        refines_on="cpu",
+        install="pip install 'sdrt[openvino]'", graphs=("int8", "w16", "fp32"), engine="openvino", refines_on="cpu"
     ),
     "cuda": DeviceFacts(
         install="pip install 'sdrt[gpu]'",

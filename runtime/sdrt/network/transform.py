@@ -202,7 +202,7 @@ def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices
 
 
 def accelerator_sides(pack: ModelPack, half: str) -> Sides:
-    """The input sizes to prepare a GPU for. ``half``: "encoder", in pixels, or "decoder", in latents."""
+    """The input sizes to prepare a GPU or an NPU for. ``half``: "encoder", in pixels, or "decoder", in latents."""
     cell = pack.space.downscale
     opt_px, max_px = GPU_SIDES_PX
     if half == "encoder":
