@@ -17,11 +17,11 @@ torch = pytest.importorskip("torch", reason="the training stage needs torch")
 from sdrt.packs.manifest import GRADIENT, is_prior  # noqa: E402
 from sdrt.packs.search import load_pack  # noqa: E402
 from sdrt_export.halo import dependence  # noqa: E402
-from sdrt_metrics import perceptual  # noqa: E402 (after importorskip, on purpose)
+from sdrt_metrics import fidelity, perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
 from sdrt_train.drawings import drawing, flat  # noqa: E402
 from sdrt_train.folded import UNIT_LOG2_STEP, fold  # noqa: E402
-from sdrt_train.loss import LossConfig, texture_distance  # noqa: E402
+from sdrt_train.loss import LossConfig, ms_ssim, texture_distance  # noqa: E402
 from sdrt_train.model import (  # noqa: E402
     DOWNSCALE,
     LEVELS,
@@ -126,6 +126,34 @@ def test_updates_of_kernels_are_orthogonal(shape: tuple[int, int]) -> None:
     after = left.T @ orthogonal(left * values @ right) @ right.T
     assert (after.diagonal() - 1).abs().max() < 0.25
     assert (after - after.diagonal().diag()).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("strides", [(1, 1, 1, 1, 1), (2, 2, 1, 1, 1)])
+def test_ms_ssim_of_the_loss_is_that_of_the_bench(strides: tuple[int, ...]) -> None:
+    """Exactly, where its windows lie at every pixel; within a twentieth of the distance where fine ones skip some."""
+    random = np.random.default_rng(4)
+    photo = np.asarray(Image.fromarray(random.integers(0, 256, (24, 22, 3), np.uint8)).resize((176, 192)))
+    for noise in (2, 20):
+        picture = (photo + random.normal(0, noise, photo.shape)).round().clip(0, 255).astype(np.uint8)
+        tensors = [torch.from_numpy(a.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for a in (picture, photo)]
+        wanted = fidelity.ms_ssim(picture, photo)
+        tolerance = 2e-6 if strides[0] == 1 else (1 - wanted) / 20
+        assert abs(float(ms_ssim(tensors[0], tensors[1], strides)) - wanted) < tolerance
+
+
+def test_ms_ssim_tells_the_way_to_the_photograph() -> None:
+    torch.manual_seed(0)
+    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 12) * 2 - 1, size=192, mode="bilinear")
+    picture = (photo + torch.randn_like(photo) * 0.2).requires_grad_()
+    before = ms_ssim(picture, photo).sum()
+    before.backward()
+    assert picture.grad is not None
+    assert torch.isfinite(picture.grad).all()
+    assert float(ms_ssim(picture.detach() + 2000 * picture.grad, photo)) > float(before.detach())
+    assert abs(float(ms_ssim(photo, photo)) - 1) < 1e-5
+    upside_down = (-photo).requires_grad_()
+    (gradient,) = torch.autograd.grad(ms_ssim(upside_down, photo).sum(), upside_down)
+    assert torch.isfinite(gradient).all()
 
 
 def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:
@@ -341,7 +369,12 @@ def test_recipes_are_read_strictly(tmp_path: Path) -> None:
     plain, changed = (read_recipe(recipes[0], o) for o in ([], ["model.latent_channels=7", "stages.0.steps=5"]))
     assert changed[0].model.latent_channels == 7 and changed[0].stages[0].steps == 5 and plain[1] != changed[1]
     bad = tmp_path / "bad.toml"
-    for text, word in (("[model]\nwidth = 3", "width"), ("seed = ", "TOML"), ('[[stages]]\nlearns = "x"', "learns")):
+    for text, word in (
+        ("[model]\nwidth = 3", "width"),
+        ("seed = ", "TOML"),
+        ('[[stages]]\nlearns = "x"', "learns"),
+        ("[[stages]]\ncrop_px = 160\nloss.structure = 1", "161 pixels"),
+    ):
         bad.write_text(text)
         with pytest.raises(ValueError, match=word):
             read_recipe(bad)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 Rgb = NDArray[np.uint8]
 Plane = NDArray[np.float64]
 
-_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_WINDOW_TAPS = 11
-_WINDOW_SIGMA = 1.5
-MS_SSIM_MIN_SIDE_PX = (_WINDOW_TAPS - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+LUMINANCE_FLOOR, CONTRAST_FLOOR = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+WINDOW = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+WINDOW /= WINDOW.sum()
+MS_SSIM_MIN_SIDE_PX = (len(WINDOW) - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
 
 
 def check_pair(picture: Rgb, reference: Rgb) -> None:
@@ -35,12 +36,9 @@ def psnr(picture: Rgb, reference: Rgb) -> float:
 
 def _blur(plane: Plane) -> Plane:
     """Valid 11-tap Gaussian on the first two axes of (H, W, C): each loses ten."""
-    offsets = np.arange(_WINDOW_TAPS) - _WINDOW_TAPS // 2
-    window = np.exp(-(offsets**2) / (2 * _WINDOW_SIGMA**2))
-    window /= window.sum()
-    height, width = plane.shape[0] - _WINDOW_TAPS + 1, plane.shape[1] - _WINDOW_TAPS + 1
-    rows = sum(tap * plane[i : i + height] for i, tap in enumerate(window))
-    blurred: Plane = sum(tap * rows[:, i : i + width] for i, tap in enumerate(window))
+    height, width = (side - len(WINDOW) + 1 for side in plane.shape[:2])
+    rows = sum(tap * plane[i : i + height] for i, tap in enumerate(WINDOW))
+    blurred: Plane = sum(tap * rows[:, i : i + width] for i, tap in enumerate(WINDOW))
     return blurred
 
 
@@ -61,16 +59,17 @@ def ms_ssim(picture: Rgb, reference: Rgb) -> float:
     if min(picture.shape[:2]) < MS_SSIM_MIN_SIDE_PX:
         raise ValueError(f"MS-SSIM needs at least {MS_SSIM_MIN_SIDE_PX} pixels a side, got {picture.shape[:2]}")
     x, y = picture.astype(np.float64), reference.astype(np.float64)
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     product = np.ones(3)
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
+    for scale, weight in enumerate(SCALE_WEIGHTS):
         x_mean, y_mean = _blur(x), _blur(y)
         x_var = _blur(x * x) - x_mean**2
         y_var = _blur(y * y) - y_mean**2
         covariance = _blur(x * y) - x_mean * y_mean
-        similarity = (2 * covariance + c2) / (x_var + y_var + c2)
-        if scale == len(_SCALE_WEIGHTS) - 1:
-            similarity = similarity * (2 * x_mean * y_mean + c1) / (x_mean**2 + y_mean**2 + c1)
+        similarity = (2 * covariance + CONTRAST_FLOOR) / (x_var + y_var + CONTRAST_FLOOR)
+        if scale == len(SCALE_WEIGHTS) - 1:
+            similarity = (
+                similarity * (2 * x_mean * y_mean + LUMINANCE_FLOOR) / (x_mean**2 + y_mean**2 + LUMINANCE_FLOOR)
+            )
         product *= np.maximum(similarity.mean((0, 1)), 0) ** weight
         x, y = _halve(x), _halve(y)
     return float(product.mean())

@@ -1,15 +1,22 @@
-"""Distortion of a painted picture: squared error, LPIPS with AlexNet, LPIPS and texture with VGG16 in a window."""
+"""Distortion of a painted picture: squared error, 1 - MS-SSIM, LPIPS with AlexNet, LPIPS and texture with VGG16 in a
+window."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdrt_metrics.fidelity import CONTRAST_FLOOR, LUMINANCE_FLOOR, SCALE_WEIGHTS, WINDOW
 from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips
 from sdrt_train.model import DOWNSCALE, LEVELS
+
+_STRIDES = (2, 2, 1, 1, 1)  # windows of the finer scales overlap by 9 of 11 pixels then, in half the time
+_LEAST_SIMILARITY = 1e-3  # the gradient of a power near zero has no bound
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,8 @@ class LossConfig:
 
     Attributes:
         mse: weight of the squared error in 8-bit levels, summed over the three channels.
-        alex: weight of LPIPS with AlexNet; this and the next two are in 8-bit levels of a step.
+        structure: weight of 1 - MS-SSIM; this and the next three are in 8-bit levels of a step.
+        alex: weight of LPIPS with AlexNet.
         vgg: weight of LPIPS with VGG16.
         texture: weight of the texture term in VGG16's window.
         vgg_pictures: how many pictures of a batch VGG16 sees, of all workers together.
@@ -26,6 +34,7 @@ class LossConfig:
     """
 
     mse: float = 1.0
+    structure: float = 0.0
     alex: float = 0.0
     vgg: float = 0.0
     texture: float = 0.0
@@ -59,6 +68,10 @@ class Distortion(nn.Module):
         parts = {"mse": squared.mean().item() / 3, "squared": total.mean().item()}
         # A perceptual distance falls more slowly with the step than a squared error: its price goes with the root.
         root = price.sqrt().mean((1, 2, 3))
+        if config.structure > 0:
+            structure = 1 - ms_ssim(picture, photo, _STRIDES)
+            total = total + config.structure * root * structure
+            parts["structure"] = structure.mean().item()
         if self.alex is not None:
             # AlexNet strides by 4 and the decoder shuffles by 4: seen at one offset only, a grid goes unpunished.
             y, x = (int(offset) for offset in torch.randint(DOWNSCALE, (2,)))
@@ -82,6 +95,46 @@ class Distortion(nn.Module):
 def spread(values: Tensor, n: int) -> Tensor:
     """Values of the first few pictures as those of all n: zero for the others, the mean unchanged."""
     return n / len(values) * F.pad(values, (0, n - len(values)))
+
+
+def ms_ssim(picture: Tensor, photo: Tensor, strides: Sequence[int] = (1, 1, 1, 1, 1)) -> Tensor:
+    """MS-SSIM as `sdrt_metrics.fidelity` defines it, differentiable.
+
+    Args:
+        picture: (N, C, H, W), nominally in [-1, 1], at least 161 pixels a side.
+        photo: the same, in [-1, 1].
+        strides: how far apart the windows lie at each scale, in its pixels. 1 is the definition.
+
+    Returns:
+        (N,), the mean over channels; 1 for equal pictures.
+    """
+    x, y = picture.float() * LEVELS, photo.float() * LEVELS
+    # The window's moments are of pixels from 0 on; the middle of the range only shifts their means.
+    middle = LEVELS
+    product = torch.ones(x.shape[:2], device=x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        for scale, (weight, stride) in enumerate(zip(SCALE_WEIGHTS, strides, strict=True)):
+            if scale > 0:
+                x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+            rows, columns = (_windows(side, stride).to(x) for side in x.shape[2:])
+            x_mean, y_mean, xx, yy, xy = (rows @ plane @ columns.T for plane in (x, y, x * x, y * y, x * y))
+            variances = xx - x_mean.square() + yy - y_mean.square()
+            similarity = (2 * (xy - x_mean * y_mean) + CONTRAST_FLOOR) / (variances + CONTRAST_FLOOR)
+            if scale == len(SCALE_WEIGHTS) - 1:
+                x_mean, y_mean = x_mean + middle, y_mean + middle
+                luminance = 2 * x_mean * y_mean + LUMINANCE_FLOOR
+                similarity = similarity * luminance / (x_mean.square() + y_mean.square() + LUMINANCE_FLOOR)
+            product = product * similarity.mean((2, 3)).clamp_min(_LEAST_SIMILARITY) ** weight
+    return product.mean(1)
+
+
+@lru_cache(maxsize=16)
+def _windows(side_px: int, stride: int) -> Tensor:
+    """(windows, side): SSIM's Gaussian window at every ``stride``-th place of a row. A blur by two products of matrices
+    is faster on a CPU than one by convolution."""
+    taps = torch.from_numpy(WINDOW).float()
+    starts = range(0, side_px - len(taps) + 1, stride)
+    return torch.stack([F.pad(taps, (start, side_px - len(taps) - start)) for start in starts])
 
 
 def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from sdrt_metrics.fidelity import MS_SSIM_MIN_SIDE_PX
 from sdrt_train.data import CropConfig
 from sdrt_train.loss import LossConfig
 from sdrt_train.model import ModelConfig
@@ -64,6 +65,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.learns not in LEARNS:
             raise ValueError(f"stage {self.name!r}: learns is one of {LEARNS}, not {self.learns!r}")
+        if self.loss.structure > 0 and self.crop_px < MS_SSIM_MIN_SIDE_PX:
+            raise ValueError(f"stage {self.name!r}: MS-SSIM needs crops of {MS_SSIM_MIN_SIDE_PX} pixels or more")
 
 
 @dataclass(frozen=True)
