@@ -170,6 +170,14 @@ def test_files_become_shards_and_shards_files(source: Path) -> None:
     assert statuses(run(decode, tars)) == {"skipped": 5}
 
 
+def test_decoded_pictures_state_that_they_are_synthetic(source: Path) -> None:
+    """As those of ``sdrt decode``: the mark is in their XMP."""
+    run(settings(), find_units([str(source / "a.jpg")], JPEG))
+    decode = with_record(Settings(job="decode", destination="back", device="cpu"), again=False)
+    assert statuses(run(decode, find_units(["out"], [".sdl"]))) == {"done": 1}
+    assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in files("back")["a.png"]
+
+
 def test_parquet_goes_in_and_out(source: Path, photo: Pixels) -> None:
     """A unit is a row group; columns of bytes and of the datasets library's structs are read; keys are kept."""
     pyarrow = pytest.importorskip("pyarrow")

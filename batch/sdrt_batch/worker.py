@@ -119,7 +119,8 @@ class Worker:
             return len(data), [(key, {"sdl": self._codec.encode(data, settings.options)})]
         if settings.job == "decode":
             stream = io.BytesIO()
-            sdrt.save(self._codec.decode_strips(data), stream, suffix=f".{settings.picture_format}")
+            strips = self._codec.decode_strips(data).for_file(strip=False)
+            sdrt.save(strips, stream, suffix=f".{settings.picture_format}")
             return len(data), [(key, {settings.picture_format: stream.getvalue()})]
         own = {of: members[of] for of in members if of == item.main or of in (FLIPPED, SIZES)}
         samples = read_members(self._codec, key, own)
