@@ -219,6 +219,17 @@ def test_two_pictures_of_one_key_are_not_taken_for_one(form: str, source: Path, 
     assert {key: sdrt.info(data).width_px for key, data in found.items()} == {"a": 16, "b": 32}
 
 
+def test_a_name_with_a_dot_does_not_go_into_a_tar(source: Path) -> None:
+    """Readers of a tar end a key at its first dot: they would not find the picture. The others go in."""
+    (source / "v1.a.jpg").write_bytes((source / "a.jpg").read_bytes())
+    of, units = settings(form="tar"), find_units([str(source)], JPEG)
+    rows = run(of, units)
+    (failed,) = (row for row in rows if row["key"] == "v1.a")
+    assert statuses(rows) == {"done": 4, "failed": 2} and "end it at the first dot" in str(failed["error"])
+    assert statuses(run(of, units)) == {"skipped": 4, "failed": 2}
+    assert statuses(run(settings(again=True), units)) == {"done": 5, "failed": 1}
+
+
 def test_two_shards_of_one_name_are_refused_before_the_work(source: Path, photo: Pixels) -> None:
     """Of two folders: the second would be taken for the first, done already. So would a tar that is called as the
     pictures beside it will be."""

@@ -296,7 +296,8 @@ def test_the_command_refuses_in_a_line_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What exists stays, names do not lead out of the folder, and one bad input does not stop the others."""
+    """What exists stays, names do not lead out of the folder, one bad input does not stop the others, and what readers
+    would not find in a tar does not go into one."""
     monkeypatch.chdir(tmp_path)
     Path("a.npz").write_bytes(write_npz(sample, (160, 96)))
     Path("bad.npz").write_bytes(b"no")
@@ -315,5 +316,9 @@ def test_the_command_refuses_in_a_line_and_loses_nothing(
         writer.close()
     assert run("evil.tar", "--out-dir", "in") == 10 and not Path("out.sdl").exists()
     assert run("evil.tar", "-o", "evil.tar", "-f") == 2
+    Path("b.one.npz").write_bytes(Path("a.npz").read_bytes())
+    assert run("b.one.npz", "a.npz", "-o", "dots.tar") == 10
+    with Path("dots.tar").open("rb") as stream:
+        assert [key for key, _ in read_tar(stream, "dots.tar")] == ["a"]
     Path("a.latent.json").write_text(json.dumps({"crop_ltrb": [1, 2]}))
     assert run("a.sdl", "-f") == CorruptError.exit_code
