@@ -320,5 +320,10 @@ def test_the_command_refuses_in_a_line_and_loses_nothing(
     assert run("b.one.npz", "a.npz", "-o", "dots.tar") == 10
     with Path("dots.tar").open("rb") as stream:
         assert [key for key, _ in read_tar(stream, "dots.tar")] == ["a"]
+    with Path("captions.tar").open("wb") as stream:
+        writer = TarWriter(stream)
+        writer.write("a", {"txt": b"a caption"})
+        writer.close()
+    assert run("captions.tar", "-o", "none.tar") == UnsupportedError.exit_code and not Path("none.tar").exists()
     Path("a.latent.json").write_text(json.dumps({"crop_ltrb": [1, 2]}))
     assert run("a.sdl", "-f") == CorruptError.exit_code

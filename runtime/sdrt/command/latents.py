@@ -129,13 +129,18 @@ class _Work:
 def _convert_all(work: _Work, sources: Sequence[Path]) -> int:
     """Converts all inputs; returns the exit code."""
     code = 0
+    named = set(sources)
     for source in sources:
-        if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in sources:
+        if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in named:
             continue  # read with the file that it belongs to
         try:
+            holds_latents = False
             for key, members in _members_of(source):
+                holds_latents = holds_latents or not members.keys().isdisjoint((SDL, *READERS))
                 failure = _convert_one(work, source, key, members)
                 code = code or failure
+            if not holds_latents:
+                raise UnsupportedError(f"{source} holds no latents: none of its files is a .{SDL} or .{', .'.join(READERS)}")
         except _StoppedError:
             raise
         except Exception as failed:  # one bad input must not stop the others
