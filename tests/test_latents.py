@@ -325,5 +325,10 @@ def test_the_command_refuses_in_a_line_and_loses_nothing(
         writer.write("a", {"txt": b"a caption"})
         writer.close()
     assert run("captions.tar", "-o", "none.tar") == UnsupportedError.exit_code and not Path("none.tar").exists()
+    if Path("/dev/null").exists():
+        for name in ("c", "d"):
+            Path(f"{name}.npz").write_bytes(Path("a.npz").read_bytes())
+        Path("c.sdl").symlink_to("/dev/null")
+        assert run("c.npz", "d.npz", "-f") == 0 and Path("d.sdl").stat().st_size
     Path("a.latent.json").write_text(json.dumps({"crop_ltrb": [1, 2]}))
     assert run("a.sdl", "-f") == CorruptError.exit_code

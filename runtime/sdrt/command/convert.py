@@ -24,7 +24,6 @@ from sdrt.command.console import (
 )
 from sdrt.container.truth_map import CELL_PX
 from sdrt.errors import OutputError, UnsupportedError
-from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.options import EncodeKeywords, EncodeOptions
 from sdrt.pixels.picture import Picture, gather
 from sdrt.pixels.save import SAVE_OPTIONS, save
@@ -181,7 +180,7 @@ def _run(
         device=arguments.device,
         precision=arguments.precision,
         threads=arguments.threads,
-        max_pixels=_max_pixels(arguments),
+        max_pixels=arguments.max_pixels,
         tile_px=arguments.tile,
     )
     code = 0
@@ -207,9 +206,3 @@ def _run(
             how = f"{ran}, {seconds:.2f} s"
             print_stderr(f"{job.source} -> {job.destination}: {summary}, {how}")
     return code
-
-
-def _max_pixels(arguments: argparse.Namespace) -> int | None:
-    if arguments.max_pixels is None:
-        return DEFAULT_MAX_PIXELS
-    return arguments.max_pixels or None
