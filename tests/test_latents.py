@@ -20,7 +20,7 @@ from sdrt.latents.sample import LatentSample
 from sdrt.latents.webdataset import TarWriter, read_tar, split_key
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_latents
-from sdrt.options import NEAR_LOSSLESS
+from sdrt.options import NEAR_LOSSLESS, EncodeKeywords
 from sdrt.packs.manifest import LatentSpace, ModelPack
 
 Pixels = NDArray[np.uint8]
@@ -126,6 +126,13 @@ def test_bad_latents_are_refused(testpack: ModelPack) -> None:
         codec.encode_latents(good, 4001, 1)
     with pytest.raises(ArgumentError, match="give only one of"):
         codec.encode_latents(good, 32, 24, quality=5, latent_error=0.1)
+
+
+@pytest.mark.parametrize("option", [{"truth": True}, {"effort": 1}, {"protect": "text"}, {"protect": "faces"}])
+def test_options_that_need_the_picture_are_refused(testpack: ModelPack, option: EncodeKeywords) -> None:
+    """Latents alone serve none of them; no option is ignored in silence."""
+    with pytest.raises(ArgumentError, match=f"^{next(iter(option))} .*needs the original picture"):
+        Codec("testpack").encode_latents(np.zeros((12, 3, 4), np.float32), 32, 24, **option)
 
 
 def test_kohyas_fields(sample: LatentSample) -> None:

@@ -27,7 +27,9 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     where.add_argument("--out-dir", metavar="FOLDER", help="write to this folder instead of beside the inputs")
     latents.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
     rate = latents.add_mutually_exclusive_group()
-    rate.add_argument("-q", "--quality", type=parse_quality, metavar="0..100", help="of .sdl files, instead of --latent-error")
+    rate.add_argument(
+        "-q", "--quality", type=parse_quality, metavar="0..100", help="of .sdl files, instead of --latent-error"
+    )
     rate.add_argument(
         "--latent-error",
         type=parse_number,
