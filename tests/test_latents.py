@@ -253,6 +253,14 @@ def test_tars_are_read_in_order_and_damage_is_said() -> None:
         with pytest.raises(CorruptError, match="t: not a complete tar file"):
             list(read_tar(io.BytesIO(data), "t"))
     assert next(read_tar(io.BytesIO(whole[:3500]), "t")) == samples[0]
+    twice = io.BytesIO()
+    with tarfile.open(fileobj=twice, mode="w") as tar:
+        for data in (b"first", b"other"):
+            entry = tarfile.TarInfo("x/a.sdl")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    with pytest.raises(CorruptError, match="two files"):
+        list(read_tar(io.BytesIO(twice.getvalue()), "t"))
 
 
 def run(*arguments: str | Path) -> int:

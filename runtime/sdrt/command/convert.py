@@ -26,7 +26,7 @@ from sdrt.container.truth_map import CELL_PX
 from sdrt.errors import OutputError, UnsupportedError
 from sdrt.options import EncodeKeywords, EncodeOptions
 from sdrt.pixels.picture import Picture, gather
-from sdrt.pixels.save import SAVE_OPTIONS, save
+from sdrt.pixels.save import SAVE_OPTIONS, format_of, save
 from sdrt.pixels.truth_overlay import overlay
 
 USAGE = 2
@@ -140,6 +140,7 @@ def decode_files(arguments: argparse.Namespace) -> int:
         classes = None
         if arguments.truth is not None:
             check_output(arguments.truth, overwrite=arguments.force)
+            format_of(Path(arguments.truth).suffix)  # before the picture is decoded and written
             classes = codec.truth_map(data)
             if classes is None:
                 raise UnsupportedError("the file has no truth map: encode with --truth")

@@ -52,7 +52,8 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
         name: What errors call it.
 
     Raises:
-        CorruptError: No tar, or one that is cut short or compressed; samples before the damage are given.
+        CorruptError: No tar, one that is cut short or compressed, or a sample with two files of one name; samples
+            before the damage are given.
         LimitError: A member beyond MAX_MEMBER_BYTES.
     """
     key: str | None = None
@@ -72,6 +73,8 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
                     if key is not None:
                         yield key, members
                     key, members = of, {}
+                if extension in members:
+                    raise CorruptError(f"{name}: the sample {key!r} has two files {entry.name!r}")
                 file = tar.extractfile(entry)
                 members[extension] = b"" if file is None else file.read()
             if watched.block(tar.offset) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
