@@ -32,7 +32,7 @@ const LARGEST_INVERSE = 8192;
  * @property {number} shown        channels whose energies and mean magnitudes it sees
  * @property {number} bandsHere    bands at the position
  * @property {number} bandsAround  bands around it
- * @property {number} minExtent  positions of a smaller extent are left out
+ * @property {number} minExtent    positions of a smaller extent are left out
  * @property {number[][]} grids    y0, x0, stride
  * @property {number[][]} taps     dy, dx
  * @property {number[][]} ownTaps
