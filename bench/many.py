@@ -11,19 +11,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from bench.contest import Contestant, race, table
+from bench.places import PHOTOS
 from sdrt import Codec
 from sdrt.network.engine import Engine
 from sdrt.packs.search import load_pack
 from sdrt.parallel import usable_cores
 from sdrt.pixels.load import load
 
-ROOT = Path(__file__).resolve().parent.parent
-PHOTOS = sorted((ROOT / "bench" / "photos").glob("*.webp"))
+PICTURES = sorted(PHOTOS.glob("*.webp"))
 BUDGET_BPP = 0.152
 BATCH = 4
 SIDE_PX = 512
@@ -35,15 +34,15 @@ def encoders(workers: int) -> list[Contestant]:
     all_cores, one_core = Codec(), Codec(threads=1)
 
     def loop() -> None:
-        for path in PHOTOS:
+        for path in PICTURES:
             all_cores.encode(path, target_bpp=BUDGET_BPP)
 
     def many(codec: Codec) -> None:
-        for _ in codec.encode_many(PHOTOS, workers=workers, target_bpp=BUDGET_BPP):
+        for _ in codec.encode_many(PICTURES, workers=workers, target_bpp=BUDGET_BPP):
             pass
 
     return [
-        Contestant(f"encode {len(PHOTOS)} photographs in a loop", loop),
+        Contestant(f"encode {len(PICTURES)} photographs in a loop", loop),
         Contestant(f"encode_many, {workers} workers", partial(many, all_cores)),
         Contestant(f"encode_many, {workers} workers, threads=1", partial(many, one_core)),
     ]
@@ -52,7 +51,7 @@ def encoders(workers: int) -> list[Contestant]:
 def decoders(workers: int) -> list[Contestant]:
     """Each decodes the files of all photographs."""
     all_cores, one_core = Codec(), Codec(threads=1)
-    files = list(all_cores.encode_many(PHOTOS, target_bpp=BUDGET_BPP))
+    files = list(all_cores.encode_many(PICTURES, target_bpp=BUDGET_BPP))
 
     def loop() -> None:
         for file in files:
@@ -72,7 +71,7 @@ def decoders(workers: int) -> list[Contestant]:
 def batches() -> list[Contestant]:
     """The encoder's graph on BATCH pictures of one size: one after another, and in one run."""
     engine = Engine(load_pack("tiny").encoder_path(), device="cpu")
-    pixels = load(PHOTOS[0]).rgb[:SIDE_PX, :SIDE_PX].transpose(2, 0, 1)[None] / np.float32(127.5) - 1
+    pixels = load(PICTURES[0]).rgb[:SIDE_PX, :SIDE_PX].transpose(2, 0, 1)[None] / np.float32(127.5) - 1
     batch = np.repeat(pixels.astype(np.float32), BATCH, axis=0)
 
     def singly() -> None:

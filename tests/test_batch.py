@@ -170,6 +170,14 @@ def test_files_become_shards_and_shards_files(source: Path) -> None:
     assert statuses(run(decode, tars)) == {"skipped": 5}
 
 
+def test_decoded_pictures_state_that_they_are_synthetic(source: Path) -> None:
+    """As those of ``sdrt decode``: the mark is in their XMP."""
+    run(settings(), find_units([str(source / "a.jpg")], JPEG))
+    decode = with_record(Settings(job="decode", destination="back", device="cpu"), again=False)
+    assert statuses(run(decode, find_units(["out"], [".sdl"]))) == {"done": 1}
+    assert b"digitalsourcetype/compositeWithTrainedAlgorithmicMedia" in files("back")["a.png"]
+
+
 def test_parquet_goes_in_and_out(source: Path, photo: Pixels) -> None:
     """A unit is a row group; columns of bytes and of the datasets library's structs are read; keys are kept."""
     pyarrow = pytest.importorskip("pyarrow")
@@ -209,6 +217,17 @@ def test_two_pictures_of_one_key_are_not_taken_for_one(form: str, source: Path, 
     else:
         found = {Path(name).stem: data for name, data in kept.items()}
     assert {key: sdrt.info(data).width_px for key, data in found.items()} == {"a": 16, "b": 32}
+
+
+def test_a_name_with_a_dot_does_not_go_into_a_tar(source: Path) -> None:
+    """Readers of a tar end a key at its first dot: they would not find the picture. The others go in."""
+    (source / "v1.a.jpg").write_bytes((source / "a.jpg").read_bytes())
+    of, units = settings(form="tar"), find_units([str(source)], JPEG)
+    rows = run(of, units)
+    (failed,) = (row for row in rows if row["key"] == "v1.a")
+    assert statuses(rows) == {"done": 4, "failed": 2} and "end it at the first dot" in str(failed["error"])
+    assert statuses(run(of, units)) == {"skipped": 4, "failed": 2}
+    assert statuses(run(settings(again=True), units)) == {"done": 5, "failed": 1}
 
 
 def test_two_shards_of_one_name_are_refused_before_the_work(source: Path, photo: Pixels) -> None:

@@ -17,7 +17,7 @@ def test_every_contestant_runs(
 ) -> None:
     """Three tables: encoders, decoders and batches, each line with its ratio to the first."""
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    monkeypatch.setattr(many, "PHOTOS", [tmp_path / "photo.png"])
+    monkeypatch.setattr(many, "PICTURES", [tmp_path / "photo.png"])
     monkeypatch.setattr(many, "SIDE_PX", 64)
     assert many.main(["--rounds", "1", "--workers", "2"]) == 0
     text = capsys.readouterr().out

@@ -19,7 +19,7 @@ from sdrt.codec import Codec
 from sdrt.command import cli
 from sdrt.container import sdl
 from sdrt.errors import CorruptError, ImageError, LimitError, OutputError
-from sdrt.limits import MAX_SIDE_PX
+from sdrt.limits import DEFAULT_MAX_SIDE_PX
 from sdrt.network.engine import Engine
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.load import load
@@ -299,10 +299,10 @@ def test_tiles_of_nothing_are_painted_once(testpack: ModelPack, monkeypatch: pyt
 def test_no_side_is_endless_unless_that_is_wanted() -> None:
     """A picture one pixel wide is coded as wide as a cell: whoever limits pixels limits sides too."""
     thin = sdl.unpack(SDL)
-    data = sdl.pack(replace(thin, width_px=1, height_px=MAX_SIDE_PX + 1))
-    with pytest.raises(LimitError, match=str(MAX_SIDE_PX)):
+    data = sdl.pack(replace(thin, width_px=1, height_px=DEFAULT_MAX_SIDE_PX + 1))
+    with pytest.raises(LimitError, match=str(DEFAULT_MAX_SIDE_PX)):
         sdl.unpack(data)
-    assert sdl.unpack(data, max_pixels=None).height_px == MAX_SIDE_PX + 1
-    assert sdl.unpack(sdl.pack(replace(thin, width_px=1, height_px=MAX_SIDE_PX))).width_px == 1
-    with pytest.raises(LimitError, match=str(MAX_SIDE_PX)):
-        load(np.zeros((1, MAX_SIDE_PX + 1, 3), np.uint8))
+    assert sdl.unpack(data, max_pixels=None).height_px == DEFAULT_MAX_SIDE_PX + 1
+    assert sdl.unpack(sdl.pack(replace(thin, width_px=1, height_px=DEFAULT_MAX_SIDE_PX))).width_px == 1
+    with pytest.raises(LimitError, match=str(DEFAULT_MAX_SIDE_PX)):
+        load(np.zeros((1, DEFAULT_MAX_SIDE_PX + 1, 3), np.uint8))

@@ -21,6 +21,7 @@ import sdrt
 from sdrt import bitstream, info, model_cache
 from sdrt.codec import Codec
 from sdrt.coding import quantize, rate
+from sdrt.coding.prior import Prior
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.symbols import to_channels
 from sdrt.errors import ArgumentError, LimitError, ModelError, UnsupportedError
@@ -127,6 +128,20 @@ def test_networks_run_once_however_long_the_search(
         codec.decode(file)
     assert runs == ["encoder.onnx", "encoder.onnx", "decoder.onnx", "decoder.onnx"]
     assert opened == ["encoder.onnx", "decoder.onnx"]
+
+
+def test_a_prior_is_loaded_once(testpack: ModelPack, photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a codec that writes a file and reads it: what names the prior is the same prior."""
+    loaded: list[str] = []
+
+    def counted(data: bytes, name: str) -> Prior:
+        loaded.append(name)
+        return load_prior(data, name)
+
+    monkeypatch.setattr(bitstream, "load_prior", counted)
+    codec = Codec("testpack", device="cpu")
+    codec.decode(codec.encode(photo[:64, :64]))
+    assert len(loaded) == 1
 
 
 def test_an_impossible_target_names_the_smallest(testpack: ModelPack, photo: Pixels) -> None:

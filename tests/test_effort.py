@@ -20,13 +20,13 @@ from sdrt import model_cache
 from sdrt.bitstream import FileWriter
 from sdrt.codec import Codec
 from sdrt.command import cli
-from sdrt.errors import ModelError
+from sdrt.errors import ModelError, OutputError
 from sdrt.network import onnxruntime_session, refine, transform, viewer
 from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph
 from sdrt.packs import effort, search
 from sdrt.packs.manifest import GRADIENT, ModelPack
-from sdrt_export import pack_gradient
+from sdrt_export import effort_pack, pack_gradient
 from sdrt_export.autoencoders import describe_space, halves
 from sdrt_export.effort_pack import effort_graph, write_effort_pack
 from sdrt_export.graph import export_modules
@@ -249,6 +249,13 @@ def eyes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SDRT_MODELS", str(tmp_path / "here"))
     write_effort_pack(tmp_path / "here" / effort.NAME, Blur())
     return tmp_path / "here" / effort.NAME
+
+
+def test_an_effort_pack_goes_to_the_user_or_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user has no known folder it is not put into the last one that is searched, that of the program."""
+    monkeypatch.setattr(effort_pack, "user_models", lambda: None)
+    with pytest.raises(OutputError, match="give --out"):
+        effort_pack.main([])
 
 
 def test_an_effort_packs_graph_gives_the_gradient_of_its_distance() -> None:

@@ -24,7 +24,7 @@ from sdrt.packs.search import load_pack, read_verified
 from sdrt_export import int8, parity
 from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
-from sdrt_export.parity import TOLERANCES, Wished, measure, table
+from sdrt_export.parity import TOLERANCES, Wished, measure, report, table
 from sdrt_export.precision import PRECISIONS
 from sdrt_export.spaces import SPACES
 
@@ -303,6 +303,9 @@ def test_a_row_that_failed_names_the_figure_that_decided(make_pack: Callable[...
     assert re.search(r"FAILED: max \S+ > 40 of 255 \(fewer than 4 latents\), PSNR \S+ < 35 dB \(fewer", row)
     assert row.endswith("fp16 peak 4e+04 > 32752")
     assert table([replace(passed, precision="fp32", arithmetic="bf16")])[1].startswith("fp32 in bf16  cpu")
+    broken = measure(pack, "w16", "cpu", samples, wished=true, peak=float("nan"))
+    assert not broken.passed
+    json.dumps(report([broken]), allow_nan=False)  # as a manifest holds it
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from sdrt.errors import ModelError
@@ -312,3 +312,17 @@ def test_values_beyond_fp16_are_seen_on_a_cpu() -> None:
     assert abs(height - 90000) < 1
     assert np.abs(output - 1).max() < 1e-3
     assert height > overflow.FP16_MAX
+
+
+def test_a_nan_inside_is_no_small_peak() -> None:
+    """Zero over zero in the middle of a graph: the peak is NaN, which no limit lets pass, wherever it arises."""
+    nodes = [
+        helper.make_node("Sub", ["sample", "sample"], ["zero"]),
+        helper.make_node("Div", ["zero", "zero"], ["nan"]),
+        helper.make_node("IsNaN", ["nan"], ["hidden"]),
+        helper.make_node("Where", ["hidden", "sample", "nan"], ["output"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2]) for name in ("sample", "output")]
+    model = helper.make_model(helper.make_graph(nodes, "nan", ends[:1], ends[1:]), ir_version=8)
+    height, output = overflow.peak(model, np.ones((1, 1, 2, 2), np.float32))
+    assert np.isnan(height) and np.isfinite(output).all()

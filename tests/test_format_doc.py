@@ -24,8 +24,7 @@ from sdrt.container.sdl import (
     pack,
     unpack,
 )
-from sdrt.limits import DEFAULT_MAX_PIXELS
-from sdrt.limits import MAX_SIDE_PX as LONGEST_SIDE_PX
+from sdrt.limits import DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE_PX
 from sdrt.metadata_chunks import KINDS
 
 DOC = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
@@ -129,7 +128,7 @@ def test_layout_is_the_same_on_both_pages() -> None:
         ("data of an ancillary chunk | {} bytes", sdl.MAX_ANCILLARY_BYTES),
         ("whole file | {} bytes", sdl.MAX_FILE_BYTES),
         ("pixels, unless the caller says otherwise | {}", DEFAULT_MAX_PIXELS),
-        ("width and height, unless the caller allows any number of pixels | {} pixels", LONGEST_SIDE_PX),
+        ("width and height, unless the caller allows any number of pixels | {} pixels", DEFAULT_MAX_SIDE_PX),
     ],
 )
 def test_limits_are_the_codes(row: str, number: int) -> None:

@@ -20,7 +20,7 @@ from sdrt.latents.sample import LatentSample
 from sdrt.latents.webdataset import TarWriter, read_tar, split_key
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_latents
-from sdrt.options import NEAR_LOSSLESS
+from sdrt.options import NEAR_LOSSLESS, EncodeKeywords
 from sdrt.packs.manifest import LatentSpace, ModelPack
 
 Pixels = NDArray[np.uint8]
@@ -126,6 +126,13 @@ def test_bad_latents_are_refused(testpack: ModelPack) -> None:
         codec.encode_latents(good, 4001, 1)
     with pytest.raises(ArgumentError, match="give only one of"):
         codec.encode_latents(good, 32, 24, quality=5, latent_error=0.1)
+
+
+@pytest.mark.parametrize("option", [{"truth": True}, {"effort": 1}, {"protect": "text"}, {"protect": "faces"}])
+def test_options_that_need_the_picture_are_refused(testpack: ModelPack, option: EncodeKeywords) -> None:
+    """Latents alone serve none of them; no option is ignored in silence."""
+    with pytest.raises(ArgumentError, match=f"^{next(iter(option))} .*needs the original picture"):
+        Codec("testpack").encode_latents(np.zeros((12, 3, 4), np.float32), 32, 24, **option)
 
 
 def test_kohyas_fields(sample: LatentSample) -> None:
@@ -246,6 +253,14 @@ def test_tars_are_read_in_order_and_damage_is_said() -> None:
         with pytest.raises(CorruptError, match="t: not a complete tar file"):
             list(read_tar(io.BytesIO(data), "t"))
     assert next(read_tar(io.BytesIO(whole[:3500]), "t")) == samples[0]
+    twice = io.BytesIO()
+    with tarfile.open(fileobj=twice, mode="w") as tar:
+        for data in (b"first", b"other"):
+            entry = tarfile.TarInfo("x/a.sdl")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    with pytest.raises(CorruptError, match="two files"):
+        list(read_tar(io.BytesIO(twice.getvalue()), "t"))
 
 
 def run(*arguments: str | Path) -> int:
@@ -296,7 +311,8 @@ def test_the_command_refuses_in_a_line_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What exists stays, names do not lead out of the folder, and one bad input does not stop the others."""
+    """What exists stays, names do not lead out of the folder, one bad input does not stop the others, and what readers
+    would not find in a tar does not go into one."""
     monkeypatch.chdir(tmp_path)
     Path("a.npz").write_bytes(write_npz(sample, (160, 96)))
     Path("bad.npz").write_bytes(b"no")
@@ -315,5 +331,19 @@ def test_the_command_refuses_in_a_line_and_loses_nothing(
         writer.close()
     assert run("evil.tar", "--out-dir", "in") == 10 and not Path("out.sdl").exists()
     assert run("evil.tar", "-o", "evil.tar", "-f") == 2
+    Path("b.one.npz").write_bytes(Path("a.npz").read_bytes())
+    assert run("b.one.npz", "a.npz", "-o", "dots.tar") == 10
+    with Path("dots.tar").open("rb") as stream:
+        assert [key for key, _ in read_tar(stream, "dots.tar")] == ["a"]
+    with Path("captions.tar").open("wb") as stream:
+        writer = TarWriter(stream)
+        writer.write("a", {"txt": b"a caption"})
+        writer.close()
+    assert run("captions.tar", "-o", "none.tar") == UnsupportedError.exit_code and not Path("none.tar").exists()
+    if Path("/dev/null").exists():
+        for name in ("c", "d"):
+            Path(f"{name}.npz").write_bytes(Path("a.npz").read_bytes())
+        Path("c.sdl").symlink_to("/dev/null")
+        assert run("c.npz", "d.npz", "-f") == 0 and Path("d.sdl").stat().st_size
     Path("a.latent.json").write_text(json.dumps({"crop_ltrb": [1, 2]}))
     assert run("a.sdl", "-f") == CorruptError.exit_code

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -282,7 +283,14 @@ def test_an_interrupt_at_any_time_is_one(folder: Path) -> None:
     assert ends <= {-signal.SIGINT, 0} and -signal.SIGINT in ends
 
 
-@pytest.mark.parametrize("load", [onnxruntime_session.load, openvino_session.load])
+@pytest.mark.parametrize(
+    "load",
+    [
+        onnxruntime_session.load,
+        openvino_session.load,
+        lambda: onnxruntime_session.find_plugin("webgpu", "onnxruntime_ep_webgpu", ModuleType("onnxruntime")),
+    ],
+)
 def test_an_interrupted_import_is_no_missing_package(
     load: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

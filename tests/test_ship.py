@@ -85,7 +85,7 @@ def test_a_zip_installs_by_unpacking_and_is_reproducible(
     pack: ModelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Unpacked into a folder of packs it is found by its identities; the same pack gives the same bytes."""
-    first, second = tmp_path / "a" / "least.zip", tmp_path / "b" / "least.zip"
+    first, second = tmp_path / "a" / "least.zip", tmp_path / "b" / "least.ZIP"
     for path in (first, second):
         path.parent.mkdir()
         assert ship(pack, path, "--decoder-only") == 0

@@ -177,6 +177,10 @@ def test_the_command_tells_and_paints(
     with Image.open(painted) as image:
         assert image.width == 161 and image.height > 97
     assert cli.main(["decode", str(coded), "-o", "-", "--truth", "-"]) == 2
+    capsys.readouterr()
+    late = tmp_path / "late.png"
+    assert cli.main(["decode", str(coded), "-o", str(late), "--truth", str(tmp_path / "map.xyz")]) == 10
+    assert ".xyz" in one_line(capsys.readouterr().err) and not late.exists()
     assert cli.main(["encode", str(source), "--model", "testpack", "-f"]) == 0
     capsys.readouterr()
     for path in (tmp_path / "out.png", painted):

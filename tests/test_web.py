@@ -28,7 +28,7 @@ from sdrt.container import sdl
 from sdrt.container.alpha import decode_alpha, encode_alpha
 from sdrt.container.patches import FEATHERS_PX, Coding, Patches, cells, decode_patches, encode_patches, kept_lines
 from sdrt.errors import CorruptError, ModelError, SdrtError
-from sdrt.limits import MAX_SIDE_PX as LONGEST_SIDE_PX
+from sdrt.limits import DEFAULT_MAX_SIDE_PX
 from sdrt.packs.search import load_pack
 from sdrt.pixels.atlas import encode_av1, encode_vp8l
 from sdrt.pixels.still_streams import avif_file, read_sequence_header, vp8l_size, webp_file
@@ -198,10 +198,10 @@ def test_patches_are_read_alike(photo: NDArray[np.uint8]) -> None:
 
 def test_the_limit_of_a_side_holds() -> None:
     """65,535 pixels: of a thin picture all cells are computed whole."""
-    thin = replace(sdl.unpack((GOLDEN / "1x1.sdl").read_bytes()), height_px=LONGEST_SIDE_PX)
-    sides = [LONGEST_SIDE_PX, LONGEST_SIDE_PX + 1]
+    thin = replace(sdl.unpack((GOLDEN / "1x1.sdl").read_bytes()), height_px=DEFAULT_MAX_SIDE_PX)
+    sides = [DEFAULT_MAX_SIDE_PX, DEFAULT_MAX_SIDE_PX + 1]
     answers = under_node({"sdl": list(sdl.pack(replace(thin, height_px=side)))} for side in sides)
-    assert answers[0]["height"] == LONGEST_SIDE_PX and answers[1]["error"] == "LimitError"
+    assert answers[0]["height"] == DEFAULT_MAX_SIDE_PX and answers[1]["error"] == "LimitError"
 
 
 @pytest.mark.parametrize("folder", [testpack.FOLDER, WIDE], ids=["testpack", "wide"])

@@ -58,12 +58,23 @@ return { early, tops, size: [image.naturalWidth, image.naturalHeight, box.width,
 UPGRADE = """
 <img src="/golden/codec/161x97-low.sdl" data-pack="/packs/testpack/" id="good" alt="good">
 <img src="/golden/errors/truncated-payload.sdl" data-pack="/packs/testpack/" id="ill" alt="ill">
+<img src="/golden/codec/161x97-high.sdl" data-pack="/packs/testpack/" id="changed">
 <script type="module" src="/sdl/sdl.js"></script>
 """
 UPGRADE_SCRIPT = """
-while (!good.src.startsWith("blob:") || !ill.title) await new Promise((done) => setTimeout(done, 20));
+const until = async (isSo) => { while (!isSo()) await new Promise((done) => setTimeout(done, 5)); };
+const other = "data:image/gif;base64,R0lGODlhAQABAAAAACw=";
+await until(() => changed.src.startsWith("data:"));
+changed.src = other; // while it is decoded
+await until(() => good.src.startsWith("blob:") && ill.title);
 await good.decode();
-return { size: [good.naturalWidth, good.naturalHeight], alt: ill.alt };
+const { decode } = await import("/sdl/sdl.js");
+await decode("/golden/codec/1x1.sdl", { pack: "/packs/testpack/" }); // the worker takes one after another
+await new Promise((done) => setTimeout(done, 100));
+const kept = changed.src === other;
+changed.src = "/golden/codec/161x97-high.sdl";
+await until(() => changed.src.startsWith("blob:"));
+return { size: [good.naturalWidth, good.naturalHeight], alt: ill.alt, kept };
 """
 
 
@@ -300,9 +311,11 @@ def test_the_element(browser: Answer) -> None:
 
 
 def test_images_are_upgraded(browser: Answer) -> None:
-    """An <img> whose source is an .sdl shows it; one that is refused says why."""
+    """An <img> whose source is an .sdl shows it; one that is refused says why. What a page puts in its place stays, and
+    the .sdl may come back."""
     found = browser["pages"][1]["value"]
     assert found["size"] == [161, 97] and "CorruptError" in found["alt"]
+    assert found["kept"]
 
 
 def test_an_isolated_page_has_threads(browser: Answer) -> None:

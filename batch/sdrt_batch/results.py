@@ -14,8 +14,11 @@ from sdrt.container import sdl
 from sdrt.errors import CorruptError, OutputError, SdrtError
 from sdrt.latent_cache import FLIPPED, READERS, SDL
 from sdrt.latents.webdataset import Members, TarWriter, checked_key, read_tar
+from sdrt.pixels.save import SAVE_OPTIONS
 from sdrt_batch.settings import Settings
 from sdrt_batch.units import Kind
+
+_ROWS_AT_ONCE = 64
 
 FAILURES = "errors.json"
 """Behind a shard's name: the pictures that it lacks, key -> error. It is there before the shard is."""
@@ -29,11 +32,8 @@ def check_whole(extension: str, data: bytes) -> None:
         READERS[extension](data, "the file")
     elif not data:
         raise CorruptError("the file is empty")
-    elif extension in ("png", "jpg", "jpeg", "webp", "avif", "tif", "tiff", "bmp", "ppm"):
+    elif f".{extension}" in SAVE_OPTIONS:
         sdrt.load(data, max_pixels=None)
-
-
-_ROWS_AT_ONCE = 64
 
 
 class Files:
@@ -143,7 +143,7 @@ def _samples(path: Path, kind: Kind) -> Iterator[tuple[str, Mapping[str, bytes]]
         return
     from pyarrow import parquet
 
-    for batch in parquet.ParquetFile(path).iter_batches(64):
+    for batch in parquet.ParquetFile(path).iter_batches(_ROWS_AT_ONCE):
         for row in batch.to_pylist():
             yield row.pop("key"), {name: data for name, data in row.items() if isinstance(data, bytes)}
 

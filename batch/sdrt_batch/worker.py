@@ -11,7 +11,7 @@ import numpy as np
 import sdrt
 from sdrt.errors import SdrtError, first_line
 from sdrt.latent_cache import FLIPPED, OWN, SIZES, read_members, write_members
-from sdrt.latents.webdataset import Members, checked_key
+from sdrt.latents.webdataset import Members, checked_key, checked_tar_key
 from sdrt_batch import results
 from sdrt_batch.attempts import MAX_ENDS, Attempts
 from sdrt_batch.items import Item, extensions, items_of
@@ -107,6 +107,8 @@ class Worker:
     def _make(self, item: Item, key: str, attempts: Attempts) -> tuple[int, list[tuple[str, Members]]]:
         """Bytes that were read, and the files of each result."""
         checked_key(item.key)
+        if self._settings.form == "tar":
+            checked_tar_key(item.key)
         if item.repeated:
             raise sdrt.ImageError("another picture before it has this key: choose a column of names with --key-column")
         if not attempts.begin(key):
@@ -119,7 +121,8 @@ class Worker:
             return len(data), [(key, {"sdl": self._codec.encode(data, settings.options)})]
         if settings.job == "decode":
             stream = io.BytesIO()
-            sdrt.save(self._codec.decode_strips(data), stream, suffix=f".{settings.picture_format}")
+            strips = self._codec.decode_strips(data).for_file(strip=False)
+            sdrt.save(strips, stream, suffix=f".{settings.picture_format}")
             return len(data), [(key, {settings.picture_format: stream.getvalue()})]
         own = {of: members[of] for of in members if of == item.main or of in (FLIPPED, SIZES)}
         samples = read_members(self._codec, key, own)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from sdrt.atomic import write_atomic
-from sdrt.errors import ModelError
+from sdrt.errors import ModelError, OutputError
 from sdrt.packs.effort import FORMAT, GRAPH, LIST, NAME
-from sdrt.packs.search import search_paths
+from sdrt.packs.search import user_models
 from sdrt_export.gradient import add_gradient
 from sdrt_export.graph import OPSET
 from sdrt_export.graph_files import fold, save_graph
@@ -116,7 +116,10 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code. Raises ModelError without the weights' package, OutputError."""
     parser = argparse.ArgumentParser(prog="python -m sdrt_export effort", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"default: {NAME} in the user's folder of packs")
-    folder = parser.parse_args(argv).out or search_paths()[-1] / NAME
+    models = user_models()
+    folder = parser.parse_args(argv).out or (None if models is None else models / NAME)
+    if folder is None:
+        raise OutputError("this user's pack folder is unknown: give --out, or set XDG_DATA_HOME or HOME")
     try:
         distance = Distance()
     except MetricWeightsError as error:

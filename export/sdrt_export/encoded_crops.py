@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.atomic import write_atomic
-from sdrt.errors import ImageError, OutputError
+from sdrt.atomic import make_folder, write_atomic
+from sdrt.errors import ImageError
 from sdrt.network.engine import Engine
 from sdrt.network.tensorrt_cache import cache_root
 from sdrt.network.transform import to_latents
@@ -119,10 +119,7 @@ def _keep(path: Path, examples: list[Example], held: bool, plan: CropPlan) -> No
     stream = io.BytesIO()
     # Without allow_pickle, which numpy 1 takes for an array of that name; no array here holds objects.
     np.savez(stream, **arrays, state=np.frombuffer(state.encode(), np.uint8))  # type: ignore[arg-type]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write the cache {path.parent}: {error.strerror or error}") from None
+    make_folder(path.parent)
     write_atomic(path, stream.getvalue())
 
 

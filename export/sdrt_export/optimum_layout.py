@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,6 @@ def _run(options: argparse.Namespace) -> int:
     pack = load_pack(options.pack if options.pack.is_dir() else str(options.pack))
     for path in write_layout(pack, options.out, options.precision):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
-    if pack.manifest.get("border"):
-        print("sdrt_export: this pack pads pictures by repeating their edge, which no pipeline does", file=sys.stderr)
     return 0
 
 

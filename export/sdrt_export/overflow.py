@@ -21,7 +21,10 @@ MAX_PEAK = FP16_MAX / 2
 
 
 def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
-    """The largest magnitude inside the float32 graph of what would be fp16, for this input; and the output."""
+    """The largest magnitude inside the float32 graph of what would be fp16, for this input; and the output.
+
+    NaN where any of them is NaN, for which Python's ``max`` would return another number.
+    """
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     graph = observed.graph
@@ -32,7 +35,7 @@ def peak(model: onnx.ModelProto, array: NDArray[np.float32]) -> tuple[float, NDA
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in floats)
     session = open_session(observed, optimize=False)
     values = session.run(None, {graph.input[0].name: array})
-    return max(float(np.abs(value).max()) for value in values), values[0]
+    return float(np.max([np.abs(value).max() for value in values])), values[0]
 
 
 def peak_of_pair(
@@ -54,4 +57,4 @@ def peak_of_pair(
     """
     first, latents = peak(encoder, sample)
     second, _ = peak(decoder, decoder_input(latents[:, :channels], quality_input))
-    return max(first, second)
+    return float(np.max([first, second]))

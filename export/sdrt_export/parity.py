@@ -168,7 +168,7 @@ def measure(
             # A batch must give what its pictures give one by one, so the engine's batch meets torch's.
             latents = np.ascontiguousarray(engines["encoder"].run(sample)[:, : pack.space.channels])
             difference = float(np.abs(latents - wanted.latents).max() / max(wanted.latents.std(), 1e-6))
-            compared.latents.append(_three_digits(difference))
+            compared.latents.append(_finite(difference, 3))
         painted = decoder.run(decoder_input(latents, pack.quality_input))
         output = str(painted.dtype)
         compared.pictures.append(as_sample(painted))
@@ -194,7 +194,7 @@ def measure(
         picture_max_abs=likeness.max_abs,
         picture_psnr_db=likeness.worst_psnr_db,
         picture_lpips=likeness.lpips,
-        fp16_peak=None if peak is None else float(f"{peak:.4g}"),
+        fp16_peak=None if peak is None else _finite(peak, 4),
         faults=tuple(faults),
     )
 
@@ -224,10 +224,10 @@ class _Compared:
         return faults
 
 
-def _three_digits(difference: float) -> float:
+def _finite(figure: float, digits: int) -> float:
     """As it is printed and judged; what is not finite, which no manifest holds, counts as the largest float32."""
     largest = float(np.finfo(np.float32).max)
-    return float(f"{difference:.3g}") if difference < largest else largest
+    return float(f"{figure:.{digits}g}") if figure < largest else largest
 
 
 def _rounded(sample: Floats) -> Floats:

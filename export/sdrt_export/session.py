@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from sdrt.network import onnxruntime_session
+from sdrt.parallel import usable_cores
 
 
 def open_session(model: onnx.ModelProto, *, optimize: bool = True, basic_into: Path | None = None) -> Any:
@@ -20,8 +20,7 @@ def open_session(model: onnx.ModelProto, *, optimize: bool = True, basic_into: P
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # A number of threads that is given keeps them from being pinned to cores that other work may hold.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    options.intra_op_num_threads = cores
+    options.intra_op_num_threads = usable_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL

@@ -102,7 +102,8 @@ class LatentCodec:
             The bytes of an .sdl file.
 
         Raises:
-            ArgumentError: Latents or alpha of another shape, or not finite; or as ``encode``.
+            ArgumentError: Latents or alpha of another shape, or not finite; an option that needs the picture (truth,
+                effort, protect "text" or "faces"); or as ``encode``.
             LimitError: More than ``max_pixels`` pixels.
             UnsupportedError, ModelError: As ``encode``.
         """
@@ -110,8 +111,13 @@ class LatentCodec:
         for name, value in (("width_px", width_px), ("height_px", height_px)):
             check_integer(name, value, 1)
         check_pixels(width_px, height_px, self._max_pixels)
-        if options.truth:
-            raise ArgumentError("truth needs the original picture, and there are only latents")
+        for name, asked in (
+            ("truth", options.truth),
+            ("effort", options.effort > 0),
+            (f"protect {options.protect!r}", options.protect in ("text", "faces")),
+        ):
+            if asked:
+                raise ArgumentError(f"{name} needs the original picture, and there are only latents")
         if alpha is not None and (alpha.dtype != np.uint8 or alpha.shape != (height_px, width_px)):
             raise ArgumentError(f"alpha must be uint8 {(height_px, width_px)}, it is {alpha.dtype} {alpha.shape}")
         pack = self._models.encoding_pack()

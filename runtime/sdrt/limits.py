@@ -1,4 +1,4 @@
-"""How many pixels a picture may have before it is read: one number and one check for files of every kind."""
+"""How large a picture may be before it is read: two limits and one check for files of every kind."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from sdrt.errors import LimitError
 DEFAULT_MAX_PIXELS = 178_956_970
 """Where Pillow itself raises DecompressionBombError: twice a quarter of a GiB of 24-bit pixels. None means no limit."""
 
-
-MAX_SIDE_PX = 65_535
+DEFAULT_MAX_SIDE_PX = 65_535
 """The longest side, unless ``max_pixels`` is None; JPEG's is the same. A limit of pixels alone does not bound the work:
 a picture of one column costs as much as one that is a cell wide."""
 
 
 def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:
-    """Refuse a picture of more than ``max_pixels`` pixels, or with a side beyond MAX_SIDE_PX, unless ``max_pixels`` is
-    None; call it before anything of that size is allocated.
+    """Refuse a picture of more than ``max_pixels`` pixels or with a side beyond DEFAULT_MAX_SIDE_PX; None: no limit.
+
+    Call it before anything of that size is allocated.
 
     Raises LimitError, and ArgumentError for an invalid limit.
     """
     check_count("max_pixels", max_pixels)
     if max_pixels is None:
         return
-    if max(width_px, height_px) > MAX_SIDE_PX:
+    if max(width_px, height_px) > DEFAULT_MAX_SIDE_PX:
         raise LimitError(
-            f"the picture has {width_px} x {height_px} pixels, the limit of a side is {MAX_SIDE_PX}: set max_pixels to "
-            "None (--max-pixels 0) if you trust its source"
+            f"the picture has {width_px} x {height_px} pixels, the limit of a side is {DEFAULT_MAX_SIDE_PX}: "
+            "set max_pixels to None (--max-pixels 0) if you trust its source"
         )
     if width_px * height_px > max_pixels:
         raise LimitError(beyond(f"{width_px} x {height_px} = {width_px * height_px} pixels", max_pixels))

@@ -90,6 +90,7 @@ class ModelCache:
 
     def coder(self, pack: ModelPack, identity: bytes | None = None) -> LatentCoder:
         """The coder with the prior of ``pack`` that has this identity; None: the one that encodes."""
+        identity = pack.prior_identity if identity is None else identity  # one coder, whichever way it is asked for
         return self._once(self._coders, (pack.folder, identity), lambda: LatentCoder(pack, identity))
 
     def coder_of(self, file: SdlFile) -> LatentCoder:

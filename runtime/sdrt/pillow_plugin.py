@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from sdrt.container import sdl
 from sdrt.container.source import read_source
 from sdrt.errors import SdrtError
-from sdrt.limits import MAX_SIDE_PX
+from sdrt.limits import DEFAULT_MAX_SIDE_PX
 from sdrt.metadata_chunks import KINDS, from_chunks
 from sdrt.options import CodecKeywords, EncodeKeywords
 from sdrt.streams import WholeWriter
@@ -98,10 +98,10 @@ class SdlImageFile(ImageFile.ImageFile):
             header = sdl.read_header(self.fp, max_pixels=None)
         except SdrtError as error:
             raise SyntaxError(str(error)) from None
-        if Image.MAX_IMAGE_PIXELS is not None and max(header.width_px, header.height_px) > MAX_SIDE_PX:
+        if Image.MAX_IMAGE_PIXELS is not None and max(header.width_px, header.height_px) > DEFAULT_MAX_SIDE_PX:
             raise Image.DecompressionBombError(
-                f"the picture has {header.width_px} x {header.height_px} pixels, the limit of a side is {MAX_SIDE_PX}: "
-                "set Image.MAX_IMAGE_PIXELS to None if you trust its source"
+                f"the picture has {header.width_px} x {header.height_px} pixels, the limit of a side is "
+                f"{DEFAULT_MAX_SIDE_PX}: set Image.MAX_IMAGE_PIXELS to None if you trust its source"
             )
         self._size = header.width_px, header.height_px
         self._mode = "RGB" if header.chunk(sdl.ALPHA) is None else "RGBA"

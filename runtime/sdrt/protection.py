@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sdrt.bitstream import FileWriter, LatentsOf, Paint, Written
 from sdrt.container import sdl
-from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, encode_patches, kept_lines
+from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, cells, encode_patches, kept_lines
 from sdrt.errors import UnsupportedError
 from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
 from sdrt.pixels.picture import Pixels
@@ -73,7 +73,7 @@ def cells_to_protect(rgb: Pixels) -> Mask | None:
     if too_large or not (can_code("av1") and can_code("vp8l")):
         return None
     if _is_flat(rgb):
-        return np.ones((-(-height_px // CELL_PX), -(-width_px // CELL_PX)), np.bool_)
+        return np.ones(cells(height_px, width_px), np.bool_)
     marked = type_cells(rgb, CELL_PX)
     return marked if marked.any() else None
 

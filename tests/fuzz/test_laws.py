@@ -201,7 +201,7 @@ def test_any_words_are_a_value_or_a_usage_error(text: str) -> None:
         (convert_arguments.parse_bpp, lambda bits: 0 < bits < 1000),
         (convert_arguments.parse_threads, lambda count: 1 <= count <= 1024),
         (convert_arguments.parse_side, lambda side: 1 <= side <= 2**21),
-        (convert_arguments.parse_max_pixels, lambda pixels: pixels >= 0),
+        (convert_arguments.parse_max_pixels, lambda pixels: pixels is None or pixels >= 1),
     ):
         try:
             assert good(parse(text))

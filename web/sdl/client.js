@@ -86,12 +86,14 @@ export async function encode(picture, { pack, quality = 50, tilePx, signal, onPr
 async function ask(job, signal, take) {
   signal?.throwIfAborted();
   if (!worker) startWorker();
+  let abort;
   try {
     return await new Promise((resolve, reject) => {
-      signal?.addEventListener("abort", () => {
-        if (jobs.has(job.id)) worker?.postMessage({ id: job.id, cancel: true });
+      abort = () => {
+        worker?.postMessage({ id: job.id, cancel: true });
         reject(signal.reason);
-      });
+      };
+      signal?.addEventListener("abort", abort);
       jobs.set(job.id, (answer) => {
         if (answer.kind === "error") {
           reject(new SdlError(answer.name, answer.message));
@@ -109,6 +111,7 @@ async function ask(job, signal, take) {
     });
   } finally {
     jobs.delete(job.id);
+    signal?.removeEventListener("abort", abort); // it may outlive many jobs
   }
 }
 

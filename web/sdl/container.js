@@ -8,7 +8,7 @@ export const MAX_FILE_BYTES = 2 ** 30;
 /** Pictures of more pixels are refused unless the caller says otherwise. */
 export const DEFAULT_MAX_PIXELS = 178956970;
 /** The longest side where there is a limit at all: thin pictures take the work of wide ones, in whole cells. */
-export const LONGEST_SIDE_PX = 65535;
+export const DEFAULT_MAX_SIDE_PX = 65535;
 /** Width and height take three bytes each. */
 export const MAX_SIDE_PX = 2 ** 21;
 /** So many bytes always hold the picture's size. */
@@ -165,8 +165,8 @@ function readStart(reader, maxPixels) {
   if (word & RESERVED) throw new CorruptError(`reserved bits are set: ${(word & RESERVED).toString(16)}`);
   const widthPx = reader.varint(3, "width") + 1;
   const heightPx = reader.varint(3, "height") + 1;
-  if (maxPixels !== Infinity && Math.max(widthPx, heightPx) > LONGEST_SIDE_PX)
-    throw new LimitError(`the picture has ${widthPx} x ${heightPx} pixels, the limit of a side is ${LONGEST_SIDE_PX}`);
+  if (maxPixels !== Infinity && Math.max(widthPx, heightPx) > DEFAULT_MAX_SIDE_PX)
+    throw new LimitError(`the picture has ${widthPx} x ${heightPx} pixels, the limit of a side is ${DEFAULT_MAX_SIDE_PX}`);
   if (widthPx * heightPx > maxPixels)
     throw new LimitError(`the picture has ${widthPx} x ${heightPx} pixels, the limit is ${maxPixels}`);
   return { word, widthPx, heightPx };

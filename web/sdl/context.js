@@ -60,7 +60,7 @@ export class Canvas {
       for (let y = y0; y < rows; y += stride)
         for (let x = x0; x < columns; x += stride) {
           const place = (y + WINDOW) * this.stride + x + WINDOW;
-          if (!scan.leastExtent || this.symbols[place * this.channels] >= scan.leastExtent) places[found++] = place;
+          if (!scan.minExtent || this.symbols[place * this.channels] >= scan.minExtent) places[found++] = place;
         }
     return places.subarray(0, found);
   }

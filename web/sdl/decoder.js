@@ -36,7 +36,7 @@ export class Decoder {
   async symbols(file) {
     const { space, priors } = this.pack;
     if (file.space !== space.identity)
-      throw new ModelError(`the file wants latent space ${file.space}, the pack ${this.pack.name} speaks ${space.identity}`);
+      throw new ModelError(`the file wants latent space ${file.space}, the pack ${this.pack.name} has ${space.identity}`);
     if (!priors.includes(file.prior))
       throw new ModelError(`the file wants prior ${file.prior}, the pack ${this.pack.name} has ${priors.join(", ")}`);
     const prior = await this.pack.prior(file.prior);
@@ -99,11 +99,11 @@ export class Decoder {
     const cell = this.pack.space.downscale;
     const { halo } = this.pack;
     const framePx = tilePx ? tilePx ** 2 : halo === null ? GLOBAL_FRAME_PX : FRAME_PX;
-    const mostCells = Math.floor(framePx / cell ** 2);
+    const maxCells = Math.floor(framePx / cell ** 2);
     const plan =
       halo === null
-        ? planTiles(grid, mostCells, Math.ceil(GLOBAL_TRIM_PX / cell), Math.ceil(GLOBAL_FADE_PX / cell))
-        : planTiles(grid, mostCells, halo);
+        ? planTiles(grid, maxCells, Math.ceil(GLOBAL_TRIM_PX / cell), Math.ceil(GLOBAL_FADE_PX / cell))
+        : planTiles(grid, maxCells, halo);
     const total = plan.rows.length * plan.columns.length;
     const engine = await engineOf(this.pack, "decoder");
     let done = 0;

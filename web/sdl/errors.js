@@ -26,7 +26,7 @@ export class CorruptError extends SdrtError {
 export class LimitError extends SdrtError {
   static errorName = "LimitError";
 }
-/** The pack is missing, altered, or speaks another latent space or prior. */
+/** The pack is missing, altered, or has another latent space or prior. */
 export class ModelError extends SdrtError {
   static errorName = "ModelError";
 }

@@ -31,7 +31,7 @@ function check(good, what) {
   if (!good) throw new ModelError(`the pack's manifest ${what}`);
 }
 
-const isInteger = (value, least, most) => Number.isInteger(value) && value >= least && value <= most;
+const isInteger = (value, min, max) => Number.isInteger(value) && value >= min && value <= max;
 
 /**
  * @param {string} url  of the pack: of a file that ends in .zip, or of a folder

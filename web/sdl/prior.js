@@ -32,7 +32,7 @@ const LARGEST_INVERSE = 8192;
  * @property {number} shown        channels whose energies and mean magnitudes it sees
  * @property {number} bandsHere    bands at the position
  * @property {number} bandsAround  bands around it
- * @property {number} leastExtent  positions of a smaller extent are left out
+ * @property {number} minExtent    positions of a smaller extent are left out
  * @property {number[][]} grids    y0, x0, stride
  * @property {number[][]} taps     dy, dx
  * @property {number[][]} ownTaps
@@ -150,8 +150,8 @@ function readScans(arrays, take, coded, extents, near) {
     const [start, stop, gridCount, tapCount, ownCount, hidden] = table.subarray(6 * row, 6 * row + 6);
     check(start >= 0 && start < stop && stop <= coded, "a scan codes channels");
     check(gridCount >= 1 && gridCount <= LATTICE ** 2 && hidden >= 1 && hidden <= 1024, "sizes of a scan");
-    const mostTaps = (2 * WINDOW + 1) ** 2;
-    check(Math.min(tapCount, ownCount) >= 0 && Math.max(tapCount, ownCount) <= mostTaps, "taps of a scan");
+    const maxTaps = (2 * WINDOW + 1) ** 2;
+    check(Math.min(tapCount, ownCount) >= 0 && Math.max(tapCount, ownCount) <= maxTaps, "taps of a scan");
     const wide = start >= near;
     const size = stop - start;
     const seen = Math.min(start, near);
@@ -177,7 +177,7 @@ function readScans(arrays, take, coded, extents, near) {
     const inputs = symbols + shown + bandsHere + bandsAround;
     const scan = {
       start, stop, size, hidden, columns, wide, seen, shown, bandsHere, bandsAround, grids, taps, ownTaps,
-      leastExtent: reach(start),
+      minExtent: reach(start),
       weights: Int32Array.from(read.weights.take(inputs * columns)),
       meanWeights: Int32Array.from(read.weights.take(shown * columns)),
       ownWeights: Int32Array.from(read.ownWeights.take(wide ? 2 * ownCount * size : 0)),

@@ -7,11 +7,11 @@ import { CorruptError } from "./errors.js";
 
 const CELL_PX = 64;
 const UNIT = 16;
-const MOST_OFFSET = 7;
+const MAX_OFFSET = 7;
 const ZERO_AT = 0;
 const SIGN_AT = 3;
 const MORE_AT = 6;
-const CONTEXTS = MORE_AT + 2 * MOST_OFFSET;
+const CONTEXTS = MORE_AT + 2 * MAX_OFFSET;
 
 /**
  * @param {import("./container.js").SdlFile} file
@@ -47,7 +47,7 @@ export function decodeOffsets(data, rows, columns) {
       const left = x ? offsets[at - 1] : y ? offsets[at - columns] : 0;
       const above = y ? offsets[at - columns] : left;
       const offset = ((left + above) >> 1) + difference(coder, Math.min(2, Math.abs(left - above)));
-      if (Math.abs(offset) > MOST_OFFSET) throw new CorruptError(`the step map holds an offset beyond ${MOST_OFFSET}`);
+      if (Math.abs(offset) > MAX_OFFSET) throw new CorruptError(`the step map holds an offset beyond ${MAX_OFFSET}`);
       offsets[at] = offset;
       flat &&= offset === 0;
     }
@@ -60,6 +60,6 @@ function difference(coder, activity) {
   if (!coder.bit(ZERO_AT + activity)) return 0;
   const negative = coder.bit(SIGN_AT + activity);
   let size = 1;
-  while (size < 2 * MOST_OFFSET && coder.bit(MORE_AT + size - 1)) size++;
+  while (size < 2 * MAX_OFFSET && coder.bit(MORE_AT + size - 1)) size++;
   return negative ? -size : size;
 }

@@ -51,16 +51,16 @@ function evenFrame(extent, frame, shared) {
 /**
  * Tiles of a grid: every row span with every column span.
  * @param {{rows: number, columns: number}} grid
- * @param {number} mostCells  of a frame, unless its overlap needs more
+ * @param {number} maxCells  of a frame, unless its overlap needs more
  * @returns {{rows: Span[], columns: Span[]}}
  */
-export function planTiles({ rows, columns }, mostCells, halo, fade = 0) {
+export function planTiles({ rows, columns }, maxCells, halo, fade = 0) {
   let high = rows;
   let wide = columns;
-  if (rows * columns > mostCells) {
-    high = Math.min(rows, Math.floor(Math.sqrt(mostCells)));
-    wide = Math.min(columns, Math.floor(mostCells / high));
-    high = evenFrame(rows, Math.min(rows, Math.floor(mostCells / wide)), 2 * halo + fade);
+  if (rows * columns > maxCells) {
+    high = Math.min(rows, Math.floor(Math.sqrt(maxCells)));
+    wide = Math.min(columns, Math.floor(maxCells / high));
+    high = evenFrame(rows, Math.min(rows, Math.floor(maxCells / wide)), 2 * halo + fade);
     wide = evenFrame(columns, wide, 2 * halo + fade);
   }
   return { rows: spans(rows, high, halo, fade), columns: spans(columns, wide, halo, fade) };

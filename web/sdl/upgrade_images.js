@@ -6,31 +6,39 @@
 import { decodeTo } from "./client.js";
 
 const SUFFIX = /\.sdl(?:[?#]|$)/i;
-const upgraded = new WeakMap();
+/** Image -> its `src` as this script knows or set it. Any other is the page's own. */
+const known = new WeakMap();
 
 /** @param {HTMLImageElement} image */
 async function upgrade(image) {
   const source = image.getAttribute("src");
-  if (!SUFFIX.test(source ?? "") || upgraded.get(image) === source) return;
-  upgraded.set(image, source);
+  if (known.get(image) === source) return;
+  known.set(image, source);
+  if (!SUFFIX.test(source ?? "")) return;
   image.dataset.sdl = source;
   const canvas = document.createElement("canvas");
+  let shown = source;
+  const isOurs = () => image.getAttribute("src") === shown; // else the page shows another file by now
+  const show = (url) => {
+    known.set(image, (shown = url));
+    image.src = url;
+  };
   try {
     await decodeTo(canvas, source, {
       pack: image.dataset.pack,
       onHeader({ widthPx, heightPx }) {
         // An empty picture of the right size takes the place until the pixels come.
         const empty = `<svg xmlns="http://www.w3.org/2000/svg" width="${widthPx}" height="${heightPx}"/>`;
-        if (image.getAttribute("src") === source) image.src = `data:image/svg+xml,${encodeURIComponent(empty)}`;
+        if (isOurs()) show(`data:image/svg+xml,${encodeURIComponent(empty)}`);
       },
     });
     const blob = await new Promise((resolve) => canvas.toBlob(resolve));
-    if (upgraded.get(image) !== source) return; // it shows another file by now
+    if (!isOurs()) return;
     const url = URL.createObjectURL(blob);
     image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
-    image.src = url;
+    show(url);
   } catch (error) {
-    if (upgraded.get(image) !== source) return;
+    if (!isOurs()) return;
     const words = `${error.name}: ${error.message}`;
     image.alt = `${image.alt} ${words}`.trim();
     image.title = words;

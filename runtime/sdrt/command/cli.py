@@ -71,7 +71,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"sdrt {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     convert_arguments.add_to(commands)
-    latents_arguments.add(commands)
+    latents_arguments.add_to(commands)
 
     info = commands.add_parser("info", help="show what .sdl files state: size, rate, model, chunks")
     info.add_argument("inputs", nargs="+", metavar="FILE", help="an .sdl file; - is stdin")

@@ -24,10 +24,9 @@ from sdrt.command.console import (
 )
 from sdrt.container.truth_map import CELL_PX
 from sdrt.errors import OutputError, UnsupportedError
-from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.options import EncodeKeywords, EncodeOptions
 from sdrt.pixels.picture import Picture, gather
-from sdrt.pixels.save import SAVE_OPTIONS, save
+from sdrt.pixels.save import SAVE_OPTIONS, format_of, save
 from sdrt.pixels.truth_overlay import overlay
 
 USAGE = 2
@@ -141,6 +140,7 @@ def decode_files(arguments: argparse.Namespace) -> int:
         classes = None
         if arguments.truth is not None:
             check_output(arguments.truth, overwrite=arguments.force)
+            format_of(Path(arguments.truth).suffix)  # before the picture is decoded and written
             classes = codec.truth_map(data)
             if classes is None:
                 raise UnsupportedError("the file has no truth map: encode with --truth")
@@ -181,7 +181,7 @@ def _run(
         device=arguments.device,
         precision=arguments.precision,
         threads=arguments.threads,
-        max_pixels=_max_pixels(arguments),
+        max_pixels=arguments.max_pixels,
         tile_px=arguments.tile,
     )
     code = 0
@@ -207,9 +207,3 @@ def _run(
             how = f"{ran}, {seconds:.2f} s"
             print_stderr(f"{job.source} -> {job.destination}: {summary}, {how}")
     return code
-
-
-def _max_pixels(arguments: argparse.Namespace) -> int | None:
-    if arguments.max_pixels is None:
-        return DEFAULT_MAX_PIXELS
-    return arguments.max_pixels or None

@@ -7,6 +7,7 @@ from typing import Any
 
 from sdrt.container.sdl import RESAMPLINGS
 from sdrt.errors import ArgumentError
+from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import DEVICES, MAX_THREADS, PRECISIONS
 from sdrt.options import MAX_EFFORT, Region
 
@@ -129,10 +130,21 @@ def _add_engine(parser: argparse.ArgumentParser, model: str) -> None:
     parser.add_argument(
         "--tile", type=parse_side, metavar="PX", help="side of the tiles of large pictures: smaller takes less memory"
     )
-    parser.add_argument("--max-pixels", type=parse_max_pixels, metavar="N", help="refuse larger pictures (0: no limit)")
+    add_max_pixels(parser)
     words = parser.add_mutually_exclusive_group()
     words.add_argument("-v", "--verbose", action="store_true", help="a line for each file: size, rate, device, time")
     words.add_argument("--quiet", action="store_true", help="errors only: no notes, no progress")
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Adds --max-pixels, whose value is that of ``Codec(max_pixels=...)``."""
+    parser.add_argument(
+        "--max-pixels",
+        type=parse_max_pixels,
+        default=DEFAULT_MAX_PIXELS,
+        metavar="N",
+        help="refuse larger pictures (0: no limit)",
+    )
 
 
 def parse_size(text: str) -> int:
@@ -202,11 +214,11 @@ def parse_threads(text: str) -> int:
     return int(text)
 
 
-def parse_max_pixels(text: str) -> int:
-    """A number of pixels, 0 or more."""
+def parse_max_pixels(text: str) -> int | None:
+    """A number of pixels, 1 or more; None for 0: no limit."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels (0 or more)")
-    return int(text)
+    return int(text) or None
 
 
 def parse_side(text: str) -> int:

@@ -16,7 +16,6 @@ from sdrt.container.source import read_source
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
 from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, checked_key, read_tar
-from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.options import NEAR_LOSSLESS, EncodeOptions, LatentForm
 from sdrt.streams import read_at_most
 
@@ -70,6 +69,8 @@ class _Folder:
             make_folder(path.parent)
             check_output(str(path), overwrite=self._overwrite)
             file = file_identity(path)
+            if file is None:  # nothing is there, or no regular file
+                continue
             if file in self._sources:
                 raise OutputError(f"{path} is an input and would be overwritten")
             if file in self._written:
@@ -81,8 +82,7 @@ class _Folder:
 
 def convert(arguments: argparse.Namespace) -> int:
     """``sdrt latents``; returns the exit code: 0, or that of the first error."""
-    max_pixels = DEFAULT_MAX_PIXELS if arguments.max_pixels is None else arguments.max_pixels or None
-    codec = Codec(arguments.model, max_pixels=max_pixels)
+    codec = Codec(arguments.model, max_pixels=arguments.max_pixels)
     error = NEAR_LOSSLESS if arguments.quality is None and arguments.latent_error is None else arguments.latent_error
     options = EncodeOptions(quality=arguments.quality, latent_error=error)
     sources = [Path(source) for source in arguments.inputs]
@@ -129,13 +129,18 @@ class _Work:
 def _convert_all(work: _Work, sources: Sequence[Path]) -> int:
     """Converts all inputs; returns the exit code."""
     code = 0
+    named = set(sources)
     for source in sources:
-        if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in sources:
+        if source.name.endswith(f".{FLIPPED}") and _of_flipped(source) in named:
             continue  # read with the file that it belongs to
         try:
+            holds_latents = False
             for key, members in _members_of(source):
+                holds_latents = holds_latents or not members.keys().isdisjoint((SDL, *READERS))
                 failure = _convert_one(work, source, key, members)
                 code = code or failure
+            if not holds_latents:
+                raise UnsupportedError(f"{source} holds no latents, which are read from .{', .'.join((SDL, *READERS))}")
         except _StoppedError:
             raise
         except Exception as failed:  # one bad input must not stop the others

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 from sdrt.atomic import atomic_file, scratch
 from sdrt.errors import ModelError, OutputError, first_line
 from sdrt.network.devices import graph_precision
+from sdrt.packs.archive import SUFFIX
 from sdrt.packs.manifest import DEFAULT_PRECISION, GRADIENT, MANIFEST, ModelPack
 from sdrt.packs.search import read_verified
 
@@ -57,7 +58,7 @@ def ship(pack: ModelPack, destination: Path, *, precision: str | None = None, de
     manifest["files"] = {name: pack.manifest["files"][name] for name in names}
     # Last: until it is written a folder is no pack.
     contents[MANIFEST] = _json(manifest, pack.folder / MANIFEST)
-    write = _write_zip if destination.suffix == ".zip" else _write_folder
+    write = _write_zip if destination.suffix.lower() == SUFFIX else _write_folder
     return Shipment(destination, tuple(contents), write(destination, contents))
 
 

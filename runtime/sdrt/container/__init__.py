@@ -1,1 +1,2 @@
-"""Bytes: the .sdl file and the alpha plane inside it. ``sdl`` needs only the standard library."""
+"""Bytes: the .sdl file and what lies in its chunks, and .npz files. ``sdl`` and ``source`` need only the standard
+library."""

@@ -37,6 +37,13 @@ def checked_key(key: str) -> str:
     return key
 
 
+def checked_tar_key(key: str) -> str:
+    """``key``, if readers of a tar take it back whole: they end it at the first dot. Raises OutputError."""
+    if split_key(f"{key}.")[0] != key:
+        raise OutputError(f"{key!r} cannot be a key in a tar: its readers would end it at the first dot; rename it")
+    return key
+
+
 def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
     """Key and members of each sample, in order; folders, links and devices are skipped.
 
@@ -45,7 +52,8 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
         name: What errors call it.
 
     Raises:
-        CorruptError: No tar, or one that is cut short or compressed; samples before the damage are given.
+        CorruptError: No tar, one that is cut short or compressed, or a sample with two files of one name; samples
+            before the damage are given.
         LimitError: A member beyond MAX_MEMBER_BYTES.
     """
     key: str | None = None
@@ -65,6 +73,8 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
                     if key is not None:
                         yield key, members
                     key, members = of, {}
+                if extension in members:
+                    raise CorruptError(f"{name}: the sample {key!r} has two files {entry.name!r}")
                 file = tar.extractfile(entry)
                 members[extension] = b"" if file is None else file.read()
             if watched.block(tar.offset) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
@@ -117,7 +127,8 @@ class TarWriter:
         self._tar = tarfile.open(fileobj=cast(BinaryIO, _Counted(sink)), mode="w")  # noqa: SIM115 (`close` ends it)
 
     def write(self, key: str, members: Members) -> None:
-        """Adds one sample; its key must be another than the one before."""
+        """Adds one sample; its key must be another than the one before. Raises as ``checked_tar_key``."""
+        checked_tar_key(key)
         for extension, data in members.items():
             entry = tarfile.TarInfo(f"{key}.{extension}")
             entry.size, entry.mode = len(data), 0o644

@@ -85,6 +85,7 @@ def find_plugin(device: str, module: str, ort: ModuleType) -> list[Any]:
     try:
         plugin = importlib.import_module(module)
     except ImportError as error:
+        raise_interrupt_behind(error)
         raise EngineError(f"device {device} is unavailable ({first_line(error)}): {install}") from None
     if not hasattr(ort, "register_execution_provider_library"):
         too_old = f"onnxruntime {ort.__version__} is too old"

@@ -54,6 +54,14 @@ def to_pil(picture: Picture) -> Image.Image:
     return image
 
 
+def format_of(suffix: str) -> tuple[str, dict[str, int | bool | str]]:
+    """Pillow's name and options of the format of ``.webp`` and the like; PNG for "". Raises OutputError."""
+    known = SAVE_OPTIONS.get((suffix or ".png").lower())
+    if known is None:
+        raise OutputError(f"cannot write {suffix} files: the known suffixes are {', '.join(SAVE_OPTIONS)}")
+    return known
+
+
 def save(
     picture: Picture | Strips,
     destination: str | os.PathLike[str] | Sink,
@@ -79,9 +87,7 @@ def save(
     stream = None if isinstance(destination, (str, os.PathLike)) else WholeWriter(destination)
     path = Path(destination) if isinstance(destination, (str, os.PathLike)) else None
     wanted = suffix if suffix is not None else path.suffix if path is not None else ""
-    if (wanted or ".png").lower() not in SAVE_OPTIONS:
-        raise OutputError(f"cannot write {wanted} files: the known suffixes are {', '.join(SAVE_OPTIONS)}")
-    kind, options = SAVE_OPTIONS[(wanted or ".png").lower()]
+    kind, options = format_of(wanted)
     if picture.alpha is not None and kind in _WITHOUT_ALPHA:
         raise OutputError(f"{kind} holds no transparency: write .png or .webp")
     name = stream.name if stream is not None else str(path)
