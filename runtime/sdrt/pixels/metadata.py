@@ -1,6 +1,6 @@
-"""EXIF and XMP as one value, read from a Pillow image and handed to Pillow's writers.
+"""Metadata as one value, read from a Pillow image and handed to writers; ``ITEMS`` has the facts of each item.
 
-Reading finds the orientation that they state and gives the same bytes, true of pixels that are upright.
+Reading finds the orientation that EXIF and XMP state and gives the same bytes, true of pixels that are upright.
 """
 
 from __future__ import annotations
@@ -28,8 +28,38 @@ _DESCRIPTIVE_TAGS = (
 
 
 @dataclass(frozen=True)
+class Item:
+    """How files hold an item of metadata: its ``chunk`` in .sdl; in ``png`` the keyword of a text, or a chunk unless
+    ``png_text``. ``utf8``: it is that, not any bytes. ``formats``: those besides that Pillow writes it to and reads it
+    from. ``jpeg_prefix``: what stands before it in a JPEG's segment."""
+
+    chunk: bytes
+    png: bytes
+    png_text: bool = True
+    utf8: bool = False
+    formats: tuple[str, ...] = ("JPEG", "WEBP", "AVIF")
+    jpeg_prefix: bytes = b""
+
+
+ITEMS = {
+    "exif": Item(b"exif", b"eXIf", png_text=False, jpeg_prefix=PREFIX),
+    "xmp": Item(b"xmpp", b"XML:com.adobe.xmp", utf8=True, jpeg_prefix=b"http://ns.adobe.com/xap/1.0/\0"),
+}
+"""Field of ``Metadata``, and key in Pillow's ``Image.info`` -> its facts, in the order of the fields."""
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether the bytes are UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
 class Metadata:
-    """The metadata of a picture. Each item has Pillow's name; None: absent.
+    """The metadata of a picture. Each item has Pillow's name; None: absent. An .sdl file holds 1 MiB of each.
 
     Attributes:
         exif: From the TIFF header on, without "Exif\\0\\0". It is true of the upright picture: orientation 1, its own
@@ -82,20 +112,24 @@ def read_metadata(image: Image.Image) -> SourceMetadata:
             exif = Exif(data)
         except ValueError:
             notes = ("broken EXIF data: not kept",)
-    xmp = image.info.get("xmp")
-    if isinstance(xmp, str):
-        xmp = xmp.encode("utf-8", "replace")
-    if not isinstance(xmp, bytes) or not xmp:
-        xmp = None
+    found = Metadata(**{name: _bytes(image.info.get(name)) for name in ITEMS})
     orientation = None if exif is None else exif.orientation
     if orientation is None:
-        orientation = 1 if xmp is None or image.format == "TIFF" else xmp_text.orientation_of(xmp)
+        orientation = 1 if found.xmp is None or image.format == "TIFF" else xmp_text.orientation_of(found.xmp)
     sides = image.size if orientation < 5 else image.size[::-1]
-    upright = Metadata(
+    upright = replace(
+        found,
         exif=None if exif is None else exif.upright(orientation, *sides),
-        xmp=None if xmp is None else xmp_text.upright(xmp, *sides),
+        xmp=None if found.xmp is None else xmp_text.upright(found.xmp, *sides),
     )
     return SourceMetadata(orientation, upright, exif is not None and exif.adobe_rgb, notes)
+
+
+def _bytes(value: object) -> bytes | None:
+    """An entry of ``Image.info``, where whoever made the image in memory may have put anything. None: absent, empty."""
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace")
+    return value if isinstance(value, bytes) and value else None
 
 
 def _exif_bytes(image: Image.Image) -> bytes | None:
