@@ -276,7 +276,7 @@ def test_an_item_that_says_nothing_of_the_pixels_is_kept() -> None:
         other: bytes | None = None
 
     metadata = Wider(exif=camera_exif("<", 1), xmp=b"<x/>", other=b"other")
-    for changed in (metadata.painted(), metadata.of_part(40, 24)):
+    for changed in (metadata.painted(), metadata.upright(1, 40, 24)):
         assert isinstance(changed, Wider) and changed.other == b"other" and changed != metadata
 
 

@@ -79,12 +79,15 @@ class Metadata:
         """The same with XMP that states that a network painted parts of the picture."""
         return replace(self, xmp=xmp_text.painted(self.xmp))
 
-    def of_part(self, width_px: int, height_px: int) -> Metadata:
-        """The same for a part of the picture, of this size. Items that cannot be parsed stay unchanged."""
+    def upright(self, orientation: int, width_px: int, height_px: int) -> Metadata:
+        """The same for a picture of this size, or for such a part of it, that was turned from ``orientation`` to 1.
+
+        Items that cannot be parsed stay unchanged.
+        """
         exif = self.exif
         if exif is not None:
             with contextlib.suppress(ValueError):
-                exif = Exif(exif).upright(1, width_px, height_px)
+                exif = Exif(exif).upright(orientation, width_px, height_px)
         xmp = None if self.xmp is None else xmp_text.upright(self.xmp, width_px, height_px)
         return replace(self, exif=exif, xmp=xmp)
 
@@ -111,18 +114,13 @@ def read_metadata(image: Image.Image) -> SourceMetadata:
         try:
             exif = Exif(data)
         except ValueError:
-            notes = ("broken EXIF data: not kept",)
-    found = Metadata(**{name: _bytes(image.info.get(name)) for name in ITEMS})
+            data, notes = None, ("broken EXIF data: not kept",)
+    found = replace(Metadata(**{name: _bytes(image.info.get(name)) for name in ITEMS}), exif=data)
     orientation = None if exif is None else exif.orientation
     if orientation is None:
         orientation = 1 if found.xmp is None or image.format == "TIFF" else xmp_text.orientation_of(found.xmp)
     sides = image.size if orientation < 5 else image.size[::-1]
-    upright = replace(
-        found,
-        exif=None if exif is None else exif.upright(orientation, *sides),
-        xmp=None if found.xmp is None else xmp_text.upright(found.xmp, *sides),
-    )
-    return SourceMetadata(orientation, upright, exif is not None and exif.adobe_rgb, notes)
+    return SourceMetadata(orientation, found.upright(orientation, *sides), exif is not None and exif.adobe_rgb, notes)
 
 
 def _bytes(value: object) -> bytes | None:
