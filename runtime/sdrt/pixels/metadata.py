@@ -29,9 +29,12 @@ _DESCRIPTIVE_TAGS = (
 
 @dataclass(frozen=True)
 class Item:
-    """How files hold an item of metadata: its ``chunk`` in .sdl; in ``png`` the keyword of a text, or a chunk unless
-    ``png_text``. ``utf8``: it is that, not any bytes. ``formats``: those besides that Pillow writes it to and reads it
-    from. ``jpeg_prefix``: what stands before it in a JPEG's segment."""
+    """How files hold an item of metadata.
+
+    ``chunk``: its kind in an .sdl file. ``png``: its text's keyword in a PNG; its chunk there unless ``png_text``.
+    ``utf8``: it is that, not any bytes. ``formats``: others that Pillow writes it to, under the field's name, and reads
+    it from. ``jpeg_prefix``: what stands before it in its segment of a JPEG.
+    """
 
     chunk: bytes
     png: bytes
@@ -59,7 +62,7 @@ def is_utf8(data: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata of a picture. Each item has Pillow's name; None: absent. An .sdl file holds 1 MiB of each.
+    """The metadata of a picture. Each item has Pillow's name; None: absent. An .sdl file holds up to 1 MiB of each.
 
     Attributes:
         exif: From the TIFF header on, without "Exif\\0\\0". It is true of the upright picture: orientation 1, its own

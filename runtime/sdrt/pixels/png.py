@@ -59,7 +59,8 @@ def write_png(strips: Strips, stream: Sink, texts: Mapping[str, str] | None = No
 def _items(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
     """Kind and data of the PNG chunk of each item that is present, its bytes as they are.
 
-    A text that is no UTF-8 goes into the chunk whose readers take it for Latin-1.
+    A text that is no UTF-8 goes into the chunk whose readers take it for Latin-1; zero bytes, of which the standard has
+    none in texts, stay in either.
     """
     for name, item in ITEMS.items():
         data: bytes | None = getattr(metadata, name)
