@@ -69,6 +69,7 @@ demo: $(VENV)/.runtime
 
 lint: $(VENV)/.everything
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy runtime export training batch bench tests/user_types.py
 	$(BIN)/lint-imports --no-cache
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sdrt.container.sdl import ALPHA, EXIF, PATCHES, SCALE, STEP_MAP, TRUTH, XMP, Chunk, SdlFile, pack
+from sdrt.container.sdl import ALPHA, PATCHES, SCALE, STEP_MAP, TRUTH, Chunk, SdlFile, pack
 from sdrt.container.step_map import encode_step_map
 from sdrt.container.truth_map import encode_truth_map
+from sdrt.pixels.metadata import ITEMS
 
 SPACE = bytes.fromhex("a1b2c3d4")
 PRIOR = bytes.fromhex("0f1e2d3c")
@@ -30,9 +31,11 @@ GOOD = {
         PRIOR,
         600,
         b"payload",
-        (Chunk(ALPHA, b"\x00\x80"), Chunk(EXIF, b"II*\x00"), Chunk(XMP, b"x" * 200)),
+        (Chunk(ALPHA, b"\x00\x80"), Chunk(b"exif", b"II*\x00"), Chunk(b"xmpp", b"x" * 200)),
     ),
-    "metadata": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(EXIF, EMPTY_EXIF), Chunk(XMP, b"<x:xmpmeta/>"))),
+    "metadata": SdlFile(
+        100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(b"exif", EMPTY_EXIF), Chunk(b"xmpp", b"<x:xmpmeta/>"))
+    ),
     "resampled": SdlFile(1023, 17, SPACE, PRIOR, 700, b"payload", (Chunk(SCALE, b"\x02"),)),
     "patches": SdlFile(40, 24, SPACE, PRIOR, 512, b"hello", (Chunk(PATCHES, PATCH),)),
     "step-map": SdlFile(128, 65, SPACE, PRIOR, 512, b"hello", (Chunk(STEP_MAP, encode_step_map(STEPS)),)),
@@ -40,6 +43,10 @@ GOOD = {
     "unknown-ancillary": SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(b"newS", b""),)),
 }
 """Name -> contents of a file that every version of sdrt reads."""
+for _name, _item in ITEMS.items():
+    _any = "K\xf6ln, 1998".encode("utf-8" if _item.utf8 else "latin-1")
+    _data = {"exif": EMPTY_EXIF, "xmp": b"<x:xmpmeta/>"}.get(_name, _any)
+    GOOD[f"metadata-{_name}"] = SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(_item.chunk, _data),))
 SAMPLES = {chunk.kind: chunk.data for file in GOOD.values() for chunk in file.chunks}
 """Kind of a chunk -> its data in the last of these files: a valid item where it is one of ``Metadata``."""
 

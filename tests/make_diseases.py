@@ -41,6 +41,7 @@ def sdl_files(healthy: bytes, with_alpha: bytes, with_map: bytes) -> dict[str, b
     beyond = BinaryEncoder(20)
     for context, bit in ((0, 1), (3, 0), *((6 + i, 1) for i in range(7)), (13, 0)):
         beyond.bit(context, bit)
+
     def with_patches(data: bytes) -> bytes:
         return sdl.pack(replace(parsed, chunks=(sdl.Chunk(sdl.PATCHES, data),)))
 

@@ -26,10 +26,10 @@ from PIL import Image
 import sdrt
 from sdrt import Codec, EncodeOptions, Picture
 from sdrt.container import sdl
-from sdrt.metadata_chunks import KINDS
 from sdrt.network.engine import Engine
 from sdrt.options import CodecKeywords, EncodeKeywords
 from sdrt.packs.manifest import ModelPack
+from sdrt.pixels.metadata import ITEMS
 
 Pixels = NDArray[np.uint8]
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def test_keywords_are_the_fields_of_what_they_stand_for() -> None:
     """The typed keywords name every field of EncodeOptions and every argument of Codec, and metadata has no others."""
     assert list(EncodeKeywords.__annotations__) == [field.name for field in dataclasses.fields(EncodeOptions)]
     assert list(CodecKeywords.__annotations__) == list(inspect.signature(Codec).parameters)
-    assert list(KINDS) == [field.name for field in dataclasses.fields(sdrt.Metadata)]
+    assert list(ITEMS) == [field.name for field in dataclasses.fields(sdrt.Metadata)]
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,14 @@ def test_metadata(folder: Path, photo: Pixels) -> None:
         assert Image.open("back.jpg").getexif().get(0x010F) == maker
 
 
+def test_metadata_never_cost_the_picture(folder: Path, photo: Pixels, capsys: pytest.CaptureFixture[str]) -> None:
+    """XMP that is too large for a file is left out with one line on stderr."""
+    Image.fromarray(photo).save("camera.webp", xmp=bytes(2**20 + 4))
+    assert encode("camera.webp", "--keep-metadata", "-o", "kept.sdl") == encode("camera.webp", "-o", "bare.sdl") == 0
+    assert Path("kept.sdl").read_bytes() == Path("bare.sdl").read_bytes()
+    assert capsys.readouterr().err == "camera.webp: XMP has 1048580 bytes, at most 1048576 fit: not kept\n"
+
+
 def test_exact_alpha(folder: Path, photo: Pixels) -> None:
     """--alpha exact brings every level back, also partly transparent ones that the default may move a little."""
     rgba = np.dstack([photo, photo[::-1, :, 1]])

@@ -18,19 +18,18 @@ from sdrt.container.sdl import (
     PATCHES,
     SCALE,
     STEP_MAP,
-    XMP,
     Chunk,
     SdlFile,
     pack,
     unpack,
 )
 from sdrt.limits import DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE_PX
-from sdrt.metadata_chunks import KINDS
+from sdrt.pixels.metadata import ITEMS
 
 DOC = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
 DOCSTRING = inspect.getdoc(sdl) or ""
 PLAIN = SdlFile(768, 512, SPACE, PRIOR, 512, b"hello")
-CHUNKY = SdlFile(100, 50, SPACE, PRIOR, 512, b"hello", (Chunk(ALPHA, b"\x00\x80"), Chunk(XMP, b"<x:xmpmeta/>")))
+CHUNKY = SdlFile(100, 50, SPACE, PRIOR, 512, b"hello", (Chunk(ALPHA, b"\x00\x80"), Chunk(b"xmpp", b"<x:xmpmeta/>")))
 
 
 def dumps(text: str) -> list[list[tuple[int | None, bytes]]]:
@@ -163,7 +162,7 @@ def test_known_chunks_are_listed() -> None:
     table = DOC.split("## Chunks")[1].split("### The alpha plane")[0]
     known = SAMPLES.keys() - {b"newS"}
     assert {kind.encode() for kind in re.findall(r"^\| `(\w{4})`", table, re.MULTILINE)} == known
-    assert known >= {*KNOWN_CRITICAL, *KINDS.values()}
+    assert known >= {*KNOWN_CRITICAL, *(item.chunk for item in ITEMS.values())}
     assert frozenset({ALPHA, PATCHES, SCALE, STEP_MAP}) == KNOWN_CRITICAL
 
 

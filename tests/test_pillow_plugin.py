@@ -23,9 +23,9 @@ from tests.make_container_golden import SAMPLES
 import sdrt
 from sdrt import pillow_plugin
 from sdrt.container import sdl
-from sdrt.metadata_chunks import KINDS
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
+from sdrt.pixels.metadata import ITEMS
 
 Pixels = NDArray[np.uint8]
 TESTS = Path(__file__).parent
@@ -224,7 +224,7 @@ def test_wrong_options_are_value_errors(options: dict[str, Any], photo: Pixels, 
 def test_metadata_are_kept_where_they_are_given(photo: Pixels) -> None:
     """As in Pillow's JPEG and WebP: exif and xmp as arguments, never on their own; keep_metadata keeps the image's."""
     image = Image.fromarray(photo)
-    image.info.update(exif=turned_exif().tobytes(), xmp=b"<x/>", comment=b"none of ours")
+    image.info.update(exif=turned_exif().tobytes(), xmp=b"<x/>", other=b"none of ours")
     assert Image.open(io.BytesIO(saved(image))).info == {}
     assert saved(image) == saved(Image.fromarray(photo)), "nor do they turn the picture"
     for exif in (turned_exif(), turned_exif().tobytes()):
@@ -236,9 +236,10 @@ def test_metadata_are_kept_where_they_are_given(photo: Pixels) -> None:
     assert kept.getexif()[MAKER] == "maker" and kept.info["xmp"] == b"<x/>"
 
 
-@pytest.mark.parametrize(("name", "kind"), KINDS.items())
-def test_an_opened_file_is_saved_with_its_metadata(name: str, kind: bytes) -> None:
+@pytest.mark.parametrize("name", ITEMS)
+def test_an_opened_file_is_saved_with_its_metadata(name: str) -> None:
     """From one .sdl file to the next keep_metadata loses no item that a file may hold."""
+    kind = ITEMS[name].chunk
     file = replace(sdl.unpack(GOLDEN[0].read_bytes()), chunks=(sdl.Chunk(kind, SAMPLES[kind]),))
     with Image.open(io.BytesIO(sdl.pack(file))) as image:
         assert name in image.info

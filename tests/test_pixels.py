@@ -534,18 +534,6 @@ def test_formats_without_transparency_refuse_alpha(suffix: str, photo: Pixels, t
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".avif"])
-def test_metadata_are_saved_and_come_back(suffix: str, photo: Pixels, tmp_path: Path) -> None:
-    """EXIF and XMP given to save are what load finds."""
-    exif = Image.Exif()
-    exif[0x010F] = "maker"
-    exif_bytes = exif.tobytes().removeprefix(b"Exif\x00\x00")
-    picture = Picture(photo, None, Metadata(exif_bytes, b"<x:xmpmeta>hello</x:xmpmeta>"))
-    save(picture, tmp_path / f"x{suffix}")
-    back = load(tmp_path / f"x{suffix}")
-    assert back.metadata == picture.metadata
-
-
 def test_no_suffix_means_png_and_streams_are_written(photo: Pixels, tmp_path: Path) -> None:
     """Without a suffix PNG is written; a stream gets the format that is asked for."""
     save(Picture(photo), tmp_path / "plain")

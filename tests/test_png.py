@@ -7,18 +7,15 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.make_container_golden import EMPTY_EXIF, SAMPLES
+from tests.make_container_golden import EMPTY_EXIF
 
-from sdrt.container.sdl import Chunk
 from sdrt.errors import EngineError, OutputError
-from sdrt.metadata_chunks import KINDS, from_chunks
 from sdrt.pixels import png
 from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Picture, Strips, gather, scatter
@@ -58,14 +55,6 @@ def test_pillow_reads_what_was_written(
                 assert back.format == "PNG" and back.mode == ("RGBA" if transparent else "RGB")
                 back.load()
                 np.testing.assert_array_equal(np.asarray(back), expected)
-
-
-@pytest.mark.parametrize("kind", KINDS.values())
-def test_every_item_of_metadata_has_a_form_in_png(kind: bytes, photo: Pixels) -> None:
-    """An item that a golden file holds is not lost without a word in the format that is written by default."""
-    bare = Picture(photo[:8, :8])
-    with_item = replace(bare, metadata=from_chunks((Chunk(kind, SAMPLES[kind]),)))
-    assert len(written(scatter(with_item))) > len(written(scatter(bare)))
 
 
 def test_chunks_are_as_the_standard_wants_them(photo: Pixels) -> None:

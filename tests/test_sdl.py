@@ -11,7 +11,7 @@ import pytest
 from tests.make_container_golden import GOOD, PRIOR, SPACE, bad_files, build, with_chunks
 
 from sdrt import errors
-from sdrt.container.sdl import ALPHA, EXIF, MAX_ANCILLARY_BYTES, MAX_SIDE_PX, Chunk, SdlFile, pack, unpack
+from sdrt.container.sdl import ALPHA, MAX_ANCILLARY_BYTES, MAX_SIDE_PX, TRUTH, Chunk, SdlFile, pack, unpack
 from sdrt.errors import CorruptError, LimitError, NotSdlError, SdrtError, UnsupportedError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -49,7 +49,7 @@ def test_random_contents_come_back() -> None:
     rng = np.random.default_rng(1)
     for _ in range(500):
         sides = [int(2 ** rng.uniform(0, 21)) for _ in range(2)]
-        kinds = [kind for kind in (ALPHA, EXIF, b"zzzz") if rng.random() < 0.4]
+        kinds = [kind for kind in (ALPHA, TRUTH, b"zzzz") if rng.random() < 0.4]
         chunks = tuple(Chunk(kind, rng.bytes(int(2 ** rng.uniform(0, 9)) - 1)) for kind in sorted(kinds))
         file = SdlFile(
             *sides, rng.bytes(4), rng.bytes(4), int(rng.integers(1024)), rng.bytes(int(rng.integers(99))), chunks
@@ -158,10 +158,10 @@ def test_chunks_are_put_in_order() -> None:
 
 def test_largest_ancillary_chunk_comes_back() -> None:
     """A metadata chunk of exactly the limit is kept, one byte more is refused on writing."""
-    file = SdlFile(1, 1, SPACE, PRIOR, 0, b"", (Chunk(EXIF, bytes(MAX_ANCILLARY_BYTES)),))
+    file = SdlFile(1, 1, SPACE, PRIOR, 0, b"", (Chunk(TRUTH, bytes(MAX_ANCILLARY_BYTES)),))
     assert unpack(pack(file)) == file
-    with pytest.raises(LimitError, match="exif"):
-        pack(SdlFile(1, 1, SPACE, PRIOR, 0, b"", (Chunk(EXIF, bytes(MAX_ANCILLARY_BYTES + 1)),)))
+    with pytest.raises(LimitError, match="trth"):
+        pack(SdlFile(1, 1, SPACE, PRIOR, 0, b"", (Chunk(TRUTH, bytes(MAX_ANCILLARY_BYTES + 1)),)))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_largest_ancillary_chunk_comes_back() -> None:
         ({"prior_identity": b"abcde"}, UnsupportedError),
         ({"chunks": (Chunk(b"exi", b""),)}, UnsupportedError),
         ({"chunks": (Chunk(b"ex1f", b""),)}, UnsupportedError),
-        ({"chunks": (Chunk(EXIF, b"1"), Chunk(EXIF, b"2"))}, UnsupportedError),
+        ({"chunks": (Chunk(TRUTH, b"1"), Chunk(TRUTH, b"2"))}, UnsupportedError),
         ({"chunks": tuple(Chunk(b"abc" + bytes([97 + i]), b"") for i in range(17))}, LimitError),
     ],
 )

@@ -134,9 +134,7 @@ def write_generic(pack: ModelPack) -> int:
     data = write_prior(generic_arrays(pack.space.channels))
     target = write_prior_file(pack, data)
     update_manifest(pack.folder, prior={"generic": True})
-    print(
-        f"{target}: {len(data)} bytes, fitted to nothing; files will be larger than with --images FOLDER"
-    )
+    print(f"{target}: {len(data)} bytes, fitted to nothing; files will be larger than with --images FOLDER")
     return 0
 
 

@@ -49,7 +49,7 @@ def decode_strips(
     alpha = alpha_of(file)
     metadata = from_chunks(file.chunks)
     if (width_px, height_px) != (file.width_px, file.height_px):
-        metadata = metadata.of_part(width_px, height_px)
+        metadata = metadata.upright(1, width_px, height_px)
     rows: Iterator[Pixels] = iter(())
     if decoder is not None:
         window = window_of(crop, file.resampling, *file.coded_px)

@@ -14,6 +14,7 @@ All but 1 and 3 are optional, see ``EncodeOptions``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from sdrt.analysis import Analysis
 from sdrt.bitstream import FileWriter, LatentCoder, Paint, Written
 from sdrt.container import sdl
 from sdrt.container.alpha import DEFAULT_MAX_ERROR, encode_alpha
-from sdrt.metadata_chunks import to_chunks
+from sdrt.metadata_chunks import storable, to_chunks
 from sdrt.network.engine import Engine
 from sdrt.network.refine import Refinement
 from sdrt.network.transform import Progress
@@ -66,6 +67,9 @@ def encode_picture(
     Raises as ``Codec.encode``.
     """
     picture = source if isinstance(source, Picture) else load(source, max_pixels=max_pixels)
+    if options.keep_metadata:
+        metadata, left_out = storable(picture.metadata)
+        picture = replace(picture, metadata=metadata, notes=(*picture.notes, *left_out))
     if note is not None:
         for text in picture.notes:
             note(text)

@@ -104,7 +104,7 @@ class LatentCodec:
         Raises:
             ArgumentError: Latents or alpha of another shape, or not finite; an option that needs the picture (truth,
                 effort, protect "text" or "faces"); or as ``encode``.
-            LimitError: More than ``max_pixels`` pixels.
+            LimitError: More than ``max_pixels`` pixels, or metadata of which an item exceeds its chunk.
             UnsupportedError, ModelError: As ``encode``.
         """
         options = updated(options, **keywords)

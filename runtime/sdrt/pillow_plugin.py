@@ -15,8 +15,9 @@ from sdrt.container import sdl
 from sdrt.container.source import read_source
 from sdrt.errors import SdrtError
 from sdrt.limits import DEFAULT_MAX_SIDE_PX
-from sdrt.metadata_chunks import KINDS, from_chunks
+from sdrt.metadata_chunks import from_chunks
 from sdrt.options import CodecKeywords, EncodeKeywords
+from sdrt.pixels.metadata import ITEMS
 from sdrt.streams import WholeWriter
 
 if TYPE_CHECKING:
@@ -152,10 +153,10 @@ def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     Raises ValueError for options that are wrong, and any other SdrtError as it is.
     """
     given = {name: value for name, value in image.encoderinfo.items() if name in EncodeKeywords.__annotations__}
-    kept = (*_PIXEL_INFO, *KINDS) if given.get("keep_metadata") else _PIXEL_INFO
+    kept = (*_PIXEL_INFO, *ITEMS) if given.get("keep_metadata") else _PIXEL_INFO
     bare = image.copy()
     bare.info = {name: value for name, value in image.info.items() if name in kept}
-    for name in KINDS:
+    for name in ITEMS:
         if data := image.encoderinfo.get(name):
             bare.info[name] = data.tobytes() if isinstance(data, Image.Exif) else data
     options = cast(EncodeKeywords, {**given, "keep_metadata": True})

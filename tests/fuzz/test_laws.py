@@ -30,7 +30,7 @@ from sdrt.packs.manifest import LatentSpace
 
 law = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
-kinds = st.sampled_from((sdl.ALPHA, sdl.EXIF, sdl.XMP, b"news", b"abcd")).map(bytes)
+kinds = st.sampled_from((sdl.ALPHA, sdl.TRUTH, b"xmpp", b"news", b"abcd")).map(bytes)
 chunks = st.lists(st.tuples(kinds, st.binary(max_size=300)), max_size=4, unique_by=lambda chunk: chunk[0])
 files = st.builds(
     sdl.SdlFile,

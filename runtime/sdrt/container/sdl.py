@@ -69,9 +69,7 @@ ALPHA = b"ALPH"
 PATCHES = b"PTCH"
 SCALE = b"SCAL"
 STEP_MAP = b"STEP"
-EXIF = b"exif"
 TRUTH = b"trth"
-XMP = b"xmpp"
 KNOWN_CRITICAL = frozenset({ALPHA, PATCHES, SCALE, STEP_MAP})
 
 _CHUNKS_PRESENT = 1 << 10

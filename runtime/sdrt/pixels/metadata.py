@@ -1,6 +1,6 @@
-"""EXIF and XMP as one value, read from a Pillow image and handed to Pillow's writers.
+"""Metadata as one value, read from a Pillow image and handed to writers; ``ITEMS`` has the facts of each item.
 
-Reading finds the orientation that they state and gives the same bytes, true of pixels that are upright.
+Reading finds the orientation that EXIF and XMP state and gives the same bytes, true of pixels that are upright.
 """
 
 from __future__ import annotations
@@ -28,8 +28,41 @@ _DESCRIPTIVE_TAGS = (
 
 
 @dataclass(frozen=True)
+class Item:
+    """How files hold an item of metadata.
+
+    ``chunk``: its kind in an .sdl file. ``png``: its text's keyword in a PNG; its chunk there unless ``png_text``.
+    ``utf8``: it is that, not any bytes. ``formats``: others that Pillow writes it to, under the field's name, and reads
+    it from. ``jpeg_prefix``: what stands before it in its segment of a JPEG.
+    """
+
+    chunk: bytes
+    png: bytes
+    png_text: bool = True
+    utf8: bool = False
+    formats: tuple[str, ...] = ("JPEG", "WEBP", "AVIF")
+    jpeg_prefix: bytes = b""
+
+
+ITEMS = {
+    "exif": Item(b"exif", b"eXIf", png_text=False, jpeg_prefix=PREFIX),
+    "xmp": Item(b"xmpp", b"XML:com.adobe.xmp", utf8=True, jpeg_prefix=b"http://ns.adobe.com/xap/1.0/\0"),
+}
+"""Field of ``Metadata``, and key in Pillow's ``Image.info`` -> its facts, in the order of the fields."""
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether the bytes are UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
 class Metadata:
-    """The metadata of a picture. Each item has Pillow's name; None: absent.
+    """The metadata of a picture. Each item has Pillow's name; None: absent. An .sdl file holds up to 1 MiB of each.
 
     Attributes:
         exif: From the TIFF header on, without "Exif\\0\\0". It is true of the upright picture: orientation 1, its own
@@ -49,12 +82,15 @@ class Metadata:
         """The same with XMP that states that a network painted parts of the picture."""
         return replace(self, xmp=xmp_text.painted(self.xmp))
 
-    def of_part(self, width_px: int, height_px: int) -> Metadata:
-        """The same for a part of the picture, of this size. Items that cannot be parsed stay unchanged."""
+    def upright(self, orientation: int, width_px: int, height_px: int) -> Metadata:
+        """The same for a picture of this size, or for such a part of it, that was turned from ``orientation`` to 1.
+
+        Items that cannot be parsed stay unchanged.
+        """
         exif = self.exif
         if exif is not None:
             with contextlib.suppress(ValueError):
-                exif = Exif(exif).upright(1, width_px, height_px)
+                exif = Exif(exif).upright(orientation, width_px, height_px)
         xmp = None if self.xmp is None else xmp_text.upright(self.xmp, width_px, height_px)
         return replace(self, exif=exif, xmp=xmp)
 
@@ -81,21 +117,20 @@ def read_metadata(image: Image.Image) -> SourceMetadata:
         try:
             exif = Exif(data)
         except ValueError:
-            notes = ("broken EXIF data: not kept",)
-    xmp = image.info.get("xmp")
-    if isinstance(xmp, str):
-        xmp = xmp.encode("utf-8", "replace")
-    if not isinstance(xmp, bytes) or not xmp:
-        xmp = None
+            data, notes = None, ("broken EXIF data: not kept",)
+    found = replace(Metadata(**{name: _bytes(image.info.get(name)) for name in ITEMS}), exif=data)
     orientation = None if exif is None else exif.orientation
     if orientation is None:
-        orientation = 1 if xmp is None or image.format == "TIFF" else xmp_text.orientation_of(xmp)
+        orientation = 1 if found.xmp is None or image.format == "TIFF" else xmp_text.orientation_of(found.xmp)
     sides = image.size if orientation < 5 else image.size[::-1]
-    upright = Metadata(
-        exif=None if exif is None else exif.upright(orientation, *sides),
-        xmp=None if xmp is None else xmp_text.upright(xmp, *sides),
-    )
-    return SourceMetadata(orientation, upright, exif is not None and exif.adobe_rgb, notes)
+    return SourceMetadata(orientation, found.upright(orientation, *sides), exif is not None and exif.adobe_rgb, notes)
+
+
+def _bytes(value: object) -> bytes | None:
+    """An entry of ``Image.info``, where whoever made the image in memory may have put anything. None: absent, empty."""
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace")
+    return value if isinstance(value, bytes) and value else None
 
 
 def _exif_bytes(image: Image.Image) -> bytes | None:

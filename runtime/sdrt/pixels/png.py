@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from sdrt.pixels.metadata import Metadata
+from sdrt.pixels.metadata import ITEMS, Metadata, is_utf8
 from sdrt.pixels.picture import Pixels, Strips
-from sdrt.pixels.png_chunks import METADATA_TEXTS
 from sdrt.streams import Sink
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -58,13 +57,21 @@ def write_png(strips: Strips, stream: Sink, texts: Mapping[str, str] | None = No
 
 
 def _items(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of the PNG chunk of each item that is present."""
-    if metadata.exif is not None:
-        yield b"eXIf", metadata.exif
-    for keyword, name in METADATA_TEXTS.items():
-        text: bytes | None = getattr(metadata, name)
-        if text is not None:
-            yield b"iTXt", keyword + b"\0" * 5 + text.decode("utf-8", "replace").encode()
+    """Kind and data of the PNG chunk of each item that is present, its bytes as they are.
+
+    A text that is no UTF-8 goes into the chunk whose readers take it for Latin-1; zero bytes, of which the standard has
+    none in texts, stay in either.
+    """
+    for name, item in ITEMS.items():
+        data: bytes | None = getattr(metadata, name)
+        if data is None:
+            continue
+        if not item.png_text:
+            yield item.png, data
+        elif is_utf8(data):
+            yield b"iTXt", item.png + b"\0" * 5 + data
+        else:
+            yield b"tEXt", item.png + b"\0" + data
 
 
 def _write_chunk(stream: Sink, kind: bytes, data: bytes) -> None:

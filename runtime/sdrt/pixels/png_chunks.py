@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from sdrt.pixels.colorimetry import Encoding, from_cicp, from_gamma
 from sdrt.pixels.declared import MAX_METADATA_BYTES, MAX_PROFILE_BYTES, Declared, Part, merged
+from sdrt.pixels.metadata import ITEMS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FRAME_BYTES = 12
@@ -31,12 +32,11 @@ _CHUNKS = {
     b"gAMA": "gamma",
     b"cHRM": "corners",
     b"acTL": "frames",
-    b"eXIf": "exif",
+    **{item.png: name for name, item in ITEMS.items() if not item.png_text},
 }
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
-METADATA_TEXTS = {b"XML:com.adobe.xmp": "xmp"}
-"""Keyword of a text, as it is read and written (in iTXt) -> field of ``Metadata``."""
-_TEXTS = {**METADATA_TEXTS, b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
+_TEXTS = {item.png: name for name, item in ITEMS.items() if item.png_text}
+_TEXTS |= {b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
 """Chunks and text keywords that are used -> the name of the item, Pillow's where it has one."""
 _BEFORE_PIXELS = (*_FIXED_BYTES, b"iCCP", b"tRNS")
 _TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
@@ -87,8 +87,7 @@ def examine_png(stream: BinaryIO) -> Declared:
         seen.update({kind, name or ""})
     encoding = _encoding(found, notes)
     several = "frames" in found and pictures > 1
-    kept = ("icc_profile", "exif", *METADATA_TEXTS.values())
-    info: dict[str, bytes | str] = {name: found[name] for name in kept if name in found}
+    info: dict[str, bytes | str] = {name: found[name] for name in ("icc_profile", *ITEMS) if name in found}
     if "Raw profile type exif" in found:
         info["Raw profile type exif"] = found["Raw profile type exif"].decode("latin-1")
     return Declared(merged(parts, stream.seek(0, io.SEEK_END)), info, encoding, several, tuple(notes))
@@ -122,12 +121,13 @@ def _ancillary(stream: BinaryIO, chunk: _Chunk) -> bytes:
         if len(data) < _FIXED_BYTES[kind] or (kind == b"gAMA" and not any(data)):
             raise _BrokenError("is too short or 0")
         return data
-    if kind == b"eXIf":
-        return b"Exif\0\0" + _read(stream, chunk, MAX_METADATA_BYTES)
     if kind == b"iCCP":
         profile = _read(stream, chunk, MAX_PROFILE_BYTES).partition(b"\0")[2]
         return _inflated(profile[1:], MAX_PROFILE_BYTES)
-    text = _read(stream, chunk, MAX_METADATA_BYTES).partition(b"\0")[2]
+    data = _read(stream, chunk, MAX_METADATA_BYTES)
+    if kind not in _TEXT_CHUNKS:
+        return data
+    text = data.partition(b"\0")[2]
     if kind == b"zTXt":
         return _inflated(text[1:], MAX_METADATA_BYTES)
     if kind == b"iTXt":

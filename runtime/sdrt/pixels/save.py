@@ -19,8 +19,7 @@ from PIL import Image
 
 from sdrt.atomic import atomic_file
 from sdrt.errors import OutputError
-from sdrt.pixels.exif import PREFIX as EXIF_PREFIX
-from sdrt.pixels.metadata import Metadata
+from sdrt.pixels.metadata import ITEMS, Metadata
 from sdrt.pixels.picture import Picture, Strips, gather, scatter
 from sdrt.pixels.png import write_png
 from sdrt.streams import Sink, WholeWriter
@@ -39,10 +38,7 @@ SAVE_OPTIONS: dict[str, tuple[str, dict[str, int | bool | str]]] = {
 """Suffix -> Pillow's format and options: lossless where the format can, otherwise close to it. No suffix means PNG."""
 
 _WITHOUT_ALPHA = ("JPEG", "PPM", "BMP")
-_WITH_METADATA = ("WEBP", "JPEG", "AVIF")
 _JPEG_SEGMENT_BYTES = 65533
-_JPEG_PREFIXES = {"exif": EXIF_PREFIX, "xmp": b"http://ns.adobe.com/xap/1.0/\0"}
-"""The prefix of an item of metadata in its segment."""
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -69,7 +65,7 @@ def save(
     suffix: str | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write a picture to a file or a stream. PNG keeps all ``Metadata``; WebP, JPEG and AVIF what Pillow writes of it.
+    """Write a picture to a file or a stream. PNG keeps all ``Metadata``, other formats what ``ITEMS`` says.
 
     Args:
         picture: A whole picture, or strips of one, which PNG and PPM write one by one.
@@ -98,7 +94,7 @@ def save(
         if kind == "JPEG":
             _check_segments(picture.metadata, name)
         whole = picture if isinstance(picture, Picture) else gather(picture)
-        metadata = whole.metadata.for_pillow() if kind in _WITH_METADATA else {}
+        metadata = {name: data for name, data in whole.metadata.for_pillow().items() if kind in ITEMS[name].formats}
         coded = io.BytesIO()
         try:
             to_pil(whole).save(coded, kind, **options, **metadata)
@@ -118,11 +114,11 @@ def save(
 
 def _check_segments(metadata: Metadata, name: str) -> None:
     """Raises OutputError for more metadata than a segment of JPEG holds."""
-    for item, prefix in _JPEG_PREFIXES.items():
-        size_bytes, max_bytes = len(getattr(metadata, item) or b""), _JPEG_SEGMENT_BYTES - len(prefix)
-        if size_bytes > max_bytes:
+    for field, item in ITEMS.items():
+        size_bytes, max_bytes = len(getattr(metadata, field) or b""), _JPEG_SEGMENT_BYTES - len(item.jpeg_prefix)
+        if size_bytes > max_bytes and "JPEG" in item.formats:
             raise OutputError(
-                f"cannot write {name}: {size_bytes} bytes of {item.upper()}, of which JPEG holds {max_bytes}: "
+                f"cannot write {name}: {size_bytes} bytes of {field.upper()}, of which JPEG holds {max_bytes}: "
                 "leave the metadata out (--strip), or write .png or .webp"
             )
 
