@@ -3,20 +3,23 @@
     python -m bench.batch                  # 2,000 pictures of 512x512 made of the shipped photographs, all cores
     python -m bench.batch --count 400 --workers 2
 
-One process encodes a share of the pictures in a loop with one thread; its rate times the workers is what a run could
-reach at most, and the goal is .9 of it, from the first result to the last: starting Ray is told apart. Memory is the
-proportional set of everything under the driver, Ray's own processes included, at each tenth of the run.
+One process encodes a share of the pictures in a loop with one thread; the goal is .9 of its rate times the workers,
+from the first result to the last: starting Ray is told apart. As many such processes at once tell what the machine
+gives, whose cores may share their arithmetic. Memory is the proportional set of everything under the driver, Ray's own
+processes included, at each tenth of the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(name)
         pictures = write_pictures(folder / "in", options.count)
         alone = rate_alone(pictures[:_ALONE], options.model)
+        together = rate_together(pictures, options.workers, options.model)
         run = rate_of_run(folder, options.count, options.workers, options.model)
     rate = options.count / run.work_s
     print(f"one process: {alone:.2f} pictures a second")
     share = rate / alone / options.workers
     print(f"{options.workers} workers: {rate:.2f} a second, {share:.3f} of {options.workers} times one (goal: .9)")
+    print(f"{options.workers} bare processes: {together:.2f} a second; the run is {rate / together:.3f} of them")
     print(f"start of Ray and the workers: {run.start_s:.1f} s; the work: {run.work_s:.1f} s")
     print("memory in MB at each tenth: " + " ".join(f"{of:.0f}" for of in run.memory_mb))
     settled = run.memory_mb[len(run.memory_mb) // 5 :]
@@ -84,6 +89,13 @@ def rate_alone(pictures: Sequence[Path], model: str) -> float:
     for path in pictures:
         path.with_suffix(".sdl").unlink()
     return len(pictures) / seconds
+
+
+def rate_together(pictures: Sequence[Path], workers: int, model: str) -> float:
+    """Pictures a second of `rate_alone` in ``workers`` processes at once."""
+    shares = [pictures[worker::workers][:_ALONE] for worker in range(workers)]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        return sum(pool.map(rate_alone, shares, [model] * workers))
 
 
 def rate_of_run(folder: Path, count: int, workers: int, model: str) -> Run:
