@@ -312,7 +312,8 @@ def hold():
         leave.wait()
 threading.Thread(target=hold, daemon=True).start()
 inside.wait()
-child = os.fork()
+with reading(10**9):
+    child = os.fork()
 if child == 0:
     same = np.array_equal(np.asarray(codec.decode(data)), expected) and sdrt.load(sys.argv[1]).rgb.size > 0
     from PIL import Image
@@ -325,7 +326,8 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_goes_on(testpack: ModelPack, photo: Pixels, tmp_path: Path) -> None:
-    """A codec used before a fork decodes in the child, whoever held a lock or read at that moment; both end."""
+    """A codec used before a fork decodes in the child, whoever held a lock or read at that moment, the thread that forks
+    too; both end."""
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
