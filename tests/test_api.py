@@ -326,8 +326,8 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_goes_on(testpack: ModelPack, photo: Pixels, tmp_path: Path) -> None:
-    """A codec used before a fork decodes in the child, whoever held a lock or read at that moment, the thread that forks
-    too; both end."""
+    """A codec used before a fork decodes in the child, whoever held a lock or read at that moment, also the
+    thread that forks; both end."""
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}

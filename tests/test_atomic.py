@@ -289,7 +289,7 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monke
 
 
 def test_a_scratch_file_that_cannot_be_removed_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its error is told once: nothing is left that a signal would remove later, when the name may be somebody else's."""
+    """Its error is told once: a signal later on removes nothing, when the name may be somebody else's."""
     path = tmp_path / "scratch"
     path.touch()
 

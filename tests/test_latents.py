@@ -276,7 +276,7 @@ def test_a_sample_without_end_is_refused(size: int, monkeypatch: pytest.MonkeyPa
     stream.seek(0)
     samples = read_tar(stream, "t")
     assert next(samples)[0] == "a"
-    with pytest.raises(LimitError, match="^t: with 'b.[0-9]' the sample 'b' has [0-9]+ bytes, the limit is 5000$"):
+    with pytest.raises(LimitError, match=r"^t: with 'b.[0-9]' the sample 'b' has [0-9]+ bytes, the limit is 5000$"):
         next(samples)
 
 

@@ -28,8 +28,8 @@ class InOrder(Iterator[_Result], Generic[_Item, _Result]):
     """Iterates over the results of a function for many items, in order, computed ahead on threads.
 
     At most twice as many items as ``workers`` are taken before their results are. The error of an item is raised in its
-    place; the results after it can still be taken. One thread at a time may take results. When nobody holds the iterator
-    any more, what has not begun is not begun, and the threads end.
+    place; the results after it can still be taken. One thread at a time may take results. Once nobody holds the
+    iterator, nothing more is begun, and the threads end.
 
     Args:
         function: Called from several threads at once.
