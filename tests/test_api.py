@@ -66,6 +66,8 @@ def test_keywords_are_the_fields_of_what_they_stand_for() -> None:
         {"tune": "ssim"},
         {"resampling": 3},
         {"resampling": "2"},
+        {"resampling": 2.0},
+        {"resampling": True},
         {"model": 5},
         {"device": "gpu"},
         {"device": ["cpu"]},
@@ -115,6 +117,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     """Numbers out of arrays are taken as Python's."""
     assert EncodeOptions(quality=np.float32(50), resampling=np.int64(2)).quality == 50  # type: ignore[arg-type]
     assert EncodeOptions(target_bytes=np.int64(5000)).target_bytes == 5000  # type: ignore[arg-type]
+    assert EncodeOptions(effort=np.int64(3)).effort == 3  # type: ignore[arg-type]
 
 
 def test_options_and_keywords_give_the_same_file(testpack: ModelPack, photo: Pixels) -> None:
