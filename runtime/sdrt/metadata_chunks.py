@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sdrt.container import sdl
+from sdrt.limits import MAX_ANCILLARY_BYTES
 from sdrt.pixels.metadata import ITEMS, Metadata, is_utf8
 
 
@@ -13,8 +14,8 @@ def storable(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
     notes = {}
     for name, item in ITEMS.items():
         data = getattr(metadata, name) or b""
-        if len(data) > sdl.MAX_ANCILLARY_BYTES:
-            notes[name] = f"{name.upper()} has {len(data)} bytes, at most {sdl.MAX_ANCILLARY_BYTES} fit: not kept"
+        if len(data) > MAX_ANCILLARY_BYTES:
+            notes[name] = f"{name.upper()} has {len(data)} bytes, at most {MAX_ANCILLARY_BYTES} fit: not kept"
         elif item.utf8 and not is_utf8(data):
             notes[name] = f"{name.upper()} is not UTF-8: not kept"
     return replace(metadata, **dict.fromkeys(notes)), tuple(notes.values())
