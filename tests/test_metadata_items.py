@@ -131,3 +131,23 @@ def test_a_text_that_is_no_utf8(name: str, testpack: ModelPack, photo: Pixels) -
         assert sdl.unpack(encoded(picture, notes)).chunks == ()
         assert len(notes) == 1 and "UTF-8" in notes[0]
         assert load(source(picture, ".png")).metadata == picture.metadata
+
+
+def test_latents_and_pictures_keep_the_same(testpack: ModelPack, photo: Pixels) -> None:
+    """Beside latents, too, an item is kept whole or left out with a note, and only where metadata are asked for."""
+    codec = Codec("testpack", device="cpu", threads=1)
+    latents = codec.latents(codec.encode(photo[:16, :16]))
+    for metadata in (
+        Metadata(exif=sample("exif"), xmp=sample("xmp")),
+        Metadata(exif=bytes(MAX_ANCILLARY_BYTES + 1), xmp=b"\xff"),
+        Metadata(exif=sample("exif"), xmp=bytes(MAX_ANCILLARY_BYTES + 1)),
+    ):
+        for keep in (True, False):
+            told: tuple[list[str], list[str]] = [], []
+            picture = Picture(photo[:16, :16], metadata=metadata)
+            of_picture = codec.encode(picture, keep_metadata=keep, note=told[0].append)
+            of_latents = codec.encode_latents(
+                latents, 16, 16, metadata=metadata, keep_metadata=keep, note=told[1].append
+            )
+            assert sdl.unpack(of_latents).chunks == sdl.unpack(of_picture).chunks
+            assert told[0] == told[1] and len(told[0]) == (keep and 2 - len(sdl.unpack(of_latents).chunks))
