@@ -40,9 +40,7 @@ def claims(side_px: int) -> dict[str, bytes]:
     for name, symbols in (("zeros", zeros), ("zeros, and a spot in each tile", spots)):
         files[name] = payload.encode(symbols, prior, indices)
     return {
-        name: sdl.pack(
-            sdl.SdlFile(side_px, side_px, pack.space.identity, pack.prior_identity, MAX_STEP_INDEX, data)
-        )
+        name: sdl.pack(sdl.SdlFile(side_px, side_px, pack.space.identity, pack.prior_identity, MAX_STEP_INDEX, data))
         for name, data in files.items()
     }
 
