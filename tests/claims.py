@@ -19,6 +19,7 @@ from sdrt.codec import Codec
 from sdrt.coding import payload
 from sdrt.container import sdl
 from sdrt.errors import CorruptError
+from sdrt.limits import MAX_STEP_INDEX
 from sdrt.model_cache import DEFAULT_MODEL
 from sdrt.packs.search import load_pack
 
@@ -27,7 +28,7 @@ def claims(side_px: int) -> dict[str, bytes]:
     """What it holds -> the file."""
     pack = load_pack(DEFAULT_MODEL)
     prior, rows = LatentCoder(pack).prior, ceil(side_px / pack.space.downscale)
-    indices = np.full((rows, rows), sdl.MAX_STEP_INDEX)
+    indices = np.full((rows, rows), MAX_STEP_INDEX)
     zeros = np.zeros((rows, rows, prior.coded_channels), np.int32)
     spots = zeros.copy()
     every = 512 // pack.space.downscale
@@ -39,9 +40,7 @@ def claims(side_px: int) -> dict[str, bytes]:
     for name, symbols in (("zeros", zeros), ("zeros, and a spot in each tile", spots)):
         files[name] = payload.encode(symbols, prior, indices)
     return {
-        name: sdl.pack(
-            sdl.SdlFile(side_px, side_px, pack.space.identity, pack.prior_identity, sdl.MAX_STEP_INDEX, data)
-        )
+        name: sdl.pack(sdl.SdlFile(side_px, side_px, pack.space.identity, pack.prior_identity, MAX_STEP_INDEX, data))
         for name, data in files.items()
     }
 

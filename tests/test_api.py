@@ -66,6 +66,8 @@ def test_keywords_are_the_fields_of_what_they_stand_for() -> None:
         {"tune": "ssim"},
         {"resampling": 3},
         {"resampling": "2"},
+        {"resampling": 2.0},
+        {"resampling": True},
         {"model": 5},
         {"device": "gpu"},
         {"device": ["cpu"]},
@@ -115,6 +117,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     """Numbers out of arrays are taken as Python's."""
     assert EncodeOptions(quality=np.float32(50), resampling=np.int64(2)).quality == 50  # type: ignore[arg-type]
     assert EncodeOptions(target_bytes=np.int64(5000)).target_bytes == 5000  # type: ignore[arg-type]
+    assert EncodeOptions(effort=np.int64(3)).effort == 3  # type: ignore[arg-type]
 
 
 def test_options_and_keywords_give_the_same_file(testpack: ModelPack, photo: Pixels) -> None:
@@ -312,7 +315,8 @@ def hold():
         leave.wait()
 threading.Thread(target=hold, daemon=True).start()
 inside.wait()
-child = os.fork()
+with reading(10**9):
+    child = os.fork()
 if child == 0:
     same = np.array_equal(np.asarray(codec.decode(data)), expected) and sdrt.load(sys.argv[1]).rgb.size > 0
     from PIL import Image
@@ -325,7 +329,8 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_process_goes_on(testpack: ModelPack, photo: Pixels, tmp_path: Path) -> None:
-    """A codec used before a fork decodes in the child, whoever held a lock or read at that moment; both end."""
+    """A codec used before a fork decodes in the child, whoever held a lock or read at that moment, also the
+    thread that forks; both end."""
     path = tmp_path / "photo.png"
     Image.fromarray(photo).save(path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}

@@ -288,6 +288,20 @@ def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monke
     assert synced == [b"old"] and path.read_bytes() == b"data"
 
 
+def test_a_scratch_file_that_cannot_be_removed_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is told once: a signal later on removes nothing, when the name may be somebody else's."""
+    path = tmp_path / "scratch"
+    path.touch()
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(PermissionError), atomic.scratch(path):
+        pass
+    assert not atomic._scratch
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_killed_process_leaves_nothing(number: signal.Signals, nameless: bool, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from sdrt.network import preview, tensorrt_cache
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.picture import Strips
-from sdrt.pixels.thumbnail import reduce_strips, thumbnail_sides
+from sdrt.pixels.thumbnail import reduce_preview, reduce_strips, thumbnail_sides
 
 PARSER = cli._parser()
 COMMANDS = manual.commands_of(PARSER)
@@ -172,6 +172,20 @@ def test_strips_reduce_as_the_whole_picture_does(side_px: int, photo: Pixels) ->
         assert got.alpha is not None
         error = np.dstack([got.rgb, got.alpha]).astype(int) - np.asarray(expected)
         assert np.abs(error[got.alpha > 250]).max(initial=0) <= 6 and np.abs(error[..., 3]).mean() < 2
+
+
+@pytest.mark.parametrize("width_px", [96, 91])
+def test_unseen_colors_do_not_shine_into_a_preview(width_px: int) -> None:
+    """Beside green that is seen lies red that is not: no pixel of the thumbnail that is seen has a red fringe."""
+    preview = np.zeros((12, 12, 3), np.uint8)
+    preview[:, :6, 1], preview[:, 6:, 0] = 255, 255
+    alpha = np.zeros((96, width_px), np.uint8)
+    alpha[:, :48] = 255
+    got = reduce_preview(preview, (0, 0, width_px / 8, 12), alpha, (9, 9))
+    assert got.alpha is not None and 20 < np.count_nonzero(got.alpha) < 60
+    assert got.rgb[got.alpha > 8][:, 1].min() > 250 and got.rgb[got.alpha > 8][:, 0].max() < 5
+    exact = np.asarray(Image.fromarray(alpha).resize((9, 9), Image.Resampling.LANCZOS))
+    assert np.abs(got.alpha.astype(int) - exact).max() < 40
 
 
 def test_a_preview_looks_like_the_picture(testpack: ModelPack, monkeypatch: pytest.MonkeyPatch) -> None:

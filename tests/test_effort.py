@@ -372,7 +372,7 @@ def test_decoders_that_give_pixels_have_gradients_too(pack: ModelPack, photo: Pi
 
 @pytest.mark.parametrize("wrong", [-1, 10, 1.0, True, "3", None], ids=str)
 def test_effort_is_an_integer_from_0_to_9(wrong: Any) -> None:
-    with pytest.raises(sdrt.ArgumentError, match=r"effort is .*, it must be an integer from 0 to 9"):
+    with pytest.raises(sdrt.ArgumentError, match=r"effort is .*, it must be (an integer|at least 0|from 0 to 9)$"):
         sdrt.EncodeOptions(effort=wrong)
 
 

@@ -23,7 +23,7 @@ from sdrt.container.sdl import (
     pack,
     unpack,
 )
-from sdrt.limits import DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE_PX
+from sdrt.limits import DEFAULT_MAX_PIXELS, DEFAULT_MAX_SIDE_PX, MAX_ANCILLARY_BYTES, MAX_STEP_INDEX
 from sdrt.pixels.metadata import ITEMS
 
 DOC = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text(encoding="utf-8")
@@ -121,10 +121,10 @@ def test_layout_is_the_same_on_both_pages() -> None:
     ("row", "number"),
     [
         ("width and height | 1 to {} pixels", sdl.MAX_SIDE_PX),
-        ("step_index | 0 to {}", sdl.MAX_STEP_INDEX),
+        ("step_index | 0 to {}", MAX_STEP_INDEX),
         ("chunks | {}", sdl.MAX_CHUNKS),
         ("data of a critical chunk | {} bytes", sdl.MAX_CRITICAL_BYTES),
-        ("data of an ancillary chunk | {} bytes", sdl.MAX_ANCILLARY_BYTES),
+        ("data of an ancillary chunk | {} bytes", MAX_ANCILLARY_BYTES),
         ("whole file | {} bytes", sdl.MAX_FILE_BYTES),
         ("pixels, unless the caller says otherwise | {}", DEFAULT_MAX_PIXELS),
         ("width and height, unless the caller allows any number of pixels | {} pixels", DEFAULT_MAX_SIDE_PX),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sdrt import ArgumentError, Codec, CorruptError, LimitError, UnsupportedError
 from sdrt.command import cli
+from sdrt.latents import webdataset
 from sdrt.latents.kohya import read_npz, write_npz
 from sdrt.latents.safetensors import read_safetensors, write_safetensors
 from sdrt.latents.sample import LatentSample
@@ -261,6 +262,22 @@ def test_tars_are_read_in_order_and_damage_is_said() -> None:
             tar.addfile(entry, io.BytesIO(data))
     with pytest.raises(CorruptError, match="two files"):
         list(read_tar(io.BytesIO(twice.getvalue()), "t"))
+
+
+@pytest.mark.parametrize("size", [0, 900])
+def test_a_sample_without_end_is_refused(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the files that share a key, they take no more memory than the limit; samples before are given."""
+    monkeypatch.setattr(webdataset, "MAX_SAMPLE_BYTES", 5000)
+    stream = io.BytesIO()
+    writer = TarWriter(stream)
+    writer.write("a", {"npz": bytes(4000)})
+    writer.write("b", {str(number): bytes(size) for number in range(20)})
+    writer.close()
+    stream.seek(0)
+    samples = read_tar(stream, "t")
+    assert next(samples)[0] == "a"
+    with pytest.raises(LimitError, match=r"^t: with 'b.[0-9]' the sample 'b' has [0-9]+ bytes, the limit is 5000$"):
+        next(samples)
 
 
 def run(*arguments: str | Path) -> int:

@@ -14,6 +14,7 @@ from tests.make_container_golden import SAMPLES
 from sdrt.codec import Codec
 from sdrt.container import sdl
 from sdrt.errors import OutputError
+from sdrt.limits import MAX_ANCILLARY_BYTES
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.load import load
 from sdrt.pixels.metadata import ITEMS, Metadata
@@ -106,19 +107,19 @@ def test_it_is_broken_in_png(name: str, photo: Pixels) -> None:
 @items
 def test_the_largest_is_kept(name: str, testpack: ModelPack, photo: Pixels) -> None:
     """An item of exactly the limit of a chunk is in the file."""
-    picture = with_item(photo[:16, :16], name, sample(name, sdl.MAX_ANCILLARY_BYTES))
+    picture = with_item(photo[:16, :16], name, sample(name, MAX_ANCILLARY_BYTES))
     data = encoded(picture, [])
-    assert sdl.unpack(data).chunks == (sdl.Chunk(ITEMS[name].chunk, sample(name, sdl.MAX_ANCILLARY_BYTES)),)
+    assert sdl.unpack(data).chunks == (sdl.Chunk(ITEMS[name].chunk, sample(name, MAX_ANCILLARY_BYTES)),)
 
 
 @pytest.mark.parametrize(("name", "suffix"), [*((name, "") for name in ITEMS), *BEYOND_JPEG])
 def test_too_much_for_a_file_costs_no_picture(name: str, suffix: str, testpack: ModelPack, photo: Pixels) -> None:
     """An item beyond the limit of a chunk is left out with a note, whatever file or image it came in."""
-    picture = with_item(photo[:16, :16], name, sample(name, sdl.MAX_ANCILLARY_BYTES + 1))
+    picture = with_item(photo[:16, :16], name, sample(name, MAX_ANCILLARY_BYTES + 1))
     for given in (source(picture, suffix),) if suffix else (picture, to_pil(picture)):
         notes: list[str] = []
         assert sdl.unpack(encoded(given, notes)).chunks == ()
-        assert len(notes) == 1 and str(sdl.MAX_ANCILLARY_BYTES) in notes[0]
+        assert len(notes) == 1 and str(MAX_ANCILLARY_BYTES) in notes[0]
 
 
 @pytest.mark.parametrize("name", [name for name, item in ITEMS.items() if item.utf8])
@@ -130,3 +131,23 @@ def test_a_text_that_is_no_utf8(name: str, testpack: ModelPack, photo: Pixels) -
         assert sdl.unpack(encoded(picture, notes)).chunks == ()
         assert len(notes) == 1 and "UTF-8" in notes[0]
         assert load(source(picture, ".png")).metadata == picture.metadata
+
+
+def test_latents_and_pictures_keep_the_same(testpack: ModelPack, photo: Pixels) -> None:
+    """Beside latents, too, an item is kept whole or left out with a note, and only where metadata are asked for."""
+    codec = Codec("testpack", device="cpu", threads=1)
+    latents = codec.latents(codec.encode(photo[:16, :16]))
+    for metadata in (
+        Metadata(exif=sample("exif"), xmp=sample("xmp")),
+        Metadata(exif=bytes(MAX_ANCILLARY_BYTES + 1), xmp=b"\xff"),
+        Metadata(exif=sample("exif"), xmp=bytes(MAX_ANCILLARY_BYTES + 1)),
+    ):
+        for keep in (True, False):
+            told: tuple[list[str], list[str]] = [], []
+            picture = Picture(photo[:16, :16], metadata=metadata)
+            of_picture = codec.encode(picture, keep_metadata=keep, note=told[0].append)
+            of_latents = codec.encode_latents(
+                latents, 16, 16, metadata=metadata, keep_metadata=keep, note=told[1].append
+            )
+            assert sdl.unpack(of_latents).chunks == sdl.unpack(of_picture).chunks
+            assert told[0] == told[1] and len(told[0]) == (keep and 2 - len(sdl.unpack(of_latents).chunks))

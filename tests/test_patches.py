@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +41,7 @@ from sdrt.pixels.atlas import encode_av1, encode_vp8l
 from sdrt.pixels.scaling import reduce
 from sdrt.pixels.still_streams import av1_stream, avif_file
 from sdrt.pixels.type_cells import type_cells
+from sdrt.protection import write_protected
 
 Pixels = NDArray[np.uint8]
 
@@ -229,6 +233,20 @@ def test_type_is_found_and_pictures_are_not(photo: Pixels, kodak: list[Path]) ->
     for path in kodak[::6]:
         with Image.open(path) as image:
             assert not type_cells(np.asarray(image.convert("RGB")), CELL_PX).any()
+
+
+def test_errors_are_summed_in_bands() -> None:
+    """Looking for what the network gets wrong takes less room than two pictures, not the floats of a whole one."""
+    rgb = np.random.default_rng(3).integers(0, 256, (1500, 800, 3), np.uint8)
+    written: Any = (b"", None)
+    writer: Any = SimpleNamespace(budget_bytes=None, write=lambda _latents: written)
+    marked = np.ones(cells(*rgb.shape[:2]), np.bool_)
+    tracemalloc.start()
+    try:
+        found = write_protected(rgb, marked, writer, lambda *_: np.zeros(0, np.float32), lambda _data: rgb)
+        assert found is written and tracemalloc.get_traced_memory()[1] < 2 * rgb.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_pillow_without_the_codec_says_so(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,17 @@ def certain_prior(channels: int) -> Prior:
     arrays = generic_arrays(channels)
     arrays["global_weights"] = np.zeros_like(arrays["global_weights"])
     return build_prior(arrays)
+
+
+def test_a_prior_goes_when_nobody_holds_it() -> None:
+    """What coding has made for a prior does not keep it: a codec that is closed gives its memory back."""
+    prior = generic_prior(3)
+    payload = encode(laplace((4, 4), prior, 1), prior, flat(4, 4))
+    decode(payload, prior, flat(4, 4))
+    alive = weakref.ref(prior)
+    del prior
+    gc.collect()
+    assert alive() is None
 
 
 def test_silence_costs_next_to_nothing() -> None:

@@ -121,6 +121,27 @@ def test_nothing_is_overwritten_and_refusals_are_one_line(
     assert (tmp_path / "full" / "file").read_text() == (tmp_path / "there.zip").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["new", "there"])
+def test_a_pack_that_cannot_be_finished_leaves_no_part_of_itself(
+    name: str, pack: ModelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some files have their names already: a second try finds the folder as the first one did."""
+    out = tmp_path / "out"
+    (out / "there").mkdir(parents=True)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "manifest.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert ship(pack, out / name) == OutputError.exit_code
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*")] == ["there"]
+    monkeypatch.undo()
+    assert ship(pack, out / name) == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 @pytest.mark.parametrize("name", ["new", "there", "pack.zip"])
 def test_a_full_disk_leaves_no_half_pack(name: str, pack: ModelPack, tmp_path: Path) -> None:

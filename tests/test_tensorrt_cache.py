@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +18,11 @@ from tests.fake_onnxruntime import MACHINE, FakeRuntime
 
 from sdrt.codec import Codec
 from sdrt.errors import EngineError
-from sdrt.network import installed, tensorrt_cache
+from sdrt.network import installed, onnxruntime_session, tensorrt_cache
 from sdrt.network.devices import Sides
-from sdrt.network.engine import Engine, build_tensorrt
+from sdrt.network.engine import Engine
 from sdrt.network.tensorrt_cache import Machine
+from sdrt.network.tensorrt_session import build_engine
 from sdrt.network.transform import accelerator_sides
 from sdrt.packs.manifest import ModelPack
 from sdrt_export.__main__ import main
@@ -125,7 +129,7 @@ def test_a_damaged_engine_is_built_again(
     runtime: FakeRuntime, graph: Path, caplog: pytest.LogCaptureFixture, disease: str
 ) -> None:
     """A record that is cut, an engine of another size, a missing context, sides that fall: said, and built again."""
-    build_tensorrt(graph, SIDES)
+    build_engine(graph, SIDES)
     place = tensorrt_cache.place_of(graph, MACHINE)
     if disease == "record":
         (place / "built.json").write_text((place / "built.json").read_text()[:40])
@@ -145,7 +149,7 @@ def test_an_engine_of_another_machine_is_named(
     runtime: FakeRuntime, graph: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After an update of TensorRT the old engine is not loaded, and the message says for what it was built."""
-    build_tensorrt(graph, SIDES)
+    build_engine(graph, SIDES)
     monkeypatch.setattr(tensorrt_cache, "this_machine", lambda version: Machine(version, "10.14.1", 90))
     Engine(graph, device="tensorrt", sides=SIDES)
     assert "none for ort1.31.0-trt10.14.1-sm90 (there is one for ort1.31.0-trt10.13.2-sm90)" in caplog.text
@@ -162,6 +166,27 @@ def test_a_build_that_fails_leaves_nothing(runtime: FakeRuntime, graph: Path) ->
     with pytest.raises(EngineError, match=r"device tensorrt cannot open .* Failed to create builder"):
         Engine(graph, device="tensorrt")
     assert list(place.parent.iterdir()) == []
+
+
+def test_threads_that_need_one_engine_build_it_once(
+    runtime: FakeRuntime, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two codecs in two threads do not build into one folder, nor the same engine twice."""
+    both_build = threading.Barrier(2)
+    open_session = onnxruntime_session.open_session
+
+    def slow(source: Any, device: str, *arguments: Any, **options: Any) -> Any:
+        if device == "tensorrt":
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both_build.wait(0.3)
+        return open_session(source, device, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime_session, "open_session", slow)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: build_engine(graph, SIDES), range(2)))
+    place = tensorrt_cache.place_of(graph, MACHINE)
+    assert sorted(results) == [(place, False), (place, True)] and tensorrt_cache.find(place) == SIDES
+    assert [entry.name for entry in place.parent.iterdir()] == [place.name]
 
 
 def test_sizes_outside_the_profile_are_refused_before_the_provider_sees_them(runtime: FakeRuntime, graph: Path) -> None:
@@ -281,7 +306,7 @@ def test_the_codec_cuts_large_pictures_to_the_engine(
 ) -> None:
     """With an engine of at most 64 cells a picture of 100 x 30 is run in tiles of 64 x 30, all of one shape."""
     codec = Codec("testpack", device="tensorrt")
-    build_tensorrt(testpack.folder / "decoder.onnx", Sides(1, 32, 64))
+    build_engine(testpack.folder / "decoder.onnx", Sides(1, 32, 64))
     decoder = codec._engine(testpack, "decoder")
     shapes: list[tuple[int, ...]] = []
 

@@ -134,6 +134,28 @@ def test_workers_work_at_the_same_time() -> None:
     assert list(InOrder(meet, range(6), 3)) == list(range(6))
 
 
+def test_an_abandoned_iterator_ends_its_threads() -> None:
+    """Work that has begun is finished, what waits for a thread is not begun, and no thread is left."""
+    begun: list[int] = []
+    go_on = threading.Event()
+    workers: set[threading.Thread] = set()
+
+    def work(item: int) -> int:
+        workers.add(threading.current_thread())
+        begun.append(item)
+        assert item == 0 or go_on.wait(WAIT_S)
+        return item
+
+    results = InOrder(work, range(100), 2)
+    assert next(results) == 0
+    del results
+    go_on.set()
+    for worker in list(workers):
+        worker.join(WAIT_S)
+        assert not worker.is_alive()
+    assert len(begun) <= 3, "the one taken, and one for each worker"
+
+
 # Reading
 
 

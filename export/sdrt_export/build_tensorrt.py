@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdrt.errors import EngineError
 from sdrt.network.devices import PRECISIONS, Sides, graph_precision
-from sdrt.network.engine import build_tensorrt
+from sdrt.network.tensorrt_session import build_engine
 from sdrt.network.transform import accelerator_sides
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack, read_verified
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         sides = sides_in_cells(options.sides, pack, half)
         read_verified(pack, path.name)
         print(f"{path.name}: sides {sides.min}, {sides.opt}, {sides.max}; this takes minutes", flush=True)
-        place, built = build_tensorrt(path, sides, rebuild=options.rebuild)
+        place, built = build_engine(path, sides, rebuild=options.rebuild)
         size = sum(entry.stat().st_size for entry in place.iterdir())
         print(f"{path.name}: {'built' if built else 'already built'}, {size / 1e6:.1f} MB in {place}")
     return 0

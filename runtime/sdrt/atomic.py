@@ -135,8 +135,10 @@ def scratch(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _remove(key)
-            del _scratch[key]
+            try:
+                _remove(key)
+            finally:
+                del _scratch[key]
 
 
 def _find(destination: Path, name: str) -> Path | None:

@@ -20,6 +20,7 @@ from sdrt.coding.symbols import to_channels
 from sdrt.container import patches, sdl, step_map
 from sdrt.container.step_map import Offsets, StepIndices
 from sdrt.errors import ModelError
+from sdrt.limits import MAX_STEP_INDEX
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
@@ -117,7 +118,7 @@ class FileWriter:
         for resampling in sdl.RESAMPLINGS:
             side_px = cell * resampling
             shape = channels, ceil(self.height_px / side_px), ceil(self.width_px / side_px)
-            files.append(self._file(np.zeros(shape, np.float32), resampling, sdl.MAX_STEP_INDEX, 1.0))
+            files.append(self._file(np.zeros(shape, np.float32), resampling, MAX_STEP_INDEX, 1.0))
         return min(((sdl.pack(file), file) for file in files), key=lambda written: len(written[0]))
 
     @cached_property
@@ -152,7 +153,7 @@ class FileWriter:
             guess = self.guess
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
-            coarsest = sdl.MAX_STEP_INDEX if is_last else coarse
+            coarsest = MAX_STEP_INDEX if is_last else coarse
             try:
                 values = latents(resampling, is_last)
                 data, file = self._search(values, resampling, guess, coarsest)

@@ -14,7 +14,6 @@ All but 1 and 3 are optional, see ``EncodeOptions``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from sdrt.analysis import Analysis
 from sdrt.bitstream import FileWriter, LatentCoder, Paint, Written
 from sdrt.container import sdl
 from sdrt.container.alpha import DEFAULT_MAX_ERROR, encode_alpha
-from sdrt.metadata_chunks import storable, to_chunks
+from sdrt.metadata_chunks import to_chunks
 from sdrt.network.engine import Engine
 from sdrt.network.refine import Refinement
 from sdrt.network.transform import Progress
@@ -67,16 +66,15 @@ def encode_picture(
     Raises as ``Codec.encode``.
     """
     picture = source if isinstance(source, Picture) else load(source, max_pixels=max_pixels)
-    if options.keep_metadata:
-        metadata, left_out = storable(picture.metadata)
-        picture = replace(picture, metadata=metadata, notes=(*picture.notes, *left_out))
     if note is not None:
         for text in picture.notes:
             note(text)
     rgb, pack = picture.rgb, coder.pack
     height_px, width_px = rgb.shape[:2]
     regions = regions_of(rgb, options, pack)
-    writer = writer_of(coder, width_px, height_px, options, regions, alpha=picture.alpha, metadata=picture.metadata)
+    writer = writer_of(
+        coder, width_px, height_px, options, regions, alpha=picture.alpha, metadata=picture.metadata, note=note
+    )
 
     is_cache = options.latent_error is not None  # latents for training are kept whole
     marked = cells_to_protect(rgb) if options.protect in ("auto", "text") and not is_cache else None
@@ -122,6 +120,7 @@ def writer_of(
     *,
     alpha: NDArray[np.uint8] | None,
     metadata: Metadata,
+    note: Note | None,
 ) -> FileWriter:
     """The writer of a picture's file, with all that the file holds besides latents.
 
@@ -132,12 +131,16 @@ def writer_of(
         regions: Parts with finer or coarser steps.
         alpha: uint8 (height_px, width_px); None: opaque.
         metadata: Kept where ``options.keep_metadata`` says so.
+        note: Called with a line about each item of it that a file cannot hold.
 
     Raises:
         ArgumentError: A region does not lie in the picture.
     """
     offsets = offsets_of(regions, height_px, width_px, coder.pack.space.downscale)
-    chunks = to_chunks(metadata) if options.keep_metadata else ()
+    chunks, left_out = to_chunks(metadata) if options.keep_metadata else ((), ())
+    if note is not None:
+        for text in left_out:
+            note(text)
     if alpha is not None:
         max_error = 0 if options.exact_alpha else DEFAULT_MAX_ERROR
         chunks = (sdl.Chunk(sdl.ALPHA, encode_alpha(alpha, max_error=max_error)), *chunks)

@@ -20,7 +20,7 @@ from sdrt.file_info import Info, info
 from sdrt.latents.units import to_normalized, to_raw
 from sdrt.limits import check_pixels
 from sdrt.model_cache import ModelCache
-from sdrt.options import EncodeOptions, updated
+from sdrt.options import EncodeOptions, Note, updated
 from sdrt.packs.manifest import LatentSpace
 from sdrt.parallel import InOrder
 from sdrt.pixels.metadata import Metadata
@@ -82,6 +82,7 @@ class LatentCodec:
         scaled: bool = False,
         alpha: NDArray[np.uint8] | None = None,
         metadata: Metadata | None = None,
+        note: Note | None = None,
         **keywords: Unpack[EncodeKeywords],
     ) -> bytes:
         """Encode latents of a VAE with the pack's space, without running a network.
@@ -96,6 +97,7 @@ class LatentCodec:
             scaled: As of ``latents``.
             alpha: uint8 (height_px, width_px), 255 is opaque.
             metadata: Kept where ``options.keep_metadata`` says so.
+            note: Called with a line about each item of it that a file cannot hold, and that is left out.
             **keywords: Fields of ``EncodeOptions``, in place of those of ``options``.
 
         Returns:
@@ -104,7 +106,7 @@ class LatentCodec:
         Raises:
             ArgumentError: Latents or alpha of another shape, or not finite; an option that needs the picture (truth,
                 effort, protect "text" or "faces"); or as ``encode``.
-            LimitError: More than ``max_pixels`` pixels, or metadata of which an item exceeds its chunk.
+            LimitError: More than ``max_pixels`` pixels.
             UnsupportedError, ModelError: As ``encode``.
         """
         options = updated(options, **keywords)
@@ -126,7 +128,7 @@ class LatentCodec:
         coded_px = ceil(width_px / factor), ceil(height_px / factor)
         normalized = to_normalized(latents, pack.space, *coded_px, scaled=scaled)
         coder, kept = self._models.coder(pack), metadata or Metadata()
-        writer = writer_of(coder, width_px, height_px, options, options.regions, alpha=alpha, metadata=kept)
+        writer = writer_of(coder, width_px, height_px, options, options.regions, alpha=alpha, metadata=kept, note=note)
         return writer.write(lambda _resampling, _final: normalized)[0]
 
     def encoding_space(self) -> LatentSpace:

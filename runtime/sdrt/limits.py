@@ -1,4 +1,4 @@
-"""How large a picture may be before it is read: two limits and one check for files of every kind."""
+"""Bounds that several rooms share: how large a picture may be before it is read, and what an .sdl file can hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ DEFAULT_MAX_PIXELS = 178_956_970
 DEFAULT_MAX_SIDE_PX = 65_535
 """The longest side, unless ``max_pixels`` is None; JPEG's is the same. A limit of pixels alone does not bound the work:
 a picture of one column costs as much as one that is a cell wide."""
+
+
+MAX_STEP_INDEX = 1023
+"""The largest step index of an .sdl file, the coarsest step; the smallest is 0."""
+
+MAX_ANCILLARY_BYTES = 2**20
+"""The largest ancillary chunk of an .sdl file. No more than that is read of an item of metadata."""
 
 
 def check_pixels(width_px: int, height_px: int, max_pixels: int | None) -> None:

@@ -160,10 +160,11 @@ class EncodeOptions:
             raise ArgumentError(f"protect is {self.protect!r}, it must be one of {', '.join(PROTECTS)}")
         if not isinstance(self.regions, Sequence) or not all(isinstance(region, Region) for region in self.regions):
             raise ArgumentError(f"regions is {self.regions!r}, it must be a sequence of Region")
+        check_count("resampling", self.resampling)
         if self.resampling not in (None, *RESAMPLINGS):
             raise ArgumentError(f"resampling is {self.resampling!r}, it must be one of {RESAMPLINGS}")
-        if not isinstance(self.effort, int) or isinstance(self.effort, bool) or not 0 <= self.effort <= MAX_EFFORT:
-            raise ArgumentError(f"effort is {self.effort!r}, it must be an integer from 0 to {MAX_EFFORT}")
+        check_integer("effort", self.effort, 0)
+        check_range("effort", self.effort, 0, MAX_EFFORT)
         if self.effort and self.latent_error is not None:
             raise ArgumentError("latent_error keeps latents as they are, effort changes them: give one of the two")
 

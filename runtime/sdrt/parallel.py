@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -27,7 +28,8 @@ class InOrder(Iterator[_Result], Generic[_Item, _Result]):
     """Iterates over the results of a function for many items, in order, computed ahead on threads.
 
     At most twice as many items as ``workers`` are taken before their results are. The error of an item is raised in its
-    place; the results after it can still be taken. One thread at a time may take results.
+    place; the results after it can still be taken. One thread at a time may take results. Once nobody holds the
+    iterator, nothing more is begun, and the threads end.
 
     Args:
         function: Called from several threads at once.
@@ -47,6 +49,7 @@ class InOrder(Iterator[_Result], Generic[_Item, _Result]):
         self._items = iter(items)
         self._ahead = 2 * workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="sdrt")
+        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
         self._pending: deque[Future[_Result]] = deque()
 
     def __next__(self) -> _Result:

@@ -9,7 +9,7 @@ Flat pictures come first: where lossless WebP holds the whole picture in a few b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -41,6 +41,8 @@ _WHOLE_FROM = 0.9
 """Share of the picture from which only a patch over the whole picture is tried."""
 _SPLITS = (0.2, 0.4, 0.6, 0.8)
 """Shares of a file's bytes for the patches, tried in turn."""
+_BAND_PX = 16 * CELL_PX
+"""Rows that are summed at once: floats take twelve times the room of pixels."""
 _FEATHER_PX = 4
 _FINEST = 100
 _LENGTH_GROWS = 3
@@ -129,12 +131,21 @@ class _Search:
 
     def __init__(self, rgb: Pixels, marked: Mask, writer: FileWriter, latents: LatentsOf, paint: Paint) -> None:
         self._rgb, self._marked, self._writer, self._latents, self._paint = rgb, marked, writer, latents, paint
-        self.cell_pixels = cell_sums(np.ones(rgb.shape[:2], np.float32), CELL_PX)
+        self.cell_pixels = self._sums(lambda rows: np.ones(rgb[rows].shape[:2], np.float32))
 
     def squared(self, picture: Pixels) -> NDArray[np.float32]:
         """Mean over the channels of the squared error, summed over each cell."""
-        difference = self._rgb.astype(np.float32) - picture
-        return cell_sums(np.square(difference).mean(axis=2), CELL_PX)
+        return self._sums(lambda rows: np.square(self._rgb[rows].astype(np.float32) - picture[rows]).mean(axis=2))
+
+    def _means(self, channel: int) -> Pixels:
+        """The mean level of a channel of each cell, uint8 (rows, columns)."""
+        sums = self._sums(lambda rows: self._rgb[rows, :, channel].astype(np.float32))
+        return np.asarray(np.rint(sums / self.cell_pixels), np.uint8)
+
+    def _sums(self, values: Callable[[slice], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Sums over each cell of ``values``, which gives float32 (n, W) for rows of the picture."""
+        bands = (slice(top, top + _BAND_PX) for top in range(0, len(self._rgb), _BAND_PX))
+        return np.concatenate([cell_sums(values(rows), CELL_PX) for rows in bands])
 
     def error(self, picture: Pixels, mask: Mask | None) -> float:
         """The error of a picture that has patches in ``mask`` and is painted elsewhere."""
@@ -213,7 +224,7 @@ class _Search:
         channels = []
         for channel in range(3):
             values = self._rgb[:, :, channel]
-            means = np.rint(cell_sums(values.astype(np.float32), CELL_PX) / self.cell_pixels).astype(np.uint8)
+            means = self._means(channel)
             channels.append(np.where(mask[here], values[np.ix_(rows, columns)], means[here]))
         return np.stack(channels, axis=2)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdrt.bitstream import FileWriter, Paint, Write, Written
 from sdrt.container import step_map
-from sdrt.container.step_map import MAX_OFFSET, UNIT, Offsets
+from sdrt.container.step_map import MAX_OFFSET, OCTAVE, UNIT, Offsets
 from sdrt.errors import ArgumentError, UnsupportedError
 from sdrt.options import EncodeOptions, Region
 from sdrt.packs.manifest import ModelPack
@@ -18,7 +18,7 @@ from sdrt.pixels import structure
 from sdrt.pixels.faces import find_faces
 from sdrt.pixels.picture import Pixels
 
-_OCTAVE = 64 // UNIT
+_OCTAVE = OCTAVE // UNIT
 """Offsets that double the step."""
 _LINED = 0.45
 """Share of a cell's error along lines from which it is wrong structure: texture has about .3, contours above .5."""

@@ -19,7 +19,7 @@ from tests.prior_samples import WIDE, heavy_arrays, laplace
 from sdrt.coding import payload
 from sdrt.coding.prior import MAX_SYMBOL, Prior
 from sdrt.coding.prior_file import build_prior, load_prior
-from sdrt.container.sdl import MAX_STEP_INDEX
+from sdrt.limits import MAX_STEP_INDEX
 
 SIDE = 24
 """Sides up to 24 symbols."""

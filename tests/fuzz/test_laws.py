@@ -24,6 +24,7 @@ from sdrt.container import npz, sdl
 from sdrt.container.alpha import decode_alpha, encode_alpha
 from sdrt.container.step_map import MAX_OFFSET, decode_step_map, encode_step_map
 from sdrt.errors import ModelError, SdrtError, UnsupportedError
+from sdrt.limits import MAX_STEP_INDEX
 from sdrt.network import tile
 from sdrt.network.graph import Graph
 from sdrt.packs.manifest import LatentSpace
@@ -38,7 +39,7 @@ files = st.builds(
     height_px=st.integers(1, sdl.MAX_SIDE_PX),
     space_identity=st.binary(min_size=4, max_size=4),
     prior_identity=st.binary(min_size=4, max_size=4),
-    step_index=st.integers(0, sdl.MAX_STEP_INDEX),
+    step_index=st.integers(0, MAX_STEP_INDEX),
     payload=st.binary(max_size=300),
     chunks=chunks.map(lambda found: tuple(sdl.Chunk(*chunk) for chunk in sorted(found))),
 )

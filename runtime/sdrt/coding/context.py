@@ -28,6 +28,7 @@ from sdrt.coding.prior import (
     Prior,
     Scan,
 )
+from sdrt.container.step_map import NEUTRAL_INDEX, OCTAVE
 
 Positions = NDArray[np.int64]
 """Flat indices into a canvas; its margins count as cells."""
@@ -54,18 +55,18 @@ class Prediction:
 
 def inverse_step(step_index: int) -> int:
     """The network's quality input, ``32 * 2**((512 - step_index) / 64)`` rounded: 8192..0 for step indices 0..1023."""
-    octave, part = divmod(512 - step_index, 64)
+    octave, part = divmod(NEUTRAL_INDEX - step_index, OCTAVE)
     return (_POWERS[part] << 8 + octave) + 2**15 >> 16
 
 
 def _integer_root_powers() -> tuple[int, ...]:
-    """floor(2**13 * 2**(i / 64)) for i in 0..63: part of the format, so by integer roots, not by a libm's pow."""
+    """floor(2**13 * 2**(i / OCTAVE)) for i in 0..63: part of the format, so by integer roots, not by a libm's pow."""
     values = []
-    for i in range(64):
-        target, low, high = 2 ** (13 * 64 + i), 2**13, 2**14
+    for i in range(OCTAVE):
+        target, low, high = 2 ** (13 * OCTAVE + i), 2**13, 2**14
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if middle**64 <= target else (low, middle)
+            low, high = (middle, high) if middle**OCTAVE <= target else (low, middle)
         values.append(low)
     return tuple(values)
 

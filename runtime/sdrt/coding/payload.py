@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,22 +37,30 @@ def _stream() -> Any:
     return constriction.stream
 
 
-@lru_cache(maxsize=8)
 class _Models:
-    """The coder's models of a prior, created on first use."""
+    """The coder's models of a prior's frequency tables, created on first use."""
 
-    def __init__(self, prior: Prior) -> None:
-        self._prior = prior
+    def __init__(self, frequencies: tuple[NDArray[np.uint16], ...]) -> None:
+        self._frequencies = frequencies
         self._made: dict[int, Any] = {}
 
     def __getitem__(self, table: int) -> Any:
         model = self._made.get(table)
         if model is None:
-            row = self._prior.frequencies[table // FRACTIONS][table % FRACTIONS]
+            row = self._frequencies[table // FRACTIONS][table % FRACTIONS]
             # Multiples of 1/65536 are exact in float32, so the coder's own rounding is the same everywhere.
             model = _stream().model.Categorical(row.astype(np.float32) / np.float32(TOTAL), perfect=False)
             self._made[table] = model
         return model
+
+
+_MODELS: WeakKeyDictionary[Prior, _Models] = WeakKeyDictionary()
+"""The models of each prior for as long as somebody holds the prior: they must not hold it themselves."""
+
+
+def _models_of(prior: Prior) -> _Models:
+    models = _MODELS.get(prior)
+    return _MODELS.setdefault(prior, _Models(prior.frequencies)) if models is None else models
 
 
 def _runs(tables: Int32) -> tuple[NDArray[np.int64], Iterator[tuple[int, int, int]]]:
@@ -68,7 +77,7 @@ class _Encoder:
     """Encodes one payload, scan by scan."""
 
     def __init__(self, prior: Prior) -> None:
-        self._prior, self._models = prior, _Models(prior)
+        self._prior, self._models = prior, _models_of(prior)
         self._coder, self._uniform = _stream().queue.RangeEncoder(), _stream().model.Uniform()
 
     def scan(self, prediction: Prediction, symbols: Int32) -> None:
@@ -131,7 +140,7 @@ class _Decoder:
     """Decodes one payload, scan by scan."""
 
     def __init__(self, payload: bytes, prior: Prior) -> None:
-        self._prior, self._models = prior, _Models(prior)
+        self._prior, self._models = prior, _models_of(prior)
         words = np.frombuffer(payload + bytes(-len(payload) % 4 + 8), ">u4").astype(np.uint32)
         self._coder, self._uniform = _stream().queue.RangeDecoder(words), _stream().model.Uniform()
 

@@ -41,6 +41,11 @@ MAX_SCANS = 96
 MAX_RADIUS = 255
 MAX_EXTENTS = 32
 _LARGEST_INVERSE = 8192
+_SCAN_ARRAYS = {
+    "grids": "i1", "taps": "i1", "weights": "i1", "own_weights": "i1", "global_weights": "<i4",
+    "shift": "u1", "out_weights": "i1", "out_shift": "u1",
+}  # fmt: skip
+"""Arrays that hold the scans' parts one after the other, and their dtypes."""
 
 
 def load_prior(source: str | Path | bytes, name: str | None = None) -> Prior:
@@ -171,78 +176,93 @@ def build_prior(arrays: Arrays, name: str = "prior") -> Prior:
 
 
 def _build_scans(arrays: Arrays, coded: int, extents: tuple[int, ...], near: int, name: str) -> tuple[Scan, ...]:
+    """The scans, which together code every symbol once, the extents first."""
     table = _take(arrays, "scans", "<i2", name).astype(np.int64)
     _check(table.ndim == 2 and table.shape[1] == 6, name, "scans has six columns")
     _check(1 <= len(table) <= MAX_SCANS, name, f"1 to {MAX_SCANS} scans")
-    kinds = {
-        "grids": "i1", "taps": "i1", "weights": "i1", "own_weights": "i1", "global_weights": "<i4",
-        "shift": "u1", "out_weights": "i1", "out_shift": "u1",
-    }  # fmt: skip
-    read = {key: _Reader(arrays, key, kind, name) for key, kind in kinds.items()}
+    read = {key: _Reader(arrays, key, kind, name) for key, kind in _SCAN_ARRAYS.items()}
     covered = np.zeros((coded, LATTICE, LATTICE), np.int64)
     # A latent channel is coded where the extent reaches it; the extents are coded everywhere, and first.
     reach = [0, *np.searchsorted(extents, np.arange(coded - 1), side="right") + 1] if extents else [0] * coded
     scans = []
-    for start, stop, grid_count, tap_count, own_count, hidden in table.tolist():
+    for start, stop, *counts in table.tolist():
         _check(0 <= start < stop <= coded, name, "a scan codes at least one channel")
-        _check(1 <= grid_count <= LATTICE**2 and 1 <= hidden <= 1024, name, "1 to 16 grids, 1 to 1024 hidden units")
-        max_taps = (2 * WINDOW + 1) ** 2
-        _check(all(0 <= n <= max_taps for n in (tap_count, own_count)), name, f"at most {max_taps} taps in a scan")
-        wide, size, seen = start >= near, stop - start, min(start, near)
         _check(reach[start] == reach[stop - 1], name, "the channels of a scan have one extent")
         _check(not extents or start == 0 or bool((covered[0] == 1).all()), name, "extents are coded first")
+        wide = start >= near
         _check(wide or stop <= near, name, "a scan is on one side of the near channels")
         bands = (0, 0)
         if wide:
             whole = (start - near) % BAND == 0 and (stop == coded or (stop - near) % BAND == 0)
             _check(whole, name, "wide scans code whole bands")
             bands = ((start - near) // BAND, -(-(stop - near) // BAND))
-        grids, offsets = read["grids"].take(grid_count, 3), read["taps"].take(tap_count + own_count, 2)
-        _check(bool((np.abs(offsets) <= WINDOW).all()), name, f"taps reach {WINDOW} symbols at most")
-        for y, x, stride in grids.tolist():
-            _check(stride in (1, 2, 4) and 0 <= y < stride and 0 <= x < stride, name, "grids of stride 1, 2 or 4")
-            covered[start:stop, y::stride, x::stride] += 1
-        columns = hidden if wide else hidden + 2 * size
-        own, shown = (0, seen) if wide else (own_count * size, stop)
-        limits = input_limits(tap_count * seen, own, shown, bands)
-        weights, mean_weights = read["weights"].take(len(limits), columns), read["weights"].take(shown, columns)
-        own_weights = read["own_weights"].take(2, own_count if wide else 0, size)
-        global_weights = read["global_weights"].take(2, hidden + 2 * size)
-        shifts, out_shifts = read["shift"].take(hidden), read["out_shift"].take(2 * size)
-        out_weights = read["out_weights"].take(hidden, 2 * size)
-        bound = (np.abs(global_weights).T @ [1, _LARGEST_INVERSE] >> GLOBAL_BITS) + 2
-        bound[:columns] += np.abs(weights).T @ limits + np.abs(mean_weights).sum(0) * SYMBOL_LIMIT
-        bound[hidden:] += np.abs(own_weights).sum(1).ravel() * SYMBOL_LIMIT
-        _check(bool((bound < EXACT).all()), name, "sums of the first layer stay below 2**24")
-        out_bound = np.abs(out_weights).sum(0) * HIDDEN_LIMIT
-        _check(bool((out_bound < EXACT).all()), name, "sums of the second layer stay below 2**24")
-        small = bool((shifts < 24).all() and (out_shifts < 31).all())
-        _check(small, name, "shifts are below 24, output shifts below 31")
-        pairs = tuple((int(y), int(x)) for y, x in offsets)
-        scans.append(
-            Scan(
-                start=start,
-                stop=stop,
-                grids=tuple(Grid(*row) for row in grids.tolist()),
-                min_extent=int(reach[start]),
-                wide=wide,
-                near=seen,
-                bands=bands,
-                taps=pairs[:tap_count],
-                own_taps=pairs[tap_count:],
-                weights=weights.astype(np.float32),
-                own_weights=own_weights.astype(np.float32),
-                mean_weights=mean_weights,
-                global_weights=global_weights,
-                shift=np.ldexp(np.float32(1), -shifts),
-                out_weights=out_weights.astype(np.float32),
-                out_shift=out_shifts.astype(np.int32),
-            )
+        scan = _read_scan(
+            read, counts, name, start=start, stop=stop, near=min(start, near), bands=bands, min_extent=int(reach[start])
         )
+        for grid in scan.grids:
+            covered[start:stop, grid.y :: grid.stride, grid.x :: grid.stride] += 1
+        scans.append(scan)
     _check(bool((covered == 1).all()), name, "every symbol is coded exactly once")
     for reader in read.values():
         reader.end()
     return tuple(scans)
+
+
+def _read_scan(
+    read: Mapping[str, _Reader],
+    counts: list[int],
+    name: str,
+    *,
+    start: int,
+    stop: int,
+    near: int,
+    bands: tuple[int, int],
+    min_extent: int,
+) -> Scan:
+    """Takes the arrays of one scan. ``counts``: grids, taps, own taps and hidden units; the others as of ``Scan``."""
+    grid_count, tap_count, own_count, hidden = counts
+    _check(1 <= grid_count <= LATTICE**2 and 1 <= hidden <= 1024, name, "1 to 16 grids, 1 to 1024 hidden units")
+    max_taps = (2 * WINDOW + 1) ** 2
+    _check(all(0 <= n <= max_taps for n in (tap_count, own_count)), name, f"at most {max_taps} taps in a scan")
+    grids, offsets = read["grids"].take(grid_count, 3), read["taps"].take(tap_count + own_count, 2)
+    for y, x, stride in grids.tolist():
+        _check(stride in (1, 2, 4) and 0 <= y < stride and 0 <= x < stride, name, "grids of stride 1, 2 or 4")
+    _check(bool((np.abs(offsets) <= WINDOW).all()), name, f"taps reach {WINDOW} symbols at most")
+    wide, size = bands != (0, 0), stop - start
+    columns = hidden if wide else hidden + 2 * size
+    own, shown = (0, near) if wide else (own_count * size, stop)
+    limits = input_limits(tap_count * near, own, shown, bands)
+    weights, mean_weights = read["weights"].take(len(limits), columns), read["weights"].take(shown, columns)
+    own_weights = read["own_weights"].take(2, own_count if wide else 0, size)
+    global_weights = read["global_weights"].take(2, hidden + 2 * size)
+    shifts, out_shifts = read["shift"].take(hidden), read["out_shift"].take(2 * size)
+    _check(bool((shifts < 24).all() and (out_shifts < 31).all()), name, "shifts are below 24, output shifts below 31")
+    out_weights = read["out_weights"].take(hidden, 2 * size)
+    bound = (np.abs(global_weights).T @ [1, _LARGEST_INVERSE] >> GLOBAL_BITS) + 2
+    bound[:columns] += np.abs(weights).T @ limits + np.abs(mean_weights).sum(0) * SYMBOL_LIMIT
+    bound[hidden:] += np.abs(own_weights).sum(1).ravel() * SYMBOL_LIMIT
+    _check(bool((bound < EXACT).all()), name, "sums of the first layer stay below 2**24")
+    bound = np.abs(out_weights).sum(0) * HIDDEN_LIMIT
+    _check(bool((bound < EXACT).all()), name, "sums of the second layer stay below 2**24")
+    pairs = tuple((int(y), int(x)) for y, x in offsets)
+    return Scan(
+        start=start,
+        stop=stop,
+        grids=tuple(Grid(*row) for row in grids.tolist()),
+        min_extent=min_extent,
+        wide=wide,
+        near=near,
+        bands=bands,
+        taps=pairs[:tap_count],
+        own_taps=pairs[tap_count:],
+        weights=weights.astype(np.float32),
+        own_weights=own_weights.astype(np.float32),
+        mean_weights=mean_weights,
+        global_weights=global_weights,
+        shift=np.ldexp(np.float32(1), -shifts),
+        out_weights=out_weights.astype(np.float32),
+        out_shift=out_shifts.astype(np.int32),
+    )
 
 
 def write_prior(arrays: Arrays) -> bytes:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sdrt.coding.context import Canvas, Prediction, predict, table_entries
 from sdrt.coding.prior import MAX_SYMBOL, Float32, Int32, Prior
 from sdrt.coding.symbols import arrange, to_channels, with_extents
-from sdrt.container.sdl import MAX_STEP_INDEX
+from sdrt.container.step_map import octaves
 from sdrt.errors import UnsupportedError
+from sdrt.limits import MAX_STEP_INDEX
 
 BIT_PRICE = np.float32(np.log(2) / 6)
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
@@ -38,16 +39,14 @@ def step_scale(step_index: int) -> float:
     Raises:
         ValueError: The index is out of range.
     """
-    if not 0 <= step_index <= 1023:
-        raise ValueError(f"step index {step_index} is not in 0..1023")
-    return float(2.0 ** ((step_index - 512) / 64))
+    return float(_scales(np.array(step_index)))
 
 
 def _scales(step_indices: NDArray[np.integer]) -> Float32:
-    """`step_scale` of each position, float32 (h, w). Raises ValueError for an index outside 0..1023."""
-    if step_indices.min() < 0 or step_indices.max() > 1023:
-        raise ValueError(f"step indices {step_indices.min()}..{step_indices.max()} are not in 0..1023")
-    return np.exp2((step_indices - 512) / 64).astype(np.float32)
+    """``step_scale`` of each position, float32 of the same shape. Raises ValueError for an index outside 0..1023."""
+    if step_indices.min() < 0 or step_indices.max() > MAX_STEP_INDEX:
+        raise ValueError(f"step indices {step_indices.min()}..{step_indices.max()} are not in 0..{MAX_STEP_INDEX}")
+    return np.exp2(octaves(step_indices)).astype(np.float32)
 
 
 def quantize(

@@ -13,8 +13,8 @@ import math
 import sys
 from collections.abc import Callable
 
-from sdrt.container.sdl import MAX_STEP_INDEX
 from sdrt.errors import UnsupportedError
+from sdrt.limits import MAX_STEP_INDEX
 
 
 class TargetError(UnsupportedError):

@@ -15,7 +15,7 @@ from sdrt.command.console import check_output, print_stderr, report_error, write
 from sdrt.container.source import read_source
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
-from sdrt.latents.webdataset import MAX_MEMBER_BYTES, Members, TarWriter, checked_key, read_tar
+from sdrt.latents.webdataset import MAX_SAMPLE_BYTES, Members, TarWriter, checked_key, read_tar
 from sdrt.options import NEAR_LOSSLESS, EncodeOptions, LatentForm
 from sdrt.streams import read_at_most
 
@@ -200,9 +200,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _read(path: Path) -> bytes:
     with _opened(path) as stream:
-        data = read_at_most(stream, MAX_MEMBER_BYTES + 1)
-    if len(data) > MAX_MEMBER_BYTES:
-        raise LimitError(f"{path} has more than {MAX_MEMBER_BYTES} bytes")
+        data = read_at_most(stream, MAX_SAMPLE_BYTES + 1)
+    if len(data) > MAX_SAMPLE_BYTES:
+        raise LimitError(f"{path} has more than {MAX_SAMPLE_BYTES} bytes")
     return data
 
 

@@ -85,7 +85,10 @@ def _write_folder(folder: Path, contents: dict[str, bytes]) -> int:
                 for name in sorted(contents, key=lambda name: name == MANIFEST):  # last: until then it is no pack
                     (part / name).rename(folder / name)
         except BaseException:
-            if not there_already:
+            if there_already:
+                for name in contents:
+                    (folder / name).unlink(missing_ok=True)
+            else:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         return sum(map(len, contents.values()))

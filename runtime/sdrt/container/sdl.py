@@ -47,19 +47,17 @@ from math import ceil
 
 from sdrt.container.fields import FieldReader, varint
 from sdrt.errors import CorruptError, LimitError, NotSdlError, UnsupportedError
-from sdrt.limits import DEFAULT_MAX_PIXELS, check_pixels
+from sdrt.limits import DEFAULT_MAX_PIXELS, MAX_ANCILLARY_BYTES, MAX_STEP_INDEX, check_pixels
 from sdrt.streams import Readable, read_at_most
 
 SUFFIX = ".sdl"
 MEDIA_TYPE = "image/x-sdl"
 MAGIC = b"SDL"
 VERSION = 1
-MAX_STEP_INDEX = 1023
 MAX_SIDE_PX = 2**21
 """The largest width and height: three bytes of varint, so that a file without chunks spends at most 24 bytes."""
 MAX_CHUNKS = 16
 MAX_CRITICAL_BYTES = 2**28 - 1
-MAX_ANCILLARY_BYTES = 2**20
 MAX_FILE_BYTES = 2**30
 
 RESAMPLINGS = (1, 2, 4, 8)

@@ -1,7 +1,7 @@
 """The step map: an offset of the quantizer's step index for each cell, in the critical chunk ``STEP``.
 
 A cell is a square of CELL_PX pixels of the coded picture, as many whole latent positions as lie in it. Its offset
-counts UNIT step indices (a quarter of an octave), MAX_OFFSET at most each way. docs/FORMAT.md has the coding.
+counts UNIT step indices, MAX_OFFSET at most each way. docs/FORMAT.md has the coding.
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 
 from sdrt.container.binary_coder import BinaryCoder, BinaryDecoder, BinaryEncoder
 from sdrt.errors import CorruptError
+from sdrt.limits import MAX_STEP_INDEX
+
+NEUTRAL_INDEX = 512
+"""The step index at which the quantizer's steps are those of the prior."""
+OCTAVE = 64
+"""Step indices that double the steps."""
 
 CELL_PX = 64
-UNIT = 16
+UNIT = OCTAVE // 4
 MAX_OFFSET = 7
 
 StepIndices = NDArray[np.int64]
@@ -24,6 +30,11 @@ Offsets = NDArray[np.int8]
 # Where each kind of decision keeps its probabilities; three classes of how much the neighbors differ.
 _ZERO_AT, _SIGN_AT, _MORE_AT = 0, 3, 6
 _CONTEXTS = _MORE_AT + 2 * MAX_OFFSET
+
+
+def octaves(step_indices: NDArray[np.integer]) -> NDArray[np.float64]:
+    """log2 of the steps, relative to those of NEUTRAL_INDEX, float64 of the same shape. Larger is coarser."""
+    return np.asarray((step_indices - NEUTRAL_INDEX) / OCTAVE, np.float64)
 
 
 def cells(rows: int, columns: int, downscale: int) -> tuple[int, int, int]:
@@ -57,7 +68,7 @@ def spread(offsets: Offsets | None, step_index: int, rows: int, columns: int, do
     if offsets.shape != tuple(shape):
         raise ValueError(f"a step map of {offsets.shape} cells does not fit a grid of {tuple(shape)}")
     wide = np.repeat(np.repeat(offsets.astype(np.int64), side, axis=0), side, axis=1)[:rows, :columns]
-    return np.clip(step_index + UNIT * wide, 0, 1023)
+    return np.clip(step_index + UNIT * wide, 0, MAX_STEP_INDEX)
 
 
 def reduced(offsets: Offsets, factor: int) -> Offsets:

@@ -16,7 +16,8 @@ from typing import BinaryIO, cast
 from sdrt.errors import CorruptError, LimitError, OutputError, first_line
 from sdrt.streams import Sink
 
-MAX_MEMBER_BYTES = 1 << 30
+MAX_SAMPLE_BYTES = 1 << 30
+"""Of the files of a sample together, each with its header: they are held until the next sample begins."""
 
 Members = Mapping[str, bytes]
 """Extension without its first dot -> contents."""
@@ -54,10 +55,11 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
     Raises:
         CorruptError: No tar, one that is cut short or compressed, or a sample with two files of one name; samples
             before the damage are given.
-        LimitError: A member beyond MAX_MEMBER_BYTES.
+        LimitError: A sample beyond MAX_SAMPLE_BYTES; samples before it are given.
     """
     key: str | None = None
     members: dict[str, bytes] = {}
+    sample_bytes = 0
     watched = _Watched(stream)
     try:
         with tarfile.open(fileobj=cast(BinaryIO, watched), mode="r|") as tar:
@@ -67,12 +69,16 @@ def read_tar(stream: BinaryIO, name: str) -> Iterator[tuple[str, Members]]:
                 if entry.issparse():  # of a few bytes it makes as many zeros as it likes
                     raise tarfile.ReadError(f"{entry.name!r} is a sparse file")
                 of, extension = split_key(entry.name)
-                if entry.size > MAX_MEMBER_BYTES:
-                    raise LimitError(f"{name}: {entry.name!r} has {entry.size} bytes, the limit is {MAX_MEMBER_BYTES}")
                 if of != key:
                     if key is not None:
                         yield key, members
-                    key, members = of, {}
+                    key, members, sample_bytes = of, {}, 0
+                sample_bytes += tarfile.BLOCKSIZE + entry.size
+                if sample_bytes > MAX_SAMPLE_BYTES:
+                    raise LimitError(
+                        f"{name}: with {entry.name!r} the sample {key!r} has {sample_bytes} bytes, the limit is "
+                        f"{MAX_SAMPLE_BYTES}"
+                    )
                 if extension in members:
                     raise CorruptError(f"{name}: the sample {key!r} has two files {entry.name!r}")
                 file = tar.extractfile(entry)

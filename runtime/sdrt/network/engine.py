@@ -5,9 +5,6 @@ A device requested by name is used or an error, never replaced: ONNX Runtime its
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.atomic import scratch
 from sdrt.errors import EngineError
-from sdrt.network import onnxruntime_session, openvino_session, tensorrt_cache
+from sdrt.network import onnxruntime_session, openvino_session, tensorrt_session
 from sdrt.network.devices import DEVICE_FACTS, PRECISIONS, Sides, check_threads, devices_to_try
 from sdrt.network.graph import Floats, Graph, Runner, read_graph
-from sdrt.network.installed import gpu_machine, why_absent
+from sdrt.network.installed import why_absent
 from sdrt.packs.manifest import DEFAULT_PRECISION
 
 DEFAULT_SIDES = Sides(1, 64, 256)
@@ -131,48 +127,6 @@ class _Settings:
     tf32: bool
 
 
-def build_tensorrt(path: Path, sides: Sides, *, rebuild: bool = False) -> tuple[Path, bool]:
-    """Compiles a graph for this machine's GPU, which takes minutes.
-
-    Args:
-        path: The ONNX file.
-        sides: The input sizes that the engine takes.
-        rebuild: Build again even if the cache has an engine of the same sides.
-
-    Returns:
-        The folder of the engine in the cache, and whether it was built now.
-
-    Raises:
-        EngineError: No TensorRT, no GPU, a graph that TensorRT cannot run as a whole, or not enough GPU memory.
-        ModelError: As ``Engine``.
-    """
-    machine = gpu_machine()
-    place = tensorrt_cache.place_of(path, machine)
-    if not rebuild and tensorrt_cache.find(place) == sides:
-        return place, False
-    graph = read_graph(path)
-    graph.check_alone()
-    _, port = onnxruntime_session.open_session(graph, "cpu", 1, optimize=False, options={})
-    if port.channels is None:
-        raise EngineError(f"{path.name} has a dynamic channel dimension, for which TensorRT cannot build an engine")
-    part = place.with_name(f".{place.name}.{os.getpid()}")
-    started_s = time.perf_counter()
-    try:
-        with scratch(part):
-            part.mkdir(parents=True, exist_ok=True)
-            tensorrt_cache.timing_folder(machine).mkdir(parents=True, exist_ok=True)
-            options = tensorrt_cache.build_options(part, machine, sides, port.name, port.channels)
-            run, _ = onnxruntime_session.open_session(path, "tensorrt", None, optimize=True, options=options)
-            run(np.zeros((1, port.channels, sides.opt, sides.opt), np.float32))
-            del run
-            tensorrt_cache.write_record(part, path, sides, machine, time.perf_counter() - started_s)
-            shutil.rmtree(place, ignore_errors=True)
-            part.replace(place)
-    except OSError as error:
-        raise EngineError(f"cannot keep the TensorRT engine in {place}: {error.strerror or error}") from None
-    return place, True
-
-
 def _resolve(graph: Path | GraphOf, device: str) -> Graph:
     found = read_graph(graph) if isinstance(graph, Path) else graph(device)
     found.check_alone()
@@ -208,7 +162,8 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         runner, arithmetic = openvino_session.open_session(graph, settings.threads, precision=precision)
         return _Opened(runner, "requested", arithmetic)
     if device == "tensorrt":
-        return _open_tensorrt(graph.path, settings)
+        tensorrt = tensorrt_session.open_session(graph.path, settings.threads, settings.sides)
+        return _Opened(tensorrt.runner, tensorrt.reason, longest_side=tensorrt.sides.max)
     runner, _ = onnxruntime_session.open_session(
         graph,
         device,
@@ -217,29 +172,3 @@ def _open(graph: Graph, device: str, settings: _Settings) -> _Opened:
         options=onnxruntime_session.provider_options(device, tf32=settings.tf32),
     )
     return _Opened(runner, "requested", longest_side=settings.sides.max if DEVICE_FACTS[device].accelerator else None)
-
-
-def _open_tensorrt(path: Path, settings: _Settings) -> _Opened:
-    machine = gpu_machine()
-    place = tensorrt_cache.place_of(path, machine)
-    sides = tensorrt_cache.find(place)
-    reason = f"the engine in {place}"
-    if not isinstance(sides, Sides):
-        import logging
-
-        logging.getLogger("sdrt").warning(
-            "no TensorRT engine for %s: %s; building one now, which takes minutes (%s does it in advance)",
-            path.name,
-            sides,
-            tensorrt_cache.COMMAND,
-        )
-        sides, reason = settings.sides, f"{reason}, built now: {sides}"
-        build_tensorrt(path, sides)
-    context = place / tensorrt_cache.CONTEXT
-    runner, _ = onnxruntime_session.open_session(context, "tensorrt", settings.threads, optimize=True, options={})
-
-    def run(array: Floats) -> NDArray[np.float32]:
-        tensorrt_cache.check_sides(sides, array.shape, path.name)
-        return np.concatenate([runner(array[item : item + 1]) for item in range(len(array))])
-
-    return _Opened(run, reason, longest_side=sides.max)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.container.step_map import StepIndices
+from sdrt.container.step_map import StepIndices, octaves
 from sdrt.errors import ModelError
 from sdrt.network import tile
 from sdrt.network.devices import Sides
@@ -184,7 +184,7 @@ def _painted(frame: NDArray[np.float32], pack: ModelPack, decoder: Engine) -> ND
 
 
 def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices | None) -> NDArray[np.float32] | None:
-    """The quality input of the pack's decoder: log2 of the quantizer step relative to that of index 512.
+    """The quality input of the pack's decoder: log2 of the quantizer step, see ``octaves``.
 
     Args:
         pack: The pack of the decoder.
@@ -198,7 +198,7 @@ def quality_level(pack: ModelPack, rows: int, columns: int, indices: StepIndices
         return None
     if indices is None:
         indices = np.full((rows, columns), pack.default_step)
-    return ((indices[None] - 512) / 64).astype(np.float32)
+    return octaves(indices[None]).astype(np.float32)
 
 
 def accelerator_sides(pack: ModelPack, half: str) -> Sides:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sdrt.errors import ModelError
+from sdrt.limits import MAX_STEP_INDEX
 from sdrt.packs.archive import archived_bytes, is_archive, read_pack_file
 from sdrt.packs.regular_file import check_regular
 
@@ -241,7 +242,7 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
     if not isinstance(quality, list) or len(quality) != 2:
         raise ModelError(f"{where}: quality_range must be two integers")
     ends = {"coarse": quality[0], "fine": quality[1]}
-    coarse, fine = (_integer(ends, end, 0, 1023, where) for end in ends)
+    coarse, fine = (_integer(ends, end, 0, MAX_STEP_INDEX, where) for end in ends)
     if coarse < fine:
         raise ModelError(f"{where}: quality_range must have the coarser step index first, it is {coarse}, {fine}")
     distribution = manifest.get("latent_distribution")
@@ -261,7 +262,7 @@ def parse_manifest(manifest: object, folder: Path) -> ModelPack:
         files=_files(_mapping(manifest, "files", where), where),
         manifest=manifest,
         quality_range=(coarse, fine),
-        default_step=_integer(manifest, "default_step", 0, 1023, where),
+        default_step=_integer(manifest, "default_step", 0, MAX_STEP_INDEX, where),
         latent_distribution=distribution,
         quality_input=quality_input,
         halo=halo,

@@ -14,8 +14,6 @@ from typing import BinaryIO
 
 from sdrt.pixels.colorimetry import Encoding
 
-MAX_METADATA_BYTES = 2**20
-"""The largest ancillary chunk of an .sdl file."""
 MAX_PROFILE_BYTES = 2**24
 GAIN_MAP_NOTE = "the gain map, which makes an HDR picture of this one, is left out"
 

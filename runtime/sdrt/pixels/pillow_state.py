@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from PIL import Image
 
 _lock = threading.Lock()
-_limits: list[int | None] = []
-"""The ``max_pixels`` of every thread that is reading."""
+_readers: list[tuple[int, int | None]] = []
+"""Thread and ``max_pixels`` of everybody who is reading."""
 _aside = contextlib.ExitStack()
 """Restores the state that the first reader saved."""
 
@@ -27,17 +27,18 @@ def reading(max_pixels: int | None) -> Iterator[None]:
     Pillow's limit gives way only where it is the smaller one. While several read, it is as wide as one of them needs:
     each has to check its own.
     """
+    reader = threading.get_ident(), max_pixels
     with _lock:
-        if not _limits:
+        if not _readers:
             _set_aside()
-        _limits.append(max_pixels)
+        _readers.append(reader)
         _widen(max_pixels)
     try:
         yield
     finally:
         with _lock:
-            _limits.remove(max_pixels)
-            if not _limits:
+            _readers.remove(reader)
+            if not _readers:
                 _aside.close()
 
 
@@ -54,9 +55,10 @@ def _widen(max_pixels: int | None) -> None:
 
 
 def _after_fork_in_child() -> None:
-    """After a fork the reading threads do not exist in the child."""
-    _limits.clear()
-    _aside.close()
+    """In the child only the thread that forked exists. It may be reading, and goes on."""
+    _readers[:] = [reader for reader in _readers if reader[0] == threading.get_ident()]
+    if not _readers:
+        _aside.close()
     _lock.release()
 
 

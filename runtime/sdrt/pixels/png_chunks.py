@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from sdrt.limits import MAX_ANCILLARY_BYTES
 from sdrt.pixels.colorimetry import Encoding, from_cicp, from_gamma
-from sdrt.pixels.declared import MAX_METADATA_BYTES, MAX_PROFILE_BYTES, Declared, Part, merged
+from sdrt.pixels.declared import MAX_PROFILE_BYTES, Declared, Part, merged
 from sdrt.pixels.metadata import ITEMS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -124,15 +125,15 @@ def _ancillary(stream: BinaryIO, chunk: _Chunk) -> bytes:
     if kind == b"iCCP":
         profile = _read(stream, chunk, MAX_PROFILE_BYTES).partition(b"\0")[2]
         return _inflated(profile[1:], MAX_PROFILE_BYTES)
-    data = _read(stream, chunk, MAX_METADATA_BYTES)
+    data = _read(stream, chunk, MAX_ANCILLARY_BYTES)
     if kind not in _TEXT_CHUNKS:
         return data
     text = data.partition(b"\0")[2]
     if kind == b"zTXt":
-        return _inflated(text[1:], MAX_METADATA_BYTES)
+        return _inflated(text[1:], MAX_ANCILLARY_BYTES)
     if kind == b"iTXt":
         compressed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
-        return _inflated(text, MAX_METADATA_BYTES) if compressed else text
+        return _inflated(text, MAX_ANCILLARY_BYTES) if compressed else text
     return text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 from PIL import Image
 
@@ -40,13 +42,31 @@ def reduce_strips(strips: Strips, side_px: int) -> Picture:
             held, top = held[whole:], top + whole
     sides = thumbnail_sides(strips.width_px, strips.height_px, side_px)
     pixels = _resized(np.concatenate(parts), sides, (0, 0, strips.width_px / box_px, strips.height_px / box_px))
-    alpha = None if strips.alpha is None else np.ascontiguousarray(pixels[..., 3])
-    return Picture(np.ascontiguousarray(pixels[..., :3]), alpha)
+    return Picture(pixels) if strips.alpha is None else _split(pixels)
 
 
 def reduce_preview(preview: Pixels, box: Box, alpha: Pixels | None, sides: tuple[int, int]) -> Picture:
-    """``box`` of ``preview`` and the whole of ``alpha``, reduced to these sides."""
-    return Picture(_resized(preview, sides, box), None if alpha is None else _resized(alpha, sides))
+    """``box`` of ``preview``, which is of the picture that ``alpha`` is the alpha of, reduced to these sides.
+
+    Averages are weighted with alpha, as far as the preview still tells its pixels apart.
+    """
+    if alpha is None:
+        return Picture(_resized(preview, sides, box))
+    return _split(_resized(np.dstack([preview, _seen_by(preview, box, alpha)]), sides, box))
+
+
+def _seen_by(preview: Pixels, box: Box, alpha: Pixels) -> Pixels:
+    """The mean of ``alpha`` over each pixel of ``preview``; beyond the picture, that of its edge."""
+    high, wide = preview.shape[:2]
+    down, across = high * alpha.shape[0] / box[3], wide * alpha.shape[1] / box[2]
+    missing = ceil(down) - alpha.shape[0], ceil(across) - alpha.shape[1]
+    whole = Image.fromarray(np.pad(alpha, ((0, missing[0]), (0, missing[1])), mode="edge"))
+    return np.asarray(whole.resize((wide, high), Image.Resampling.BOX, (0, 0, across, down)))
+
+
+def _split(pixels: Pixels) -> Picture:
+    """uint8 (H, W, 4) -> a picture with alpha."""
+    return Picture(np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3]))
 
 
 def _reduced(rows: Pixels, alpha: Pixels | None, top: int, box_px: int) -> Pixels:
