@@ -1,8 +1,8 @@
 """Train the default pack's autoencoder: ``python -m sdrt_train.train RECIPE PHOTOS --run FOLDER``.
 
 A second call resumes where the first one stopped, on another day and another processor if need be; Ctrl-C and SIGTERM
-end a run after the step in hand, with its checkpoint written. Under ``torchrun --nproc-per-node N -m -- sdrt_train.train``
-N processes share each batch.
+end a run after the step in hand, with its checkpoint written. N processes share each batch under ``torchrun
+--nproc-per-node N -m -- sdrt_train.train``.
 """
 
 from __future__ import annotations
