@@ -30,7 +30,7 @@ from bench.places import OUT, PHOTOS
 from sdrt import Codec, SdrtError
 from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session
-from sdrt.network.devices import graph_precision
+from sdrt.network.devices import graph_precision, precisions_by_device
 from sdrt.network.engine import Engine
 from sdrt.network.installed import available_devices
 from sdrt.network.transform import accelerator_sides
@@ -82,14 +82,14 @@ def _network(
 
 def _our_ways(here: Sequence[str]) -> list[tuple[str, str]]:
     """(device, precision): all graphs on the CPU, its own choice first; OpenVINO's arithmetics; others' choices."""
-    unasked = graph_precision("cpu", None, here)
-    ways = [("cpu", name) for name in sorted(here, key=lambda name: name != unasked) if name != "fp16"]
+    unasked = precisions_by_device(here)
+    ways = [("cpu", name) for name in sorted(here, key=lambda name: name != unasked["cpu"]) if name != "fp16"]
     for report in available_devices():
         if report.available and report.device == "openvino":
             ways += [("openvino", graph_precision("openvino", "bf16", here)), ("openvino", "bf16")]
             ways += [("openvino", "int8")] if "int8" in here else []
-        elif report.available and report.device != "cpu":
-            ways.append((report.device, graph_precision(report.device, None, here)))
+        elif report.available and report.device != "cpu" and report.device in unasked:
+            ways.append((report.device, unasked[report.device]))
     return ways
 
 

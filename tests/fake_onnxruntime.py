@@ -1,4 +1,4 @@
-"""An onnxruntime that offers every provider, records what sessions are told, and builds TensorRT engines of air."""
+"""An onnxruntime that offers every provider and plugin, records what sessions are told, builds TensorRT of air."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdrt.network import tensorrt_cache
+from sdrt.network import onnxruntime_session, tensorrt_cache
 from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.tensorrt_cache import Machine
 
 VERSION = "1.31.0"
 MACHINE = Machine(VERSION, "10.13.2", 90)
+
+
+def provider_of(device: str) -> str:
+    """The name of a device's provider here; a plugin's is called as its module."""
+    facts = DEVICE_FACTS[device]
+    return str(facts.provider or facts.plugin)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class FakeRuntime(ModuleType):
     """
 
     __version__ = VERSION
+    package_name = "onnxruntime"
     GraphOptimizationLevel = SimpleNamespace(ORT_ENABLE_ALL=99, ORT_DISABLE_ALL=0)
 
     class SessionOptions(SimpleNamespace):
@@ -58,14 +65,22 @@ class FakeRuntime(ModuleType):
         self.partial = False
         self.opened: list[Opened] = []
         self.plugins: list[tuple[str, str]] = []
-        self.hardware: list[tuple[str, str]] = []
+        plugins = [facts for facts in DEVICE_FACTS.values() if facts.plugin is not None]
+        self.hardware = [(str(facts.plugin), facts.hardware) for facts in plugins]
 
     @classmethod
     def install(cls, monkeypatch: pytest.MonkeyPatch, cache: Path, **broken: str) -> FakeRuntime:
-        """In place of the real one, on a machine with a GPU of architecture 90 and an empty cache."""
+        """In place of the real one, on a machine with every device, a GPU of architecture 90 and an empty cache."""
         runtime = cls(broken)
         runtime.__spec__ = SimpleNamespace()  # type: ignore[assignment] # find_spec only asks whether there is one
         monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+        monkeypatch.setattr(onnxruntime_session, "_registered", set())
+        for name, _ in runtime.hardware:
+            plugin = ModuleType(name)
+            plugin.__spec__ = SimpleNamespace()  # type: ignore[assignment]
+            plugin.get_ep_name = lambda name=name: name  # type: ignore[attr-defined]
+            plugin.get_library_path = lambda name=name: f"/a/{name}.so"  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, name, plugin)
         monkeypatch.setattr(tensorrt_cache, "this_machine", lambda version: Machine(version, "10.13.2", 90))
         monkeypatch.setenv("SDRT_CACHE", str(cache))
         return runtime

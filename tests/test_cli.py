@@ -22,6 +22,7 @@ from tests.command import one_line, shell
 import sdrt
 from sdrt.command import cli, convert_arguments
 from sdrt.network import installed
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
 
@@ -350,6 +351,7 @@ def test_doctor(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert run("doctor") == 1
     out = capsys.readouterr().out
     assert "! onnxruntime" in out and "pip uninstall -y onnxruntime onnxruntime-gpu" in out
+    assert all(facts.install in out for facts in DEVICE_FACTS.values() if facts.engine == "onnxruntime")
 
     monkeypatch.setattr(installed, "installed_onnxruntimes", list)
     reports = [installed.DeviceReport("cpu", False, "ONNX Runtime is not installed")]

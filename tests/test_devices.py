@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sdrt.network.devices import (
     AUTO_ORDER,
     DEVICE_FACTS,
     DEVICES,
+    PRECISIONS,
     devices_to_try,
     graph_precision,
     precisions_by_device,
@@ -22,19 +24,78 @@ from sdrt.network.devices import (
 from sdrt.packs.manifest import ModelPack
 from sdrt_export.pack_writer import update_manifest
 
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def rows_of_the_page() -> dict[str, tuple[str, list[str]]]:
+    """Device -> what it needs and the graphs that it takes, the first one first, as docs/DEVICES.md has them."""
+    page = (DOCS / "DEVICES.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| `")]
+    return {cells[1].strip("`"): (cells[2], [cells[3], *cells[5].split(", ")]) for cells in rows}
+
+
+def test_the_page_says_what_the_code_does() -> None:
+    """docs/DEVICES.md has a row for each device, with the graphs that it takes, in order, and the pins of TensorRT.
+
+    And docs/EFFORT.md names those beside which ``--effort`` runs on the CPU.
+    """
+    rows = rows_of_the_page()
+    assert set(rows) == set(DEVICE_FACTS)
+    for device, facts in DEVICE_FACTS.items():
+        assert rows[device][1] == [f"`{name}`" for name in facts.graphs] + ["nothing else"] * facts.only_these
+    pin = DEVICE_FACTS["tensorrt"].install.split("'")[-2]
+    assert pin in rows["tensorrt"][0]
+    beside = [f"`{device}`" for device, facts in DEVICE_FACTS.items() if facts.refines_on == "cpu"]
+    words = f"beside the devices {', '.join(beside[:-1])} and {beside[-1]} on the CPU"
+    assert words in (DOCS / "EFFORT.md").read_text(encoding="utf-8")
+
 
 def test_each_device_takes_the_graph_that_suits_it() -> None:
-    """fp16 on GPUs, int8 on CPUs and NPUs, where they are here; bf16 is no graph; GPUs take int8 only if asked."""
+    """The first of those that the page says; another that is here, unless the device takes no other; bf16 is no graph.
+
+    So fp16 on GPUs, int8 on CPUs and NPUs; GPUs take int8 only if asked.
+    """
+    for here in (("w16", "fp16", "int8"), ("w16", "int8"), ("w16", "fp16"), ("w16",), ("int8",), ("fp32", "fp16")):
+        chosen: dict[str, str] = {}
+        for device, (_, graphs) in rows_of_the_page().items():
+            others = [] if "nothing else" in graphs else here
+            taken = [name for name in (*(cell.strip("`") for cell in graphs), *others) if name in here]
+            chosen |= {device: taken[0]} if taken else {}
+        assert precisions_by_device(here) == chosen
     many = ("w16", "fp16", "int8")
-    chosen = {"cpu": "int8", "openvino": "int8", "qnn": "int8"}
-    chosen |= {"cuda": "fp16", "tensorrt": "fp16", "rtx": "fp16", "webgpu": "w16"}
-    assert precisions_by_device(many).items() >= chosen.items()
-    assert precisions_by_device(("w16", "int8"))["cuda"] == "w16" and precisions_by_device(("w16",))["cpu"] == "w16"
-    assert precisions_by_device(("w16", "fp16"))["qnn"] == "fp16"
-    assert set(precisions_by_device(("int8",)).values()) == {"int8"}
     assert graph_precision("cpu", "int8", many) == "int8"
     assert graph_precision("cuda", "fp32", many) == "fp32", "what is not here is left to the look-up to refuse"
     assert graph_precision("openvino", "bf16", many) == "w16"
+
+
+def test_a_device_of_one_precision_takes_nothing_else(
+    make_pack: Callable[..., ModelPack], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another precision is refused; a pack without its own is refused by the graph that it lacks, and not offered."""
+    facts = dataclasses.replace(DEVICE_FACTS["qnn"], graphs=("int8",), only_these=True)
+    monkeypatch.setitem(DEVICE_FACTS, "qnn", facts)
+    with pytest.raises(ArgumentError, match="device qnn takes int8 alone, not w16"):
+        Codec(device="qnn", precision="w16")
+    assert devices_to_try("qnn", "int8") == devices_to_try("qnn", None) == ("qnn",)
+    for here in (("w16", "fp16"), ()):
+        assert graph_precision("qnn", None, here) == "int8"
+        assert "qnn" not in precisions_by_device(here)
+    runtime = FakeRuntime.install(monkeypatch, tmp_path)
+    codec = Codec(make_pack("floats").folder, device="qnn")
+    with pytest.raises(ModelError, match=r"has no encoder\.int8\.onnx \(it has .*encoder\.onnx"):
+        codec.encode(synthetic_photo(40, 50))
+    assert not runtime.opened
+
+
+@pytest.mark.parametrize("device", DEVICE_FACTS)
+def test_each_precision_is_run_or_refused(device: str) -> None:
+    """A device that is asked for by name with a precision is that device or an error, never another one."""
+    for precision in PRECISIONS:
+        if DEVICE_FACTS[device].takes(precision):
+            assert devices_to_try(device, precision) == (device,)
+        else:
+            with pytest.raises(ArgumentError, match=f"(?=.*{precision}).*{device}"):
+                devices_to_try(device, precision)
 
 
 def test_the_table_and_the_names_agree() -> None:
@@ -81,15 +142,3 @@ def test_the_precision_is_the_device_s_unless_asked_for(
     with pytest.raises(ModelError, match="the decoder returns shape"):  # the fake's
         Codec(pack.folder, device="cuda").decode(file)
     assert runtime.opened[-1].data == pack.decoder_path("fp16").read_bytes()
-
-
-def test_the_page_says_what_the_code_does() -> None:
-    """docs/DEVICES.md lists every device with the graphs that it takes, in order, and the pins of TensorRT."""
-    page = (Path(__file__).parents[1] / "docs" / "DEVICES.md").read_text(encoding="utf-8")
-    rows = {cells[1].strip(" `"): cells for line in page.splitlines() if len(cells := line.split("|")) == 7}
-    for device, facts in DEVICE_FACTS.items():
-        first, *others = facts.graphs
-        assert rows[device][3].strip() == f"`{first}`"
-        assert rows[device][5].strip() == ", ".join(f"`{name}`" for name in others)
-    pin = DEVICE_FACTS["tensorrt"].install.split("'")[-2]
-    assert pin in rows["tensorrt"][2]

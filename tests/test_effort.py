@@ -22,6 +22,7 @@ from sdrt.codec import Codec
 from sdrt.command import cli
 from sdrt.errors import ModelError, OutputError
 from sdrt.network import onnxruntime_session, refine, transform, viewer
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph
 from sdrt.packs import effort, search
@@ -137,11 +138,9 @@ def test_memory_is_that_of_a_frame(pack: ModelPack, make_photo: Callable[[int, i
     assert many < before - 0.9 * (before - one)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "runs"), [("cpu", "cpu"), ("openvino", "cpu"), ("tensorrt", "cuda"), ("qnn", "cpu")]
-)
+@pytest.mark.parametrize("encoder", DEVICE_FACTS)
 def test_the_descent_runs_on_the_encoder_s_hardware(
-    pack: ModelPack, monkeypatch: pytest.MonkeyPatch, encoder: str, runs: str
+    pack: ModelPack, monkeypatch: pytest.MonkeyPatch, encoder: str
 ) -> None:
     """It runs in ONNX Runtime whatever runs the encoder: on that device, or on the one that its row names."""
     asked: list[str] = []
@@ -149,7 +148,7 @@ def test_the_descent_runs_on_the_encoder_s_hardware(
     monkeypatch.setattr(models, "engine", lambda *_: SimpleNamespace(device=encoder))
     monkeypatch.setattr(model_cache, "open_named", lambda _graph, device, *_, **__: asked.append(device))
     models.refinement(pack, refine.recipe_of(1, "psnr"))
-    assert asked == [runs]
+    assert asked == [DEVICE_FACTS[encoder].refines_on or encoder]
 
 
 def test_what_is_thrown_away_is_not_refined(pack: ModelPack, make_photo: Callable[[int, int], Pixels]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -16,14 +15,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from tests.fake_onnxruntime import FakeRuntime
+from tests.fake_onnxruntime import FakeRuntime, provider_of
 
 from sdrt.errors import ArgumentError, EngineError, ModelError
 from sdrt.network import engine, openvino_session
 from sdrt.network.devices import DEVICE_FACTS, Sides
 from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph, read_graph
-from sdrt.network.installed import ORT_PACKAGES, available_devices, installed_onnxruntimes
+from sdrt.network.installed import WHEELS, available_devices, installed_onnxruntimes
 from sdrt.packs.search import load_pack
 from sdrt.pixels.tensors import from_sample
 
@@ -108,15 +107,22 @@ def test_auto_says_what_it_chose(graph: Path) -> None:
     assert session.reason
 
 
-@pytest.mark.parametrize("device", [device for device in DEVICE_FACTS if device not in ("cpu", "openvino")])
-def test_a_device_that_is_not_here_is_refused_with_its_install_line(graph: Path, device: str) -> None:
-    """An explicit device is an error where it is unavailable, with the line that would install it."""
-    if any(report.device == device and report.available for report in available_devices()):
-        pytest.skip(f"{device} is here")
-    with pytest.raises(EngineError, match=re.escape(DEVICE_FACTS[device].install)) as caught:
-        Engine(graph, device=device)
-    assert device in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("device", [name for name, facts in DEVICE_FACTS.items() if facts.accelerator])
+def test_a_device_that_is_not_here_is_refused_before_all_else(
+    fake: Any, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """With the line that installs it, before its graph is looked for; what has the same files has to go first."""
+    runtime, facts = fake(), DEVICE_FACTS[device]
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    if facts.plugin is not None:
+        monkeypatch.setitem(sys.modules, facts.plugin, None)
+    for package in WHEELS:
+        monkeypatch.setattr(runtime, "package_name", package, raising=False)
+        swap = "" if package == facts.wheel else f"pip uninstall {package}; "
+        with pytest.raises(EngineError, match=f"^device {device} is unavailable: ") as caught:
+            Engine(lambda _device: pytest.fail("its graph is looked for"), device=device)
+        assert str(caught.value).endswith(f": {swap}{facts.install}") and "\n" not in str(caught.value)
+    assert not runtime.opened
 
 
 def test_without_onnxruntime_the_install_line_is_the_error(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +153,15 @@ def test_auto_falls_back_and_says_why(graph: Path, fake: Any) -> None:
     assert "driver too old" in session.reason
 
 
-@pytest.mark.parametrize("device", [name for name, facts in DEVICE_FACTS.items() if facts.gpu_wheel])
+@pytest.mark.parametrize("device", [name for name, facts in DEVICE_FACTS.items() if facts.accelerator])
 def test_onnxruntime_is_told_not_to_fall_back(graph: Path, fake: Any, device: str) -> None:
-    """Both of ONNX Runtime's silent roads to the CPU are closed for a device asked for by name."""
+    """Both of ONNX Runtime's silent roads to the CPU are closed for a device asked for by name, with its options."""
     runtime = fake()
-    session = Engine(graph, device=device, threads=3)
-    assert session.device == device
+    session = Engine(graph, device=device, threads=3, sides=Sides(1, 8, 16))
+    session.run(np.zeros((1, 4, 8, 8), np.float32))  # a session of fixed shapes is opened with its first input
+    assert (session.device, session.longest_side) == (device, 16)
     opened = runtime.opened[-1]
-    assert opened.providers[0][0] == DEVICE_FACTS[device].provider
+    assert opened.providers[0] == (provider_of(device), {} if device == "tensorrt" else DEVICE_FACTS[device].options)
     assert "CPUExecutionProvider" not in dict(opened.providers)
     assert getattr(opened.options, "session.disable_cpu_ep_fallback") == "1"
     assert opened.enable_fallback == 0
@@ -396,7 +403,7 @@ def test_every_installed_onnxruntime_is_listed() -> None:
     """Two ONNX Runtime packages at once overwrite each other: doctor needs to see every one."""
     names = [line.split()[0] for line in installed_onnxruntimes()]
     assert len(names) == len(set(names))
-    assert set(names) <= set(ORT_PACKAGES)
+    assert set(names) <= set(WHEELS)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in Linux's /proc")

@@ -18,13 +18,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from sdrt.errors import ModelError
+from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.engine import Engine
 from sdrt.packs.manifest import graph_file_name
 from sdrt.packs.search import load_pack, read_verified
 from sdrt_export import int8, parity
 from sdrt_export import pack_writer as packs
 from sdrt_export.__main__ import main
-from sdrt_export.parity import TOLERANCES, Wished, measure, report, table
+from sdrt_export.exported_pack import report_parities
+from sdrt_export.parity import TOLERANCES, Parity, Wished, measure, report, table
 from sdrt_export.precision import PRECISIONS
 from sdrt_export.spaces import SPACES
 
@@ -281,6 +284,31 @@ def test_a_graph_is_judged_by_the_arithmetic_that_its_device_computes_in() -> No
         assert parity.arithmetic("w16", device) == floats
         assert parity.arithmetic("int8", device) == "int8"
     assert parity.arithmetic("bf16", "openvino") == "bf16"
+
+
+def test_a_device_is_measured_in_what_it_takes_and_leaves_other_figures_alone(
+    make_pack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All precisions, but on a device of 8 bits int8 alone: rows of others stay. Nothing to measure is no pass."""
+    folder = make_pack("plain").folder
+    for half in ("encoder", "decoder"):
+        shutil.copyfile(folder / f"{half}.onnx", folder / f"{half}.int8.onnx")
+    monkeypatch.setattr(
+        parity, "measure", lambda _pack, name, device, *_, **__: Parity(name, name, device, "-", *[1] * 7, ())
+    )
+    facts = DEVICE_FACTS["qnn"]
+    monkeypatch.setitem(DEVICE_FACTS, "qnn", replace(facts, graphs=("int8",), only_these=True))
+    pack = packs.update_manifest(folder)
+    for device, measured, kept in (("cpu", ["w16", "int8"], {"cpu"}), ("qnn", ["int8"], {"cpu", "qnn"})):
+        parities = parity.measure_all(pack, device, [], wished=[], peak=pytest.fail)
+        assert [row.precision for row in parities] == measured
+        assert report_parities(pack, parities) == 0
+        pack = load_pack(folder)
+        rows, tolerances = (pack.manifest["verified"][key] for key in ("parity", "tolerances"))
+        assert {row["device"] for row in rows} == kept
+        assert sorted(row["precision"] for row in rows) == sorted(tolerances) == ["int8", "w16"]
+    with pytest.raises(ModelError, match=r"device qnn takes none of the graphs of \S+: w16"):
+        parity.measure_all(make_pack("other"), "qnn", [], wished=[], peak=pytest.fail)
 
 
 def test_a_row_that_failed_names_the_figure_that_decided(make_pack: Callable[..., Any]) -> None:

@@ -246,7 +246,7 @@ def test_the_machine_is_asked_of_the_libraries(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, loader: Any, words: str) -> None:
     """Another generation of TensorRT and no GPU are one line each; the former says what installs the right one."""
     monkeypatch.setattr(ctypes, "CDLL", loader)
-    with pytest.raises(EngineError, match=f"device tensorrt is unavailable: {words}") as caught:
+    with pytest.raises(EngineError, match=f"^{words}") as caught:
         tensorrt_cache.this_machine("1.31.0")
     assert "\n" not in str(caught.value)
 

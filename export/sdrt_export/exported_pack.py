@@ -89,8 +89,15 @@ def report_exported(pack: ModelPack, exported: Exported) -> int:
 
 
 def report_parities(pack: ModelPack, parities: Sequence[Parity]) -> int:
-    """Prints how close a pack's graphs are, and stores it in the manifest. Returns the exit code."""
+    """Prints how close a pack's graphs are, and stores it in the manifest. Returns the exit code.
+
+    Figures of precisions that were not measured now, for the device does not take them, are kept.
+    """
     for line in table(parities):
         print(line)
-    update_manifest(pack.folder, verified=report(parities))
+    verified, before = report(parities), pack.manifest.get("verified") or {}
+    kept = [name for name in pack.precisions if name not in verified["tolerances"]]
+    verified["tolerances"] |= {name: row for name, row in before.get("tolerances", {}).items() if name in kept}
+    verified["parity"] += [row for row in before.get("parity", []) if row["precision"] in kept]
+    update_manifest(pack.folder, verified=verified)
     return 0 if all(parity.passed for parity in parities) else 1

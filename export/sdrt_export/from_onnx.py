@@ -22,7 +22,7 @@ from sdrt_export.made_pictures import CASES, make_picture
 from sdrt_export.onnx_source import HALVES, OnnxSource, read_onnx
 from sdrt_export.overflow import MAX_PEAK, peak_of_pair
 from sdrt_export.pack_writer import describe_file
-from sdrt_export.parity import Parity, Wished, measure
+from sdrt_export.parity import Wished, measure_all
 from sdrt_export.spaces import SPACES, resolve_space, translation
 
 KIND = "onnx"
@@ -104,7 +104,8 @@ def verify(pack: ModelPack, folder: Path, device: str) -> int:
     """Compares a pack with the ONNX graphs in ``folder``, prints and stores the figures. Returns the exit code.
 
     Raises:
-        ModelError: the folder holds another autoencoder, or a file of the pack is altered.
+        ModelError: the folder holds another autoencoder, a file of the pack is altered, or the device takes none of
+            its graphs.
         EngineError: a graph cannot run.
     """
     source = read_onnx(folder)
@@ -118,12 +119,11 @@ def verify(pack: ModelPack, folder: Path, device: str) -> int:
     for sample in samples:
         latents = np.ascontiguousarray(onnx_source.run(graphs["encoder"], sample)[:, : pack.space.channels])
         wished.append(Wished(latents, onnx_source.run(graphs["decoder"], latents)))
-    parities: list[Parity] = []
-    for precision in pack.precisions:
-        peak = None
-        if precision == "fp16":
-            peak = peak_of_pair(graphs["encoder"], graphs["decoder"], samples[0], pack.space.channels)
-        parities.append(measure(pack, precision, device, samples, wished=wished, peak=peak))
+
+    def peak() -> float:
+        return peak_of_pair(graphs["encoder"], graphs["decoder"], samples[0], pack.space.channels)
+
+    parities = measure_all(pack, device, samples, wished=wished, peak=peak)
     print(f"compared with the graphs in {folder}")
     return report_parities(pack, parities)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.errors import ModelError
 from sdrt.network.devices import DEVICE_FACTS
 from sdrt.network.engine import Engine
 from sdrt.network.transform import accelerator_sides
@@ -122,6 +123,22 @@ def arithmetic(precision: str, device: str) -> str:
     """The key of TOLERANCES for what runs on this device, of which the engine says this precision."""
     floats = DEVICE_FACTS[device].floats
     return precision if floats is None or precision == "int8" else floats
+
+
+def measure_all(
+    pack: ModelPack, device: str, samples: Sequence[Floats], *, wished: Sequence[Wished], peak: Callable[[], float]
+) -> list[Parity]:
+    """``measure`` for each precision of the pack that the device takes. ``peak`` is asked for fp16 alone.
+
+    Raises ModelError, also where the device takes none of them, and EngineError.
+    """
+    facts = DEVICE_FACTS.get(device)  # None: auto, or one that the engine refuses
+    taken = [name for name in pack.precisions if facts is None or facts.takes(name)]
+    if not taken:
+        raise ModelError(f"device {device} takes none of the graphs of {pack.folder}: {', '.join(pack.precisions)}")
+    return [
+        measure(pack, name, device, samples, wished=wished, peak=peak() if name == "fp16" else None) for name in taken
+    ]
 
 
 def measure(

@@ -16,7 +16,7 @@ from sdrt.packs.manifest import ModelPack
 from sdrt_export import overflow, reference
 from sdrt_export.graph import trace
 from sdrt_export.made_pictures import CASES, decoder_input, make_picture
-from sdrt_export.parity import Parity, Wished, measure, report
+from sdrt_export.parity import Parity, Wished, measure_all, report
 from sdrt_export.reference import Reference
 
 __all__ = ["report", "verify_pack"]
@@ -33,7 +33,7 @@ def verify_pack(
     device: str = "auto",
     pictures: Sequence[Floats] | None = None,
 ) -> list[Parity]:
-    """Every precision of the pack through ``sdrt.network.engine``, against an autoencoder in float32 in torch.
+    """Each precision that the device takes through ``sdrt.network.engine``, against an autoencoder in float32 in torch.
 
     Args:
         pack: the graphs.
@@ -45,17 +45,15 @@ def verify_pack(
             sizes.
 
     Raises:
-        ModelError: a file is altered.
+        ModelError: a file is altered, or the device takes none of the pack's graphs.
         EngineError: a graph cannot run.
     """
     samples = [make_picture(*case, pack.space.downscale) for case in CASES] if pictures is None else pictures
     judge = against or reference.of_modules(encoder, decoder, pack.space.channels, "the modules that were exported")
     wished = [_run(judge, sample, pack.quality_input) for sample in samples]
-    parities: list[Parity] = []
-    for precision in pack.precisions:
-        peak = _peak(encoder, decoder, samples[0], pack) if precision == "fp16" else None
-        parities.append(measure(pack, precision, device, samples, wished=wished, peak=peak))
-    return parities
+    return measure_all(
+        pack, device, samples, wished=wished, peak=lambda: _peak(encoder, decoder, samples[0], pack)
+    )
 
 
 def _run(judge: Reference, sample: Floats, quality_input: bool) -> Wished:

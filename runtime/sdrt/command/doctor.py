@@ -11,11 +11,13 @@ from typing import Protocol
 from sdrt import __version__
 from sdrt.command.console import in_words, print_stdout, report_error
 from sdrt.errors import EngineError, ModelError
-from sdrt.network.devices import DEVICE_FACTS, precisions_by_device
+from sdrt.network.devices import DEVICE_FACTS, DEVICES, precisions_by_device
 from sdrt.packs import search
 from sdrt.packs.manifest import PRIOR
 
 PROBLEM = 1
+COLUMN = len("device ") + max(map(len, DEVICES))
+"""The width of what was checked; the name of a pack may be longer."""
 
 
 class Report(Protocol):
@@ -68,7 +70,7 @@ def examine() -> int:
     def report(what: str, says: str, *, good: bool = True) -> None:
         nonlocal problems
         problems += not good
-        print_stdout(f"{' ' if good else '!'} {what:14} {says}")
+        print_stdout(f"{' ' if good else '!'} {what:{COLUMN}} {says}")
 
     report("sdrt", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in ("numpy", "pillow", "constriction"):
@@ -88,10 +90,11 @@ def _examine_engines(report: Report) -> None:
     onnxruntimes = installed.installed_onnxruntimes()
     if len(onnxruntimes) > 1:
         names = " ".join(entry.split()[0] for entry in onnxruntimes)
+        installs = dict.fromkeys(facts.install for facts in DEVICE_FACTS.values() if facts.engine == "onnxruntime")
         report(
             "onnxruntime",
             f"{' and '.join(onnxruntimes)} are both installed and overwrite each other's files: "
-            f"pip uninstall -y {names}, then {DEVICE_FACTS['cpu'].install} or {DEVICE_FACTS['cuda'].install}",
+            f"pip uninstall -y {names}, then {' or '.join(installs)}",
             good=False,
         )
     elif onnxruntimes:

@@ -40,7 +40,9 @@ class DeviceFacts:
             in tiles of one size, and no node may run on the CPU instead.
         fixed_shapes: It takes no graph with free dimensions: each shape of input has a session of its own, which is
             opened when the first such input comes.
-        gpu_wheel: It comes in the package onnxruntime-gpu, which has the same files as onnxruntime.
+        only_these: It takes no graph but those of ``graphs``, even if asked, or if the pack has no other.
+        wheel: The package of ONNX Runtime that it comes with. All such packages have the same files: one excludes the
+            others.
         refines_on: The device that runs ``--effort`` beside it; None: itself. It must be one of ONNX Runtime.
     """
 
@@ -54,8 +56,15 @@ class DeviceFacts:
     engine: str = "onnxruntime"
     accelerator: bool = False
     fixed_shapes: bool = False
-    gpu_wheel: bool = False
+    only_these: bool = False
+    wheel: str = "onnxruntime"
     refines_on: str | None = None
+
+    def takes(self, precision: str) -> bool:
+        """Whether it can be asked for this precision; bf16 is an arithmetic of OpenVINO, not a graph."""
+        if precision == "bf16":
+            return self.engine == "openvino"
+        return not self.only_these or precision in self.graphs
 
 
 DEVICE_FACTS = {
@@ -78,14 +87,14 @@ DEVICE_FACTS = {
             "arena_extend_strategy": "kSameAsRequested",
         },
         accelerator=True,
-        gpu_wheel=True,
+        wheel="onnxruntime-gpu",
     ),
     "tensorrt": DeviceFacts(
         install="pip install 'sdrt[gpu]' 'tensorrt-cu13>=10.13,<11'",
         graphs=("fp16", "w16", "fp32"),
         provider="TensorrtExecutionProvider",
         accelerator=True,
-        gpu_wheel=True,
+        wheel="onnxruntime-gpu",
         refines_on="cuda",  # an engine is of one graph, and takes minutes to build
     ),
     "rtx": DeviceFacts(
@@ -146,16 +155,20 @@ def devices_to_try(device: str, precision: str | None) -> tuple[str, ...]:
         raise ArgumentError(f"unknown device {device!r}; choose one of {', '.join(DEVICES)}")
     if precision is not None and precision not in PRECISIONS:
         raise ArgumentError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    if precision == "bf16":
-        if device not in ("auto", "openvino"):
-            raise ArgumentError(f"bf16 is an arithmetic of device openvino, not of {device}")
-        return ("openvino",)
-    return AUTO_ORDER if device == "auto" else (device,)
+    devices = AUTO_ORDER if device == "auto" else (device,)
+    able = tuple(name for name in devices if precision is None or DEVICE_FACTS[name].takes(precision))
+    if not able and precision == "bf16":
+        raise ArgumentError(f"bf16 is an arithmetic of device openvino, not of {device}")
+    if not able:
+        raise ArgumentError(f"device {device} takes {' and '.join(DEVICE_FACTS[device].graphs)} alone, not {precision}")
+    return able
 
 
 def precisions_by_device(available: Sequence[str]) -> dict[str, str]:
-    """Device -> the precision that it runs by default, out of those that a pack has."""
-    return {device: graph_precision(device, None, available) for device in DEVICE_FACTS}
+    """Device -> the precision that it runs by default, out of those that a pack has. A device that takes none of them
+    is left out."""
+    chosen = {device: graph_precision(device, None, available) for device in DEVICE_FACTS}
+    return {device: precision for device, precision in chosen.items() if precision in available}
 
 
 def graph_precision(device: str, wanted: str | None, available: Sequence[str]) -> str:
@@ -164,13 +177,16 @@ def graph_precision(device: str, wanted: str | None, available: Sequence[str]) -
     Args:
         device: Any but ``auto``.
         wanted: The requested precision, which is returned even if the pack lacks it: opening it then raises an error
-            that lists what the pack has. None, or "bf16", which is not a graph: the device's default.
+            that lists what the pack has. None, or "bf16", which is not a graph: the device's default, likewise if the
+            pack has none that the device takes.
         available: The precisions of the pack's graphs.
     """
     if wanted is not None and wanted != "bf16":
         return wanted
-    preferred = [name for name in DEVICE_FACTS[device].graphs if name != "int8" or wanted != "bf16"]
-    return next((name for name in preferred if name in available), available[0] if available else preferred[0])
+    facts = DEVICE_FACTS[device]
+    preferred = [name for name in facts.graphs if name != "int8" or wanted != "bf16"]
+    others = [] if facts.only_these else available
+    return next((name for name in (*preferred, *others) if name in available), preferred[0])
 
 
 def check_threads(threads: int | None) -> None:

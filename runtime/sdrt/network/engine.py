@@ -17,7 +17,7 @@ from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, openvino_session, tensorrt_session
 from sdrt.network.devices import DEVICE_FACTS, PRECISIONS, Sides, check_threads, devices_to_try
 from sdrt.network.graph import Floats, Graph, Runner, read_graph
-from sdrt.network.installed import why_absent
+from sdrt.network.installed import require, why_absent
 from sdrt.packs.manifest import DEFAULT_PRECISION
 
 DEFAULT_SIDES = Sides(1, 64, 256)
@@ -86,6 +86,7 @@ class Engine:
         check_threads(threads)
         settings = _Settings(precision, threads, optimize, sides, tf32)
         if len(candidates) == 1:
+            require(candidates[0])  # before its graph is looked for: that would be an error about the pack
             self.device, found = candidates[0], _resolve(graph, candidates[0])
             opened = _open(found, self.device, settings)
         else:

@@ -9,7 +9,12 @@ from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, tensorrt_cache
 from sdrt.network.devices import DEVICE_FACTS, DEVICES
 
-ORT_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+WHEELS = (
+    *dict.fromkeys(facts.wheel for facts in DEVICE_FACTS.values()),
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+)
+"""Packages that hold ONNX Runtime, in the same files: those of our devices, and others that people have."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +52,51 @@ def available_devices() -> list[DeviceReport]:
 
 
 def why_absent(device: str) -> str | None:
-    """Why a device is unavailable and what installs it; None if its libraries are installed."""
+    """Why a device is unavailable and what installs it; None if its libraries are installed.
+
+    Raises EngineError where ONNX Runtime is installed and does not load.
+    """
     facts = DEVICE_FACTS[device]
-    if facts.provider is None:
-        needed = [facts.engine] if facts.plugin is None else [facts.engine, facts.plugin]
-        here = all(importlib.util.find_spec(name) is not None for name in needed)
-        return None if here else facts.install
-    if importlib.util.find_spec("onnxruntime") is None:
-        return onnxruntime_session.without_provider(device, "")
+    if importlib.util.find_spec(facts.engine) is None:
+        return f"{facts.engine} is not installed: {facts.install}"
+    if facts.engine != "onnxruntime":
+        return None
     ort = onnxruntime_session.load()
-    if facts.provider not in ort.get_available_providers():
-        return onnxruntime_session.without_provider(device, str(ort.__version__))
+    version = f"{ort.package_name} {ort.__version__}"
+    advice = f"{'' if ort.package_name == facts.wheel else f'pip uninstall {ort.package_name}; '}{facts.install}"
+    if facts.plugin is None:
+        if facts.provider not in ort.get_available_providers():
+            return f"the installed {version} has no {facts.provider}: {advice}"
+    elif importlib.util.find_spec(facts.plugin) is None:
+        return f"{facts.plugin} is not installed: {advice}"
+    elif not hasattr(ort, "register_execution_provider_library"):
+        return f"the installed {version} is too old: {advice}"
     if device == "tensorrt":
         try:
-            gpu_machine()
+            _machine()
         except EngineError as error:
             return str(error)
     return None
 
 
+def require(device: str) -> None:
+    """Raises EngineError where a device is unavailable, with what installs it, or its plugin finds no hardware."""
+    why = why_absent(device)
+    if why is not None:
+        raise EngineError(f"device {device} is unavailable: {why}")
+    plugin = DEVICE_FACTS[device].plugin
+    if plugin is not None:
+        onnxruntime_session.find_plugin(device, plugin, onnxruntime_session.load())
+
+
 def gpu_machine() -> tensorrt_cache.Machine:
     """What a TensorRT engine is built for here. Raises EngineError without TensorRT or a GPU."""
-    return tensorrt_cache.this_machine(str(onnxruntime_session.require("tensorrt").__version__))
+    require("tensorrt")
+    return _machine()
+
+
+def _machine() -> tensorrt_cache.Machine:
+    return tensorrt_cache.this_machine(str(onnxruntime_session.load().__version__))
 
 
 def installed_onnxruntimes() -> list[str]:
@@ -76,7 +104,7 @@ def installed_onnxruntimes() -> list[str]:
     from importlib import metadata
 
     found: list[str] = []
-    for name in ORT_PACKAGES:
+    for name in WHEELS:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

@@ -59,46 +59,22 @@ def load() -> ModuleType:
         raise EngineError(f"ONNX Runtime {why}: {plain} (or {cuda} for NVIDIA GPUs)") from None
 
 
-def without_provider(device: str, version: str) -> str:
-    """Why ONNX Runtime of this version ("" where it is not installed) does not have ``device``, and what to do."""
-    facts = DEVICE_FACTS[device]
-    if not version:
-        return f"ONNX Runtime is not installed: {facts.install}"
-    swap = "pip uninstall onnxruntime; " if facts.gpu_wheel else ""
-    return f"the installed onnxruntime {version} has no {facts.provider}: {swap}{facts.install}"
-
-
-def require(device: str) -> ModuleType:
-    """Imports onnxruntime with the provider of ``device``. Raises EngineError if either is missing."""
-    ort = load()
-    if DEVICE_FACTS[device].provider not in ort.get_available_providers():
-        raise EngineError(f"device {device} is unavailable: {without_provider(device, str(ort.__version__))}")
-    return ort
-
-
 def find_plugin(device: str, module: str, ort: ModuleType) -> list[Any]:
     """The hardware for ``device`` that ``module``, its plugin, finds. Registers the plugin where it is not yet.
 
-    Raises EngineError: plugin not installed or not loadable, this onnxruntime too old for plugins, no such hardware.
+    Raises EngineError: the plugin does not load, or finds no such hardware.
     """
-    install, hardware = DEVICE_FACTS[device].install, DEVICE_FACTS[device].hardware
     try:
         plugin = importlib.import_module(module)
-    except ImportError as error:
-        raise_interrupt_behind(error)
-        raise EngineError(f"device {device} is unavailable ({first_line(error)}): {install}") from None
-    if not hasattr(ort, "register_execution_provider_library"):
-        too_old = f"onnxruntime {ort.__version__} is too old"
-        raise EngineError(f"device {device} is unavailable: {too_old}: {install}")
-    name = plugin.get_ep_name()
-    if name not in _registered:
-        try:
+        name = plugin.get_ep_name()
+        if name not in _registered:
             ort.register_execution_provider_library(name, plugin.get_library_path())
-        except Exception as error:  # onnxruntime raises a dozen unrelated classes here, the plugin its own
-            raise EngineError(f"device {device}: {module} does not load: {first_line(error)}") from None
-        _registered.add(name)
-    devices = ort.get_ep_devices()
-    found = [each for each in devices if each.ep_name == name and each.device.type.name == hardware]
+            _registered.add(name)
+    except Exception as error:  # onnxruntime raises a dozen unrelated classes here, the plugin its own
+        raise_interrupt_behind(error)
+        raise EngineError(f"device {device} is unavailable: {module} does not load: {first_line(error)}") from None
+    hardware = DEVICE_FACTS[device].hardware
+    found = [each for each in ort.get_ep_devices() if each.ep_name == name and each.device.type.name == hardware]
     if not found:
         raise EngineError(f"device {device} is unavailable: {module} loads but finds no supported hardware")
     return found
@@ -111,7 +87,7 @@ _registered: set[str] = set()
 def open_session(
     graph: Graph | Path, device: str, threads: int | None, *, optimize: bool, options: Mapping[str, str]
 ) -> tuple[Runner, Port]:
-    """Loads a graph with one input and one output.
+    """Loads a graph with one input and one output. That its device is here is for ``installed.require`` to say.
 
     Args:
         graph: The graph; for TensorRT the path of a context graph, which finds its engine beside it.
@@ -124,18 +100,14 @@ def open_session(
         What runs it, and its input.
 
     Raises:
-        EngineError: The device is unavailable, the graph cannot be loaded, or it does not have one float input and one
+        EngineError: The device does not start, the graph cannot be loaded, or it does not have one float input and one
             float or uint8 output.
     """
     path = graph if isinstance(graph, Path) else graph.path
     facts = DEVICE_FACTS[device]
     open_with = functools.partial(_inference_session, graph, device, threads, optimize=optimize, options=options)
-    if facts.fixed_shapes:
-        if facts.plugin is not None:
-            find_plugin(device, facts.plugin, load())
-        session = _inference_session(graph, "cpu", 1, optimize=False, options={})  # for its ports alone
-    else:
-        session = open_with()
+    for_ports = functools.partial(_inference_session, graph, "cpu", 1, optimize=False, options={})
+    session = for_ports() if facts.fixed_shapes else open_with()
     inputs, outputs = session.get_inputs(), session.get_outputs()
     check_ports(path, [port.type for port in inputs], [port.type for port in outputs])
     name, wanted = inputs[0].name, np.float16 if inputs[0].type == "tensor(float16)" else np.float32
@@ -213,7 +185,7 @@ def _inference_session(
     """The session itself, with ``sizes`` for free dimensions of its inputs. Raises EngineError as ``open_session``."""
     facts = DEVICE_FACTS[device]
     path, source = (graph, str(graph)) if isinstance(graph, Path) else (graph.path, graph.data)
-    ort = require(device) if facts.plugin is None else load()
+    ort = load()
     settings = _session_options(ort, device, threads, optimize)
     for dimension, size in (sizes or {}).items():
         settings.add_free_dimension_override_by_name(dimension, size)
@@ -228,7 +200,7 @@ def _inference_session(
         choice["providers"] = [(provider, dict(options))]
     if device == "tensorrt":
         choice["providers"].append((DEVICE_FACTS["cuda"].provider, provider_options("cuda")))
-    if facts.gpu_wheel:
+    if facts.wheel == "onnxruntime-gpu":
         _preload(ort)
     try:
         session = ort.InferenceSession(source, sess_options=settings, **choice)
@@ -268,9 +240,9 @@ def _session_options(ort: ModuleType, device: str, threads: int | None, optimize
 
 
 def _advice(error: Exception, device: str) -> str:
-    text = str(error)
+    facts, text = DEVICE_FACTS[device], str(error)
     if any(word in text for word in ("INVALID_PROTOBUF", "Protobuf parsing failed", "INVALID_GRAPH", "ModelProto")):
         return " (the graph is damaged: install the model pack again)"
     if "fallback to CPU EP has been explicitly disabled" in text:
-        return " (the device does not know all of the graph: try another --precision)"
-    return f" ({DEVICE_FACTS[device].install})" if DEVICE_FACTS[device].accelerator else ""
+        return f" (the device does not know all of the graph{'' if facts.only_these else ': try another --precision'})"
+    return f" ({facts.install})" if facts.accelerator else ""

@@ -171,8 +171,7 @@ def _tensorrt_version() -> str:
     )
     if major != MAJOR:
         raise EngineError(
-            f"device tensorrt is unavailable: TensorRT {major}.{minor}.{patch} is installed, {MAJOR} is required: "
-            f"{DEVICE_FACTS['tensorrt'].install}"
+            f"TensorRT {major}.{minor}.{patch} is installed, {MAJOR} is required: {DEVICE_FACTS['tensorrt'].install}"
         )
     return f"{major}.{minor}.{patch}"
 
@@ -196,7 +195,7 @@ def _load_tensorrt() -> ctypes.CDLL:
         # Loaded once, they are found by ONNX Runtime's provider wherever they lie.
         return libraries[0]
     install = DEVICE_FACTS["tensorrt"].install
-    raise EngineError(f"device tensorrt is unavailable: TensorRT does not load ({failure}): {install}")
+    raise EngineError(f"TensorRT does not load ({failure}): {install}")
 
 
 def _architecture() -> int:
@@ -204,7 +203,7 @@ def _architecture() -> int:
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
-        raise EngineError(f"device tensorrt is unavailable: no NVIDIA driver ({error})") from None
+        raise EngineError(f"no NVIDIA driver ({error})") from None
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     for code in (
         driver.cuInit(0),
@@ -213,5 +212,5 @@ def _architecture() -> int:
         driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device),
     ):
         if code:
-            raise EngineError(f"device tensorrt is unavailable: the NVIDIA driver finds no GPU (error {code})")
+            raise EngineError(f"the NVIDIA driver finds no GPU (error {code})")
     return 10 * major.value + minor.value
