@@ -31,7 +31,7 @@ def rows_of_the_page() -> dict[str, tuple[str, list[str]]]:
     """Device -> what it needs and the graphs that it takes, the first one first, as docs/DEVICES.md has them."""
     page = (DOCS / "DEVICES.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| `")]
-    return {cells[1].strip("`"): (cells[2], [cells[3], *cells[5].split(", ")]) for cells in rows}
+    return {cells[1].strip("`"): (cells[2], [cells[3], *filter(None, cells[5].split(", "))]) for cells in rows}
 
 
 def test_the_page_says_what_the_code_does() -> None:

@@ -51,9 +51,7 @@ def verify_pack(
     samples = [make_picture(*case, pack.space.downscale) for case in CASES] if pictures is None else pictures
     judge = against or reference.of_modules(encoder, decoder, pack.space.channels, "the modules that were exported")
     wished = [_run(judge, sample, pack.quality_input) for sample in samples]
-    return measure_all(
-        pack, device, samples, wished=wished, peak=lambda: _peak(encoder, decoder, samples[0], pack)
-    )
+    return measure_all(pack, device, samples, wished=wished, peak=lambda: _peak(encoder, decoder, samples[0], pack))
 
 
 def _run(judge: Reference, sample: Floats, quality_input: bool) -> Wished:
