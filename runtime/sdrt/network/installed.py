@@ -62,8 +62,9 @@ def why_absent(device: str) -> str | None:
     if facts.engine != "onnxruntime":
         return None
     ort = onnxruntime_session.load()
-    version = f"{ort.package_name} {ort.__version__}"
-    advice = f"{'' if ort.package_name == facts.wheel else f'pip uninstall {ort.package_name}; '}{facts.install}"
+    wheel = ort.package_name or "onnxruntime"  # "" in a build without the file that tells
+    version = f"{wheel} {ort.__version__}"
+    advice = facts.install if wheel == facts.wheel else f"pip uninstall {wheel}; {facts.install}"
     if facts.plugin is None:
         if facts.provider not in ort.get_available_providers():
             return f"the installed {version} has no {facts.provider}: {advice}"
