@@ -116,8 +116,9 @@ def test_a_device_that_is_not_here_is_refused_before_all_else(
     monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     if facts.plugin is not None:
         monkeypatch.setitem(sys.modules, facts.plugin, None)
-    for package in WHEELS:
-        monkeypatch.setattr(runtime, "package_name", package, raising=False)
+    for told in (*WHEELS, ""):
+        monkeypatch.setattr(runtime, "package_name", told, raising=False)
+        package = told or "onnxruntime"
         swap = "" if package == facts.wheel else f"pip uninstall {package}; "
         with pytest.raises(EngineError, match=f"^device {device} is unavailable: ") as caught:
             Engine(lambda _device: pytest.fail("its graph is looked for"), device=device)
