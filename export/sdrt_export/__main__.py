@@ -124,7 +124,7 @@ def _graph(options: argparse.Namespace) -> int:
         name=options.name,
         space=source.space,
         source=source.provenance,
-        licence=source.license,
+        license=source.license,
     )
     return report_exported(pack, exported)
 

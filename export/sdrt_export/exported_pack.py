@@ -37,7 +37,7 @@ def write_exported(
     name: str | None,
     space: LatentSpace,
     source: Mapping[str, Any],
-    licence: str | None,
+    license: str | None,
 ) -> ModelPack:
     """Writes the manifest for graphs that are in the folder; graphs of other precisions, which are older, go.
 
@@ -48,7 +48,7 @@ def write_exported(
         name: the pack's; None: the folder's.
         space: that the graphs speak.
         source: where they come from.
-        licence: of the weights.
+        license: of the weights.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -65,7 +65,7 @@ def write_exported(
         halo=exported.halo,
         source=source,
         graphs=exported.graphs,
-        licence=licence,
+        license=license,
         **kept,
     )
     pack, why_not = add_where_known(pack)
