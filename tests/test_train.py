@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="the training stage needs torch")
 from sdrt.packs.manifest import GRADIENT, is_prior  # noqa: E402
 from sdrt.packs.search import load_pack  # noqa: E402
 from sdrt_export.halo import dependence  # noqa: E402
+from sdrt_export.photographs import held_out  # noqa: E402
 from sdrt_metrics import fidelity, perceptual  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
 from sdrt_train.drawings import drawing, flat  # noqa: E402
@@ -68,11 +69,16 @@ def needs_metric_weights() -> None:
 
 
 def test_validation_is_kept_apart_by_name(tmp_path: Path) -> None:
-    """Every photograph whose name ends in 0 is held out, and no other is."""
+    """Every photograph whose name ends in 0 is held out, and no other is; where none is called so, those that no prior
+    is fitted to either."""
     write_photos(tmp_path, 33)
     training, held = list_photos(tmp_path)
     assert {p.stem for p in held} == {"photo-0", "photo-10", "photo-20"}
     assert len(training) == 30 and not set(training) & set(held)
+    for path in held:
+        path.unlink()
+    _, held = list_photos(tmp_path)
+    assert set(held) == held_out(training) and len(held) == 4
 
 
 def test_shards_hold_every_photograph_once(tmp_path: Path) -> None:

@@ -21,21 +21,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdrt_export.photographs import find_photographs, held_out
 from sdrt_train.drawings import drawing
-
-_SUFFIXES = {".webp", ".jpg", ".jpeg", ".png"}
 
 
 def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All photographs of a folder in name order, as (training, validation).
-
-    Validation is every file whose name (without its ending) ends in "0": fixed by name, so that no run
-    ever trains on it. In a folder whose names end otherwise, every sixteenth photograph is kept apart.
-    """
-    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    held = [p for p in photos if p.stem.endswith("0")] or photos[::16]
-    kept_apart = set(held)
-    return [p for p in photos if p not in kept_apart], held
+    """All photographs of a folder in name order, as (training, validation): no prior is fitted to the latter either."""
+    photos = find_photographs(folder)
+    held = held_out(photos)
+    return [p for p in photos if p not in held], [p for p in photos if p in held]
 
 
 def load_photo(path: Path) -> np.ndarray:
