@@ -16,7 +16,7 @@ from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips
 from sdrt_train.model import DOWNSCALE, LEVELS
 
 _STRIDES = (2, 2, 1, 1, 1)  # windows of the finer scales overlap by 9 of 11 pixels then, in half the time
-_LEAST_SIMILARITY = 1e-3  # the gradient of a power near zero has no bound
+_MIN_SIMILARITY = 1e-3  # the gradient of a power near zero has no bound
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def ms_ssim(picture: Tensor, photo: Tensor, strides: Sequence[int] = (1, 1, 1, 1
                 x_mean, y_mean = x_mean + middle, y_mean + middle
                 luminance = 2 * x_mean * y_mean + LUMINANCE_FLOOR
                 similarity = similarity * luminance / (x_mean.square() + y_mean.square() + LUMINANCE_FLOOR)
-            product = product * similarity.mean((2, 3)).clamp_min(_LEAST_SIMILARITY) ** weight
+            product = product * similarity.mean((2, 3)).clamp_min(_MIN_SIMILARITY) ** weight
     return product.mean(1)
 
 
