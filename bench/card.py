@@ -50,7 +50,7 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[str]:
         "latents": f"{space['channels']} channels, one position for {space['downscale']} x {space['downscale']} pixels",
         "quality level as an input of the decoder": "yes" if manifest.get("quality_input") else "no",
         "files": ", ".join(f"{name} {entry['bytes'] / 1e6:.2f} MB" for name, entry in files.items()),
-        "license": manifest.get("licence"),
+        "license": manifest.get("license"),
         "photographs": manifest.get("source", {}).get("photographs"),
         "training, by the clock": None if hours is None else f"{hours:.2f} hours",
         "last stage of training": training.get("settings", {}).get("stage"),

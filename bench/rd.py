@@ -26,6 +26,7 @@ from bench.codecs import BenchCodec
 from bench.places import DATA, OUT
 from bench.row import Row
 from bench.scores import Scores
+from sdrt_export.photographs import SUFFIXES
 from sdrt_metrics.fidelity import Rgb
 from sdrt_metrics.meter import METRICS
 
@@ -34,12 +35,11 @@ DEFAULT_METRICS = tuple(name for name in METRICS if name != "wd")
 """Wasserstein Distortion takes as long as all others together: on request only."""
 _PLACE_COLUMNS = ("image", "width_px", "height_px", "codec")
 _SIZE_COLUMNS = ("budget_bpp", "budget_bytes", "bytes", "bpp", "over_budget", "setting")
-_PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
 
 
 def photos(folder: Path) -> list[Path]:
     """The pictures in ``folder``, sorted by name. Raises SystemExit with one line where there are none."""
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _PHOTO_SUFFIXES) if folder.is_dir() else []
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not found:
         raise SystemExit(f"no pictures in {folder}: give a folder of photographs, e.g. python -m bench.rd bench/photos")
     return found

@@ -106,7 +106,7 @@ def write_wide(folder: Path) -> None:
         files={"decoder.onnx": decoder, "prior.npz": write_prior(arrays)},
         halo={"encoder_px": 1, "decoder_latents": 1},
         quality_input=True,
-        licence="CC0-1.0",
+        license="CC0-1.0",
     )
 
 
@@ -116,7 +116,7 @@ def write_dense(folder: Path) -> None:
         name="conformance-dense",
         space=LatentSpace("sdrt-conformance-dense", 8, CELL, 1.0, 0.0),
         files={"prior.npz": write_prior(heavy_arrays(plan(8, 8, (), (0, 4, 8), hidden=10), seed=5))},
-        licence="CC0-1.0",
+        license="CC0-1.0",
     )
 
 

@@ -27,6 +27,7 @@ from sdrt.latents.kohya import read_npz, write_npz
 from sdrt.latents.sample import LatentSample
 from sdrt.latents.webdataset import Members, TarWriter, read_tar
 from sdrt.packs.manifest import ModelPack
+from sdrt_batch.__main__ import _parser, _settings
 from sdrt_batch.attempts import MAX_ENDS, Attempts
 from sdrt_batch.progress import Progress
 from sdrt_batch.settings import Settings, with_record
@@ -270,6 +271,39 @@ def test_latents_go_both_ways(source: Path) -> None:
     (read,) = read_npz(files("back")["x.npz"], "x")
     assert (read.original_size, read.crop_ltrb) == ((99, 77), (1, 2, 3, 4))
     assert np.abs(read.latents - latents).max() < 0.1 and read.flipped is not None
+
+
+@pytest.mark.parametrize("form", ["files", "tar", "parquet"])
+def test_latents_of_several_grids_are_not_made_again(form: str, source: Path) -> None:
+    """One cache gives a result for each grid, under a key of its own: it is done when all are there and whole, and made
+    anew when one is gone. A cache that has one grid by now has no second result to wait for."""
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    random = np.random.default_rng(0)
+    grids = {f"latents_{h}x{w}": random.normal(size=(12, h, w)).astype(np.float32) for h, w in ((4, 6), (6, 4))}
+    np.savez(source / "x.npz", **grids)  # type: ignore[arg-type]
+    of = settings("latents", form=form, latent_form="sdl", options=sdrt.EncodeOptions(latent_error=0.02))
+    units = find_units([str(source)], [".npz"])
+    (done,) = run(of, units)
+    (again,) = run(of, units)
+    assert (done["status"], again["status"]) == ("done", "skipped") and done["out_bytes"] == again["out_bytes"]
+    if form != "files":
+        return
+    made = files()
+    assert sorted(made) == ["x.keys.json", "x_4x6.sdl", "x_6x4.sdl"]
+    Path("out/x_4x6.sdl").unlink()
+    assert statuses(run(of, units)) == {"done": 1} and files() == made
+    Path("out/x_4x6.sdl").unlink()
+    np.savez(source / "x.npz", latents=grids["latents_6x4"])
+    assert statuses(run(of, units)) == {"done": 1} and statuses(run(of, units)) == {"skipped": 1}
+
+
+def test_a_zip_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers stand in another folder. What a zip is does not depend on the case of its suffix."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pack.zip", "PACK.ZIP"):
+        arguments = _parser().parse_args(["encode", "in", "--out", "out", "--model", name])
+        assert _settings(arguments, [Unit("a", "files", ())]).model == str(tmp_path / name)
 
 
 @pytest.mark.parametrize("key", ["../x", "/x", "a/../../x", "a\\b", "a\nb", ""])

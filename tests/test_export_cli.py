@@ -253,6 +253,32 @@ def test_every_refusal_of_the_command_is_one_line(tmp_path: Path, capsys: pytest
             assert refusal[0].startswith("sdrt_export: ")
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("a hub", "source is no object"), ({"location": 5}, "the field location of source is 5"), ({"kind": []}, "kind")],
+)
+def test_a_source_that_no_export_wrote_is_one_line(
+    make_pack: Callable[..., Any], source: object, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The manifest's word of where a pack comes from is read as any other input."""
+    folder = make_pack("small").folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "source": source}))
+    assert main(["verify", str(folder)]) == 7
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_file_that_the_system_refuses_is_one_line(
+    make_pack: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a photograph that is a link to nowhere: its name and the system's reason, no traceback."""
+    for name in "abcd":
+        (tmp_path / f"{name}.png").symlink_to(tmp_path / "nowhere")
+    assert main(["prior", str(make_pack("small").folder), "--images", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"sdrt_export: {tmp_path / 'a.png'}: No such file or directory\n"
+
+
 def test_offline_the_whole_command_fails_in_one_line(tmp_path: Path) -> None:
     """What ``make export`` runs first: without network it ends at once, in one line, and writes nothing."""
     environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache"), "PATH": ""}

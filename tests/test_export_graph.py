@@ -131,7 +131,7 @@ def test_a_decoder_may_take_the_quality_level(pair: tuple[nn.Module, nn.Module],
         files=exported.files,
         halo=exported.halo,
         quality_input=True,
-        licence="CC0-1.0",
+        license="CC0-1.0",
     )
     parities = verify_pack(pack, encoder, decoder, device="cpu")
     assert [(parity.precision, parity.passed) for parity in parities] == [("w16", True), ("fp16", True)]

@@ -243,6 +243,17 @@ def test_crops_fit_the_cells_and_skip_what_is_broken(tmp_path: Path) -> None:
         list_images(tmp_path / "absent")
 
 
+@pytest.mark.parametrize(("option", "least"), [("photos", 2), ("iterations", 1), ("hidden", 1), ("seed", 0)])
+def test_numbers_out_of_range_are_refused_before_the_work(
+    option: str, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its name and its bound, without a look at the pack."""
+    with pytest.raises(SystemExit) as ended:
+        command(["prior", "nowhere", "--images", "nowhere", f"--{option}", str(least - 1)])
+    assert ended.value.code == 2
+    assert f"--{option} is {least - 1}, it must be {least} or more\n" in capsys.readouterr().err
+
+
 @pytest.fixture
 def pack(tmp_path: Path, testpack: ModelPack, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A pack to be fitted, and an empty cache."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +20,9 @@ torch = pytest.importorskip("torch", reason="the training stage needs torch")
 from sdrt.packs.manifest import GRADIENT, is_prior  # noqa: E402
 from sdrt.packs.search import load_pack  # noqa: E402
 from sdrt_export.halo import dependence  # noqa: E402
+from sdrt_export.photographs import held_out  # noqa: E402
 from sdrt_metrics import fidelity, perceptual  # noqa: E402 (after importorskip, on purpose)
+from sdrt_train import data, train  # noqa: E402
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
 from sdrt_train.drawings import drawing, flat  # noqa: E402
 from sdrt_train.folded import UNIT_LOG2_STEP, fold  # noqa: E402
@@ -39,6 +44,7 @@ from sdrt_train.schedule import rate_factor  # noqa: E402
 from sdrt_train.shards import deal  # noqa: E402
 from sdrt_train.train import run  # noqa: E402
 from sdrt_train.trainer import MAP_CELL, Trainer  # noqa: E402
+from sdrt_train.workers import Workers  # noqa: E402
 
 SMALL = ModelConfig(8, (8, 12, 16), (1, 1, 1), (16, 12, 8), (1, 1, 1))
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,11 +74,16 @@ def needs_metric_weights() -> None:
 
 
 def test_validation_is_kept_apart_by_name(tmp_path: Path) -> None:
-    """Every photograph whose name ends in 0 is held out, and no other is."""
+    """Every photograph whose name ends in 0 is held out, and no other is; where none is called so, those that no prior
+    is fitted to either."""
     write_photos(tmp_path, 33)
     training, held = list_photos(tmp_path)
     assert {p.stem for p in held} == {"photo-0", "photo-10", "photo-20"}
     assert len(training) == 30 and not set(training) & set(held)
+    for path in held:
+        path.unlink()
+    _, held = list_photos(tmp_path)
+    assert set(held) == held_out(training) and len(held) == 4
 
 
 def test_shards_hold_every_photograph_once(tmp_path: Path) -> None:
@@ -277,6 +288,37 @@ def test_training_learns_and_resumes(tmp_path: Path) -> None:
         run(photos, tmp_path / "other", recipe, start_from=[tmp_path / "other.pt"])
 
 
+def test_a_loss_that_is_not_finite_ends_all_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, also in the workers whose own loss is finite; the checkpoint is as it was."""
+    (tmp_path / "photos").mkdir()
+    write_photos(tmp_path / "photos", 20)
+    (tmp_path / "small.toml").write_text(
+        "[model]\nlatent_channels = 8\nencoder_widths = [8, 12, 16]\nencoder_blocks = [1, 1, 1]\n"
+        "decoder_widths = [16, 12, 8]\ndecoder_blocks = [1, 1, 1]\n[[stages]]\nsteps = 4\nbatch = 2\ncrop_px = 64\n"
+    )
+    command = ["train", *(str(tmp_path / name) for name in ("small.toml", "photos")), "--run", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", command)
+    told = iter([False, True])  # whether to stop; whether the loss of any is not finite
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "any", lambda _self, _flag: next(told))
+        assert train.main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sdrt_train: the loss is not finite at step 1; ") and error.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    monkeypatch.setattr(Trainer, "train_step", lambda _self, _batch: {"loss": float("nan")})
+    assert train.main() == 2
+
+
+def test_workers_share_a_batch_evenly_or_not_at_all() -> None:
+    """Each takes the same number of pictures, together those of the recipe, neither more nor fewer."""
+    assert [Workers(0, count).share_of(8) for count in (1, 2, 4, 8)] == [8, 4, 2, 1]
+    for count in (3, 16):
+        with pytest.raises(ValueError, match=f"a batch of 8 cannot be shared evenly by {count} workers"):
+            Workers(0, count).share_of(8)
+
+
 def test_perceptual_terms_join_the_loss() -> None:
     """LPIPS, VGG16's distance and the texture term are measured where their weights are not zero."""
     needs_metric_weights()
@@ -328,9 +370,39 @@ def test_photographs_are_decoded_once(tmp_path: Path) -> None:
     plain = load_photos(paths, 64)
     load_photos(paths, 64, tmp_path / "cache")
     for path in paths:
-        path.write_bytes(bytes(path.stat().st_size))
+        times = path.stat()
+        path.write_bytes(bytes(times.st_size))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     cached = load_photos(paths, 64, tmp_path / "cache")
     assert len(plain) == 3 and all(np.array_equal(a, b) for a, b in zip(plain, cached, strict=True))
+
+
+def test_an_edited_photograph_is_decoded_again(tmp_path: Path) -> None:
+    """Also where its name and size are as before."""
+    paths = [tmp_path / "photo.png"]
+    for level in (10, 20):
+        Image.fromarray(np.full((64, 64, 3), level, np.uint8)).save(paths[0], compress_level=0)
+        os.utime(paths[0], ns=(level, level))
+        assert load_photos(paths, 64, tmp_path / "cache")[0].max() == level
+
+
+def test_an_interrupted_cache_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until both of its files are whole neither has its name, so no other worker takes half of them."""
+    write_photos(tmp_path, 3)
+    paths, cache = sorted(tmp_path.glob("*.webp")), tmp_path / "cache"
+    given = iter([np.zeros((64, 64, 3), np.uint8), KeyboardInterrupt()])
+
+    def interrupted(_path: Path) -> np.ndarray:
+        found = next(given)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(data, "load_photo", interrupted)
+        load_photos(paths, 64, cache)
+    assert not list(cache.iterdir())
+    assert len(load_photos(paths, 64, cache)) == 3
 
 
 def test_the_rate_rises_holds_and_falls() -> None:
@@ -378,6 +450,34 @@ def test_recipes_are_read_strictly(tmp_path: Path) -> None:
         bad.write_text(text)
         with pytest.raises(ValueError, match=word):
             read_recipe(bad)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("stages.9.steps=1", "names no setting"),
+        ("stages.-1.steps=1", "names no setting"),
+        ("stages.last.steps=1", "names no setting"),
+        ("stages.steps=1", "names no setting"),
+        ("seed.x=1", "names no setting"),
+        ("model.haar", "is not NAME=VALUE"),
+        ("stages=[]", "stages are tables"),
+        ("stages=3", "stages are tables"),
+        ("model=3", "model is a table, not 3"),
+        ("stages.0.steps=many", "steps cannot be 'many'"),
+        ("stages.0.steps=1.5", "steps cannot be 1.5"),
+        ("model.haar=1", "haar cannot be 1"),
+        ("model.encoder_widths=[1, 2]", "encoder_widths cannot be"),
+        ("data.drawn=[]", "drawn cannot be"),
+    ],
+)
+def test_an_override_that_means_nothing_is_named(tmp_path: Path, setting: str, words: str) -> None:
+    """A place that is not there, or a value of another type, is a ValueError, which the command prints as one line."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("seed = 1\n[[stages]]\nsteps = 5\nlearning_rate = 1\n")
+    assert read_recipe(recipe)[0].stages[0].learning_rate == 1
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_recipe(recipe, [setting])
 
 
 def test_a_checkpoint_becomes_a_pack(tmp_path: Path) -> None:

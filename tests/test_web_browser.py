@@ -18,7 +18,7 @@ from tests.make_conformance import CASES, FOLDER
 from tests.make_container_golden import bad_files
 from tests.test_diseases import DISEASES
 from tests.test_web import GOLDEN, ILL_AV1, ILL_SDL, TESTS, TINY, case, golden_files, sha256
-from tests.web import WEB, Answer, find_node, in_browser, under_node
+from tests.web import WEB, Answer, find_node, in_browser, served, under_node
 
 from sdrt.codec import Codec
 from sdrt.command.ship import ship
@@ -402,6 +402,13 @@ def test_packs_travel(by_pack: dict[str, Answer], job: dict[str, Any], tmp_path:
     assert sorted(path.name for path in (tmp_path / "sdl").iterdir()) == names
     codec = Codec(tmp_path / "sdl" / "pack.zip", device="cpu")
     assert codec.decode(GOLDEN / "161x97-high.sdl").size == (161, 97)
+
+
+def test_the_server_outlives_any_address(tmp_path: Path) -> None:
+    """One that is malformed, or that no file can have, is refused; the next is answered."""
+    (tmp_path / "index.html").write_text("here")
+    addresses = ["/%E0%A4%A", "//", "/%00", "/" + "x" * 300, "/gone", "/../../etc/passwd", "/%2e%2e%2fpasswd", "/"]
+    assert served(tmp_path, addresses) == [400, 400, 400, 400, 404, 404, 404, 200]
 
 
 def test_it_is_small(browser: Answer) -> None:

@@ -141,7 +141,7 @@ def write(
         quality_input=quality_input,
         quality_range=(704, 320),
         default_step=512,
-        licence="CC0-1.0",
+        license="CC0-1.0",
     )
     return load_pack(folder)
 

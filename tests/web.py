@@ -42,10 +42,37 @@ def under_node(cases: Iterable[Mapping[str, Any]]) -> list[Answer]:
 
 def in_browser(job: Mapping[str, Any]) -> Answer:
     """What web/test/browser.mjs answers for a job."""
-    if not (WEB / "node_modules").is_dir():
-        pytest.skip("needs web/node_modules: npm ci --prefix web")
+    _need_modules()
     answer: Answer = json.loads(_run([find_node(), WEB / "test" / "browser.mjs", find_chromium()], json.dumps(job)))
     return answer
+
+
+def served(folder: Path, addresses: Iterable[str]) -> list[int]:
+    """The status with which the server of web/site.mjs answers each address, one after another."""
+    _need_modules()
+    script = """
+        import { readFileSync } from "node:fs";
+        import { get } from "node:http";
+        const [site, folder, addresses] = JSON.parse(readFileSync(0, "utf8"));
+        const { serve } = await import(site);
+        const { port } = new URL(await serve({ "/": folder }));
+        const ask = (path) => new Promise((answer, fail) => get({ port, path }, (response) => {
+          response.resume();
+          answer(response.statusCode);
+        }).on("error", fail));
+        const statuses = [];
+        for (const path of addresses) statuses.push(await ask(path));
+        console.log(JSON.stringify(statuses));
+        process.exit(0);
+    """
+    told = json.dumps([(WEB / "site.mjs").as_uri(), str(folder), list(addresses)])
+    statuses: list[int] = json.loads(_run([find_node(), "--input-type=module", "-e", script, "test"], told))
+    return statuses
+
+
+def _need_modules() -> None:
+    if not (WEB / "node_modules").is_dir():
+        pytest.skip("needs web/node_modules: npm ci --prefix web")
 
 
 def _run(command: list[str | Path], text: str) -> str:

@@ -88,6 +88,13 @@ function zip(members) {
 /** What grants a page threads. */
 const ISOLATED = { "cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp" };
 
+/** The file that an address means, or nothing. @throws {TypeError | URIError} where it is not a valid address */
+function fileAt(mounts, address) {
+  const path = normalize(decodeURIComponent(new URL(address, "http://localhost").pathname)).replace(/\/$/, "/index.html");
+  const prefix = Object.keys(mounts).find((start) => path.startsWith(start));
+  return prefix && join(mounts[prefix], path.slice(prefix.length));
+}
+
 /**
  * Serves folders on localhost.
  * @param {Record<string, string>} mounts  the beginning of a path -> a folder
@@ -95,17 +102,22 @@ const ISOLATED = { "cross-origin-opener-policy": "same-origin", "cross-origin-em
  */
 export async function serve(mounts, { port = 0, isolated = false } = {}) {
   const server = createServer((request, response) => {
-    const path = normalize(decodeURIComponent(new URL(request.url, "http://localhost").pathname)).replace(/\/$/, "/index.html");
-    const prefix = Object.keys(mounts).find((start) => path.startsWith(start));
-    const file = prefix && join(mounts[prefix], path.slice(prefix.length));
-    const size = file && statSync(file, { throwIfNoEntry: false })?.isFile() && statSync(file).size;
-    if (typeof size !== "number") {
+    let file;
+    let stat;
+    try {
+      file = fileAt(mounts, request.url);
+      stat = file && statSync(file, { throwIfNoEntry: false });
+    } catch { // no address, or one that no file can have
+      response.writeHead(400).end();
+      return;
+    }
+    if (!stat?.isFile()) {
       response.writeHead(404).end();
       return;
     }
     const type = TYPES[extname(file)] ?? "application/octet-stream";
-    response.writeHead(200, { "content-type": type, "content-length": size, ...(isolated ? ISOLATED : {}) });
-    createReadStream(file).pipe(response);
+    response.writeHead(200, { "content-type": type, "content-length": stat.size, ...(isolated ? ISOLATED : {}) });
+    createReadStream(file).on("error", () => response.destroy()).pipe(response);
   });
   await new Promise((listening) => server.listen(port, "127.0.0.1", listening));
   server.unref();

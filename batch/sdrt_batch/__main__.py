@@ -15,6 +15,7 @@ from sdrt.errors import UnsupportedError
 from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import DEVICES, PRECISIONS
 from sdrt.options import LATENT_FORMS, NEAR_LOSSLESS, EncodeOptions
+from sdrt.packs.archive import SUFFIX
 from sdrt.pixels.save import SAVE_OPTIONS
 from sdrt_batch.items import extensions
 from sdrt_batch.progress import Progress
@@ -67,7 +68,7 @@ def _settings(arguments: argparse.Namespace, units: Sequence[Unit]) -> Settings:
     if arguments.job == "latents" and not any(value is not None for value in rate.values()):
         rate["latent_error"] = NEAR_LOSSLESS
     model = arguments.model
-    if model is not None and (os.path.isdir(model) or model.endswith(".zip")):  # noqa: PTH112 (Path's may raise)
+    if model is not None and (os.path.isdir(model) or Path(model).suffix.lower() == SUFFIX):  # noqa: PTH112 (Path's may raise)
         model = str(Path(model).absolute())
     return Settings(
         job=arguments.job,

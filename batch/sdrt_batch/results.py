@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import sdrt
 from sdrt.atomic import atomic_file, make_folder, write_atomic
@@ -22,6 +22,9 @@ _ROWS_AT_ONCE = 64
 
 FAILURES = "errors.json"
 """Behind a shard's name: the pictures that it lacks, key -> error. It is there before the shard is."""
+KEYS = "keys.json"
+"""Behind the name of a file or shard, where a picture gave results of other keys, as latents of several grids do: the
+picture's key -> those of its results. It is there before they are."""
 
 
 def check_whole(extension: str, data: bytes) -> None:
@@ -43,18 +46,32 @@ class Files:
         self._settings, self._folder = settings, Path(settings.destination)
 
     def bytes_of(self, key: str) -> int | None:
-        """Size of the result that is there and whole; None: it is to be made."""
+        """Size of the results of a picture that are there and whole; None: they are to be made."""
         try:
-            path = self._folder / f"{checked_key(key)}.{self._settings.extension}"
-            check_new(path, self._settings)
-            data = path.read_bytes()
-            check_whole(self._settings.extension, data)
-        except (OSError, SdrtError):
+            target = self._folder / checked_key(key)
+            keys = read_keys(target).get(key, [key]) if self._settings.job == "latents" else [key]
+            return sum(self._whole_bytes(of) for of in keys)
+        except (OSError, ValueError, SdrtError):
             return None
+
+    def _whole_bytes(self, key: str) -> int:
+        path = self._folder / f"{checked_key(key)}.{self._settings.extension}"
+        check_new(path, self._settings)
+        data = path.read_bytes()
+        check_whole(self._settings.extension, data)
         return len(data)
 
-    def write(self, key: str, members: Members) -> None:
-        """Raises OutputError. The first member is written last: where it is, all are."""
+    def write(self, key: str, made: Sequence[tuple[str, Members]]) -> None:
+        """The results of one picture. Raises OutputError or OSError."""
+        target = self._folder / checked_key(key)
+        make_folder(target.parent)
+        if self._settings.job == "latents":
+            write_keys(target, {key: [of for of, _ in made]})
+        for of, members in made:
+            self._write_result(of, members)
+
+    def _write_result(self, key: str, members: Members) -> None:
+        """The first member is written last: where it is, all are."""
         target = self._folder / checked_key(key)
         make_folder(target.parent)
         for extension in reversed(list(members)):
@@ -150,18 +167,40 @@ def _samples(path: Path, kind: Kind) -> Iterator[tuple[str, Mapping[str, bytes]]
 
 def write_failures(path: Path, failures: Mapping[str, str]) -> None:
     """Leaves word of what a shard lacks, or takes an earlier word away."""
-    beside = path.with_name(f"{path.name}.{FAILURES}")
-    if failures:
-        write_atomic(beside, json.dumps(failures).encode("ascii"))
-    else:
-        beside.unlink(missing_ok=True)
+    _write_word(path, FAILURES, failures)
 
 
 def read_failures(path: Path) -> dict[str, str]:
     """What ``write_failures`` left. Raises OSError or ValueError."""
-    beside = path.with_name(f"{path.name}.{FAILURES}")
-    return (
-        {str(key): str(error) for key, error in json.loads(beside.read_text("utf-8")).items()}
-        if beside.exists()
-        else {}
-    )
+    return {key: str(error) for key, error in _read_word(path, FAILURES).items()}
+
+
+def write_keys(path: Path, made: Mapping[str, list[str]]) -> None:
+    """Leaves word of pictures whose results have other keys than they, or takes an earlier word away."""
+    _write_word(path, KEYS, {key: keys for key, keys in made.items() if keys != [key]})
+
+
+def read_keys(path: Path) -> dict[str, list[str]]:
+    """What ``write_keys`` left. Raises OSError or ValueError."""
+    words = _read_word(path, KEYS)
+    if not all(isinstance(keys, list) and keys for keys in words.values()):
+        raise ValueError(f"{path} has no lists of keys beside it")
+    return {key: [str(of) for of in keys] for key, keys in words.items()}
+
+
+def _write_word(path: Path, extension: str, words: Mapping[str, object]) -> None:
+    beside = path.with_name(f"{path.name}.{extension}")
+    if words:
+        write_atomic(beside, json.dumps(words).encode("ascii"))
+    else:
+        beside.unlink(missing_ok=True)
+
+
+def _read_word(path: Path, extension: str) -> dict[str, Any]:
+    beside = path.with_name(f"{path.name}.{extension}")
+    if not beside.exists():
+        return {}
+    words = json.loads(beside.read_text("utf-8"))
+    if not isinstance(words, dict):
+        raise ValueError(f"{beside} is no table")
+    return words

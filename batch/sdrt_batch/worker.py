@@ -63,8 +63,7 @@ class Worker:
                 continue
             try:
                 in_bytes, made = self._make(item, key, attempts)
-                for name, members in made:
-                    kept.write(name, members)
+                kept.write(key, made)
                 yield _row(item.source, key, "done", in_bytes, _bytes(made))
             except Exception as error:  # one bad picture stops no other
                 yield _row(item.source, key, "failed", error=in_words(error))
@@ -73,7 +72,7 @@ class Worker:
         path = results.shard_path(self._settings, unit.name)
         rows = self._shard_that_is_there(unit)
         if rows is None:
-            rows, failures = [], {}
+            rows, failures, keys = [], {}, {}
             with results.shard(path, self._settings) as writer:
                 for item in items_of(unit, self._settings):
                     try:
@@ -85,17 +84,20 @@ class Worker:
                     others = _others(item, self._settings) if unit.kind == "tar" else {}
                     for name, members in made:
                         writer.write(name, {**members, **others})
+                    keys[item.key] = [name for name, _ in made]
                     rows.append(_row(item.source, item.key, "done", in_bytes, _bytes(made)))
                 results.write_failures(path, failures)
+                results.write_keys(path, keys)
         yield from rows
 
     def _shard_that_is_there(self, unit: Unit) -> list[Row] | None:
         """The rows of a shard that an earlier run finished; None where it is to be made."""
         path = results.shard_path(self._settings, unit.name)
         try:
-            sizes = results.read_shard(path, self._settings)
-            failures = results.read_failures(path)
-        except (OSError, ValueError, SdrtError):
+            made = results.read_shard(path, self._settings)
+            failures, keys = results.read_failures(path), results.read_keys(path)
+            sizes = {key: sum(made.pop(of) for of in keys[key]) for key in keys} | made
+        except (OSError, ValueError, LookupError, SdrtError):
             return None
         if unit.kind == "files" and set(unit.keys) != {*sizes, *failures}:
             return None  # the folder has other pictures than it had

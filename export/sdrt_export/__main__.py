@@ -13,7 +13,13 @@ from sdrt.errors import ModelError, SdrtError
 from sdrt.packs.manifest import GRADIENT
 from sdrt.packs.search import load_pack
 from sdrt_export import build_tensorrt, from_onnx, optimum_layout, pack_gradient
-from sdrt_export.exported_pack import kept_fields, report_exported, report_parities, write_exported
+from sdrt_export.exported_pack import (
+    kept_fields,
+    recorded_source,
+    report_exported,
+    report_parities,
+    write_exported,
+)
 from sdrt_export.spaces import SPACES
 
 if TYPE_CHECKING:
@@ -44,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SdrtError as error:
         print(f"sdrt_export: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        print(f"sdrt_export: {place}{error.strerror or error}", file=sys.stderr)
+        return SdrtError.exit_code
     except KeyboardInterrupt:
         goes_on = "; the same command resumes" if arguments[:1] == ["prior"] else ""
         print(f"sdrt_export: interrupted{goes_on}", file=sys.stderr)
@@ -124,7 +134,7 @@ def _graph(options: argparse.Namespace) -> int:
         name=options.name,
         space=source.space,
         source=source.provenance,
-        licence=source.license,
+        license=source.license,
     )
     return report_exported(pack, exported)
 
@@ -134,7 +144,7 @@ def _verify(options: argparse.Namespace) -> int:
     from sdrt_export.verify import verify_pack
 
     pack = load_pack(options.pack)
-    origin = pack.manifest.get("source") or {}
+    origin = recorded_source(pack)
     location = options.source or origin.get("location")
     if not location:
         raise ModelError(f"the manifest of {pack.folder} names no source that can be exported again: give --source")

@@ -26,7 +26,7 @@ from sdrt_export.gradient import add_gradient
 from sdrt_export.graph import OPSET
 from sdrt_export.graph_files import fold, save_graph
 from sdrt_export.precision import convert
-from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, MetricWeightsError
+from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, MetricWeightsError, texture_difference
 
 VGG_WEIGHT, TEXTURE_WEIGHT = 2.0, 1.2
 _MIN_LENGTH, _MIN_VARIANCE = 1e-10, 1e-8
@@ -36,8 +36,7 @@ _MIN_LENGTH, _MIN_VARIANCE = 1e-10, 1e-8
 class Distance(nn.Module):
     """painted, photo (N, 3, H, W) in [-1, 1] -> how far they are apart, a scalar.
 
-    A weighted sum of LPIPS with VGG16 and of a texture term: in each map of VGG16, how far each channel's mean and
-    deviation over the picture are from the photograph's, relative to both (Huang and Belongie, ICCV 2017).
+    A weighted sum of LPIPS with VGG16 and of ``texture_difference`` in each of its maps.
 
     Raises:
         MetricWeightsError: the weights' package is not installed.
@@ -54,7 +53,7 @@ class Distance(nn.Module):
             weights = getattr(self.vgg, f"linear{index}")
             difference = (_unit_length(ours) - _unit_length(theirs)).square() * weights
             total = total + VGG_WEIGHT * difference.sum(1).mean()
-            total = total + TEXTURE_WEIGHT * depth * _texture(ours, theirs)
+            total = total + TEXTURE_WEIGHT * depth * texture_difference(_statistics(ours), _statistics(theirs)).mean()
         return total
 
 
@@ -62,14 +61,8 @@ def _unit_length(features: Tensor) -> Tensor:
     return features / (features.square().sum(1, keepdim=True) + _MIN_LENGTH).sqrt()
 
 
-def _texture(ours: Tensor, theirs: Tensor) -> Tensor:
-    (mean, deviation), (wanted, wanted_deviation) = _statistics(ours), _statistics(theirs)
-    error = (mean - wanted).square() + (deviation - wanted_deviation).square()
-    size = mean.square() + wanted.square() + deviation.square() + wanted_deviation.square()
-    return (error / (size + 0.05 * size.mean(1, keepdim=True))).mean()
-
-
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, each (N, C), without arithmetic on shapes, which a graph cannot have."""
     mean = features.mean((2, 3), keepdim=True)
     variance = (features - mean).square().mean((2, 3))
     return mean[:, :, 0, 0], (variance + _MIN_VARIANCE).sqrt()

@@ -29,6 +29,28 @@ def kept_fields(folder: Path, identity: bytes) -> dict[str, Any]:
     return kept
 
 
+_RECORDED: dict[str, type | tuple[type, ...]] = {
+    "kind": str, "location": str, "revision": str, "subfolder": str, "class": str, "config": dict, "files": dict,
+    "norm_groups": int, "scale": (int, float), "shift": (int, float),
+}  # fmt: skip
+
+
+def recorded_source(pack: ModelPack) -> Mapping[str, Any]:
+    """What the manifest says of where the pack comes from; empty where it says nothing.
+
+    Raises ModelError: a field of another type than an export writes.
+    """
+    source = pack.manifest.get("source")
+    if source is None:
+        return {}
+    if not isinstance(source, dict):
+        raise ModelError(f"{pack.folder / MANIFEST}: the field source is no object")
+    for name, kind in _RECORDED.items():
+        if source.get(name) is not None and not isinstance(source[name], kind):
+            raise ModelError(f"{pack.folder / MANIFEST}: the field {name} of source is {source[name]!r}"[:200])
+    return source
+
+
 def write_exported(
     folder: Path,
     exported: Exported,
@@ -37,7 +59,7 @@ def write_exported(
     name: str | None,
     space: LatentSpace,
     source: Mapping[str, Any],
-    licence: str | None,
+    license: str | None,
 ) -> ModelPack:
     """Writes the manifest for graphs that are in the folder; graphs of other precisions, which are older, go.
 
@@ -48,7 +70,7 @@ def write_exported(
         name: the pack's; None: the folder's.
         space: that the graphs speak.
         source: where they come from.
-        licence: of the weights.
+        license: of the weights.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -65,7 +87,7 @@ def write_exported(
         halo=exported.halo,
         source=source,
         graphs=exported.graphs,
-        licence=licence,
+        license=license,
         **kept,
     )
     pack, why_not = add_where_known(pack)

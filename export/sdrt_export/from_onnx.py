@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     if source.config:
         origin.update({"class": source.config.get("_class_name"), "config": dict(source.config)})
     pack = write_exported(
-        options.out, exported, kept, name=options.name, space=space, source=origin, licence=options.license
+        options.out, exported, kept, name=options.name, space=space, source=origin, license=options.license
     )
     report_exported(pack, exported)
     return verify(pack, options.folder, "cpu")

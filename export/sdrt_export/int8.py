@@ -19,6 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sdrt.atomic import write_atomic
+from sdrt.coding.prior import Prior
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.quantize import dequantize, quantize
 from sdrt.errors import ImageError, ModelError, OutputError
@@ -86,9 +87,10 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
         picture: Floats = paint.run(None, {"latent_sample": shown})[0]
         return picture
 
+    prior = load_prior(read_prior(pack)) if PRIOR in pack.files else None
     cell = pack.space.downscale
     samples = [[to_sample(crop, cell) for crop in group] for group in _photographs(photographs, cell)]
-    latents = [[_coded(pack, encode.run(None, {"sample": sample})[0]) for sample in group] for group in samples]
+    latents = [[_coded(pack, prior, encode.run(None, {"sample": sample})[0]) for sample in group] for group in samples]
     outcomes = [
         _convert(pack.folder / graph_file_name("encoder", "int8"), graphs["encoder"], samples, painted),
         _convert(pack.folder / graph_file_name("decoder", "int8"), graphs["decoder"], latents, lambda picture: picture),
@@ -192,11 +194,10 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
     return groups[0][:_SEEN], groups[1][:_JUDGED]
 
 
-def _coded(pack: ModelPack, raw: Floats) -> Floats:
+def _coded(pack: ModelPack, prior: Prior | None, raw: Floats) -> Floats:
     """The decoder's input: latents (1, C, h, w), quantized as by the codec if the pack has a prior."""
     latents = raw[:, : pack.space.channels]
-    if PRIOR in pack.files:
-        prior = load_prior(read_prior(pack))
+    if prior is not None:
         scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
         at = np.full(latents.shape[2:], pack.default_step)
         coded = quantize((latents[0] - shift) * scale, prior, at)

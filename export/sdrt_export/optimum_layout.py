@@ -19,6 +19,7 @@ from sdrt.atomic import write_atomic
 from sdrt.errors import ModelError
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack, read_verified
+from sdrt_export.exported_pack import recorded_source
 from sdrt_export.graph_files import save_graph
 from sdrt_export.pixel_output import without_pixels
 
@@ -102,14 +103,14 @@ def _config(pack: ModelPack) -> dict[str, Any]:
 
     A tiny autoencoder whose graphs speak a larger one's raw latents is scaled like the larger one.
     """
-    own = (pack.manifest.get("source") or {}).get("config")
+    own = recorded_source(pack).get("config")
     return {
         "_class_name": "AutoencoderKL",
         "block_out_channels": [128] * pack.space.downscale.bit_length(),
         "latent_channels": pack.space.channels,
         "in_channels": 3,
         "out_channels": 3,
-        **(own if isinstance(own, dict) else {}),
+        **(own or {}),
         "scaling_factor": pack.space.scale,
         "shift_factor": pack.space.shift,
         "force_upcast": False,

@@ -33,7 +33,7 @@ def write_pack(
     graphs: JsonObject | None = None,
     training: JsonObject | None = None,
     prior: JsonObject | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> ModelPack:
     """Puts ``files`` (name in the pack -> content, or a path to copy) into the folder and writes a fresh manifest.
 
@@ -51,7 +51,7 @@ def write_pack(
         "quality_range": list(quality_range),
         "default_step": default_step,
     }
-    notes = {"licence": licence, "source": source, "graphs": graphs, "training": training, "prior": prior}
+    notes = {"license": license, "source": source, "graphs": graphs, "training": training, "prior": prior}
     manifest.update({key: value for key, value in notes.items() if value is not None})
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def update_manifest(
     source: JsonObject | None = None,
     graphs: JsonObject | None = None,
     training: JsonObject | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     quality_range: tuple[int, int] | None = None,
     default_step: int | None = None,
 ) -> ModelPack:
@@ -95,7 +95,7 @@ def update_manifest(
         "source": source,
         "graphs": graphs,
         "training": training,
-        "licence": licence,
+        "license": license,
         "quality_range": list(quality_range) if quality_range is not None else None,
         "default_step": default_step,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,27 @@ from sdrt.pixels.load import load
 
 CROP_PX = 384
 SUFFIXES = {".webp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".avif", ".bmp"}
+"""Of photographs that are looked for in a folder, in lower case: to fit, to train and to measure."""
 MAX_CROPS = 8
 """Of one photograph, where there are few."""
 
 Pixels = NDArray[np.uint8]
 
 
+def find_photographs(folder: Path) -> list[Path]:
+    """All photographs of a folder and of those below it, in name order; empty where there is no such folder."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+
+
+def held_out(paths: Sequence[Path]) -> set[Path]:
+    """The photographs that nothing is ever trained on or fitted to: those whose name, without its ending, ends in 0, or
+    else every eighth."""
+    return {path for path in paths if path.stem.endswith("0")} or set(paths[::8])
+
+
 def list_images(folder: Path) -> list[Path]:
-    """All pictures of a folder in name order. Raises ImageError when there are fewer than four."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    """All photographs of a folder in name order. Raises ImageError when there are fewer than four."""
+    found = find_photographs(folder)
     if len(found) < 4:
         raise ImageError(f"{folder}: {len(found)} pictures there; at least 4 are required, hundreds recommended")
     return found
@@ -32,13 +44,13 @@ def list_images(folder: Path) -> list[Path]:
 class CropPlan:
     """Which crops are cut out of which photographs, the same for the same arguments.
 
-    Photographs whose name ends in 0, or else every eighth, are held out. With few photographs each gives several crops.
+    Some photographs are held out (``held_out``). With few photographs each gives several crops.
     """
 
     def __init__(self, paths: list[Path], count: int, cell_px: int, seed: int) -> None:
-        """``count`` crops in all; sides are at most CROP_PX and multiples of ``cell_px``."""
+        """``count`` crops in all, one or more; sides are at most CROP_PX and multiples of ``cell_px``."""
         self.random = np.random.default_rng(seed)
-        self.held = {path for path in paths if path.stem.endswith("0")} or set(paths[::8])
+        self.held = held_out(paths)
         self.order = [paths[index] for index in self.random.permutation(len(paths))][:count]
         self.each = max(1, min(MAX_CROPS, count // len(self.order)))
         self._cell_px = cell_px

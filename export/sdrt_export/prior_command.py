@@ -65,6 +65,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, help="threads of the engine (all) and of torch (1: small products)")
     options = parser.parse_args(argv)
+    for name, least in (("photos", 2), ("iterations", 1), ("hidden", 1), ("seed", 0), ("threads", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} is {value}, it must be {least} or more")
     if options.decisions is not None and not 0 <= options.decisions <= 100:
         parser.error(f"--decisions is {options.decisions:g}, it must be from 0 to 100")
     if not 0 <= options.dead_zone < 0.5:

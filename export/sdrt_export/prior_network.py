@@ -24,14 +24,14 @@ from sdrt.coding.prior import (
 )
 from sdrt_export.prior_tables import SPREAD, TAIL
 
-LEAST_SCALE = 0.04
+MIN_SCALE = 0.04
 """In symbols: below, the tables are all but certain."""
 _LARGEST_WEIGHT = 127
 _LARGEST_WIDE_WEIGHT = 2.0**30  # of one and of the inverse step
 _LARGEST_INVERSE = 8192
 _SCALE_PACE = 0.18
 """Weights of scales are trained in units of this: large steps there drown the means in noise."""
-_LEAST_BITS = 4  # fractional bits that the shifts need
+_MIN_BITS = 4  # fractional bits that the shifts need
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ class ScanNet(nn.Module):
             largest["out"] = torch.maximum(largest["out"], own.amax(1).flatten())
         found = {}
         for name, values in reach.items():
-            bits = torch.floor(torch.log2(_LARGEST_WEIGHT / largest[name].clamp_min(1e-3))).clamp(_LEAST_BITS, 14)
+            bits = torch.floor(torch.log2(_LARGEST_WEIGHT / largest[name].clamp_min(1e-3))).clamp(_MIN_BITS, 14)
             found[name] = torch.minimum(bits, torch.floor(torch.log2(0.9 * EXACT / values.clamp_min(1e-3))))
         room = torch.floor(torch.log2(0.9 * EXACT / (second.sum(0) * HIDDEN_LIMIT).clamp_min(1)))
-        return found["hidden"].clamp_min(_LEAST_BITS), torch.minimum(found["out"], room).clamp_min(_LEAST_BITS)
+        return found["hidden"].clamp_min(_MIN_BITS), torch.minimum(found["out"], room).clamp_min(_MIN_BITS)
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(hidden bits, output bits, first, direct, second, own): weights in their integer units; gradients pass."""
@@ -181,7 +181,7 @@ class ScanNet(nn.Module):
         """Bits (n,) of the positions' symbols, under the heavy-tailed shape that stands for the tables."""
         mean, scale = self.forward(examples, rounded)
         # The leak keeps a scale that fell too low alive.
-        scale = scale.clamp_min(LEAST_SCALE) + (0.01 * (scale - LEAST_SCALE).clamp(-3, 0)).clamp_min(-0.03)
+        scale = scale.clamp_min(MIN_SCALE) + (0.01 * (scale - MIN_SCALE).clamp(-3, 0)).clamp_min(-0.03)
         distance = -(examples.symbols - mean).abs()
         likelihood = torch.zeros(())
         for share, width in ((1 - tail_share, SPREAD), (tail_share, SPREAD * TAIL)):

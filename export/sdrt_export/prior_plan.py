@@ -26,7 +26,7 @@ _QUINCUNX = (
 )
 """Coarse to fine: all but the first sixteenth of the positions see neighbors on both sides."""
 _CHECKERBOARD = ((Grid(0, 0, 2), Grid(1, 1, 2)), (Grid(0, 1, 2), Grid(1, 0, 2)))
-MOST_NEAR = 48
+MAX_NEAR = 48
 """Latent channels up to which a later scan sees all earlier ones one by one."""
 _NEAR = 16  # of wider latent spaces
 _WIDE_GROUP = 32
@@ -81,7 +81,7 @@ def plan_scans(channels: int, hidden: int = 44, sparse_hidden: int = 20) -> Plan
         hidden: units of most scans.
         sparse_hidden: units of scans that code an eighth of the positions or less, and of the extents'.
     """
-    wide = channels > MOST_NEAR
+    wide = channels > MAX_NEAR
     groups = channel_groups(_NEAR if wide else channels)
     while sum(groups) < channels:
         groups.append(min(_NEAR if len(groups) == len(channel_groups(_NEAR)) else _WIDE_GROUP, channels - sum(groups)))

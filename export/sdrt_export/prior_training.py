@@ -17,16 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdrt.atomic import write_atomic
+from sdrt.atomic import make_folder, write_atomic
 from sdrt.coding.context import Canvas, inverse_step
 from sdrt.coding.prior import SIZE_BITS, Int32, Prior, Scan
-from sdrt.errors import OutputError
 from sdrt_export.prior_network import Examples, ScanNet, mean_inputs
 from sdrt_export.prior_plan import Arrays, Plan, layout_arrays, unfitted_prior
 from sdrt_export.progress import Progress
 
 _RATE_INPUTS = 400  # FitConfig.learning_rate is that of a scan of so many inputs
-_HIGHEST_RATE = 0.03
+_MAX_RATE = 0.03
 _SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
 _LOOKS = 10
 _START_POSITIONS = 8192
@@ -176,10 +175,7 @@ def _keep(folder: Path, number: int, arrays: ScanArrays) -> None:
     stream = io.BytesIO()
     # Without allow_pickle, which numpy 1 takes for an array of that name; no array here holds objects.
     np.savez(stream, **arrays)  # type: ignore[arg-type]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write the cache {folder}: {error.strerror or error}") from None
+    make_folder(folder)
     write_atomic(folder / f"{number:03}.npz", stream.getvalue())
 
 
@@ -199,7 +195,7 @@ def fit_scan(scan: Scan, seen: Examples, kept: Examples, config: FitConfig) -> t
     net.set_paces(start)
     _start_linear(net, start)
     share = nn.Parameter(torch.tensor(-1.0))
-    rate = min(_HIGHEST_RATE, config.learning_rate * _RATE_INPUTS / net.first.shape[0])
+    rate = min(_MAX_RATE, config.learning_rate * _RATE_INPUTS / net.first.shape[0])
     optimizer = torch.optim.Adam(
         [{"params": list(net.parameters()), "lr": rate}, {"params": [share], "lr": config.learning_rate}], fused=True
     )

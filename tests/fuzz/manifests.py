@@ -107,7 +107,7 @@ def seeds() -> list[bytes]:
         "quality_range": [700, 300],
         "default_step": 512,
         "files": files,
-        "licence": "CC0-1.0",
+        "license": "CC0-1.0",
         "prior": {"images": 3, "notes": ["a", {"b": None}]},
     }
     return [json.dumps(manifest).encode(), json.dumps({**manifest, "halo": None}).encode()]

@@ -21,21 +21,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdrt.atomic import atomic_file, make_folder, write_atomic
+from sdrt_export.photographs import find_photographs, held_out
 from sdrt_train.drawings import drawing
-
-_SUFFIXES = {".webp", ".jpg", ".jpeg", ".png"}
 
 
 def list_photos(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All photographs of a folder in name order, as (training, validation).
-
-    Validation is every file whose name (without its ending) ends in "0": fixed by name, so that no run
-    ever trains on it. In a folder whose names end otherwise, every sixteenth photograph is kept apart.
-    """
-    photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    held = [p for p in photos if p.stem.endswith("0")] or photos[::16]
-    kept_apart = set(held)
-    return [p for p in photos if p not in kept_apart], held
+    """All photographs of a folder in name order, as (training, validation): no prior is fitted to the latter either."""
+    photos = find_photographs(folder)
+    held = held_out(photos)
+    return [p for p in photos if p not in held], [p for p in photos if p in held]
 
 
 def load_photo(path: Path) -> np.ndarray:
@@ -50,25 +45,31 @@ def load_photos(paths: Sequence[Path], minimum_px: int, cache: Path | None = Non
     Args:
         paths: files that Pillow reads.
         minimum_px: the smallest short side.
-        cache: folder for one file of raw pixels that later calls map into memory; nothing is kept without it.
+        cache: folder for one file of raw pixels that later calls map into memory, as long as the names, sizes and times
+            of the files stay; nothing is kept without it.
 
     Returns:
         Arrays uint8 (H, W, 3), read-only where they come from the cache.
+
+    Raises:
+        OSError: a file cannot be read.
+        OutputError: the cache cannot be written.
     """
     if cache is None:
         with ThreadPoolExecutor(4) as pool:
             return [photo for photo in pool.map(load_photo, paths) if min(photo.shape[:2]) >= minimum_px]
-    named = "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
-    name = hashlib.sha256(named.encode()).hexdigest()[:16]
+    listed = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    name = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
     index_file, pixels_file = cache / f"{name}.json", cache / f"{name}.rgb"
     if not index_file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        # Several workers may do this at once: each writes files of its own, and the last ones stay, which are the same.
+        make_folder(cache)
         shapes = []
-        with ThreadPoolExecutor(4) as pool, pixels_file.open("wb") as file:
+        with ThreadPoolExecutor(4) as pool, atomic_file(pixels_file) as file:
             for photo in pool.map(load_photo, paths):
                 shapes.append(photo.shape[:2])
                 file.write(photo.tobytes())
-        index_file.write_text(json.dumps(shapes))
+        write_atomic(index_file, json.dumps(shapes).encode("ascii"))
     pixels = np.memmap(pixels_file, np.uint8, "r")
     photos, start = [], 0
     for height, width in json.loads(index_file.read_text()):

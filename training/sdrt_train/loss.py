@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdrt_metrics.fidelity import CONTRAST_FLOOR, LUMINANCE_FLOOR, SCALE_WEIGHTS, WINDOW
-from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips
+from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, texture_difference
 from sdrt_train.model import DOWNSCALE, LEVELS
 
 _STRIDES = (2, 2, 1, 1, 1)  # windows of the finer scales overlap by 9 of 11 pixels then, in half the time
-_LEAST_SIMILARITY = 1e-3  # the gradient of a power near zero has no bound
+_MIN_SIMILARITY = 1e-3  # the gradient of a power near zero has no bound
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class LossConfig:
     vgg_pictures: int = 4
     vgg_crop_px: int = 112
 
+    @property
+    def sees_vgg(self) -> bool:
+        """Whether any term needs VGG16."""
+        return self.vgg > 0 or self.texture > 0
+
 
 class Distortion(nn.Module):
     """Weighted distortion of each picture, in bits a pixel, and its parts for the log."""
@@ -49,7 +54,7 @@ class Distortion(nn.Module):
         super().__init__()
         self.config, self.vgg_pictures = config, vgg_pictures
         self.alex = Lpips("alexnet") if config.alex > 0 else None
-        self.vgg = Lpips("vgg16") if config.vgg > 0 or config.texture > 0 else None
+        self.vgg = Lpips("vgg16") if config.sees_vgg else None
 
     def measure(self, picture: Tensor, photo: Tensor, price: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Distortion of pictures.
@@ -124,7 +129,7 @@ def ms_ssim(picture: Tensor, photo: Tensor, strides: Sequence[int] = (1, 1, 1, 1
                 x_mean, y_mean = x_mean + middle, y_mean + middle
                 luminance = 2 * x_mean * y_mean + LUMINANCE_FLOOR
                 similarity = similarity * luminance / (x_mean.square() + y_mean.square() + LUMINANCE_FLOOR)
-            product = product * similarity.mean((2, 3)).clamp_min(_LEAST_SIMILARITY) ** weight
+            product = product * similarity.mean((2, 3)).clamp_min(_MIN_SIMILARITY) ** weight
     return product.mean(1)
 
 
@@ -138,25 +143,16 @@ def _windows(side_px: int, stride: int) -> Tensor:
 
 
 def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:
-    """(N,) from feature maps: how far each channel's mean and deviation over the window are from the photograph's,
-    relative to both; mean over channels, weighted sum over maps. It tells whether there is texture, not where its
-    grains lie.
-
-    Huang & Belongie, "Arbitrary Style Transfer in Real-Time with Adaptive Instance Normalization" (ICCV 2017).
-    """
+    """(N,) from feature maps: ``texture_difference`` over the window, weighted sum over maps."""
     total = torch.zeros(painted[0].shape[0], device=painted[0].device)
     for weight, a, b in zip(TEXTURE_DEPTH, painted, real, strict=True):
-        a_deviation, a_mean = deviation_and_mean(a)
-        b_deviation, b_mean = deviation_and_mean(b)
-        error = (a_mean - b_mean).square() + (a_deviation - b_deviation).square()
-        size = a_mean.square() + b_mean.square() + a_deviation.square() + b_deviation.square()
-        total = total + weight * (error / (size + size.mean(1, keepdim=True) * 0.05)).mean(1)
+        total = total + weight * texture_difference(mean_and_deviation(a), mean_and_deviation(b))
     return total
 
 
-def deviation_and_mean(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel of (N, C, h, w), each (N, C): torch.std_mean, in half its time where channels are last."""
+def mean_and_deviation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel of (N, C, h, w), each (N, C): as torch.std_mean, in half its time where channels are last."""
     pixels = features.float().permute(0, 2, 3, 1).flatten(1, 2)
     mean = pixels.mean(1)
     centered = pixels - mean[:, None]
-    return (centered.square().sum(1) / (pixels.shape[1] - 1)).sqrt(), mean
+    return mean, (centered.square().sum(1) / (pixels.shape[1] - 1)).sqrt()

@@ -89,7 +89,7 @@ def write(checkpoints: Sequence[Path], folder: Path, photos: str) -> ModelPack:
         source={"trained_by": "training/sdrt_train", "photographs": photos},
         graphs=exported.graphs,
         training=training,
-        licence="Apache-2.0",
+        license="Apache-2.0",
     )
     return add_to_pack(_verified(pack, *halves))
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PANELS = {"psnr": "PSNR (dB)", "alex": "LPIPS (AlexNet)"}
-_MOST_CURVES = 8
+_MAX_CURVES = 8
 _TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
@@ -32,7 +32,7 @@ def plot(validations: dict[int, list[dict[str, float]]], out: Path) -> None:
     from matplotlib.figure import Figure
 
     updates = sorted(validations)
-    chosen = updates[::-1][:: max(1, math.ceil(len(updates) / _MOST_CURVES))][::-1]
+    chosen = updates[::-1][:: max(1, math.ceil(len(updates) / _MAX_CURVES))][::-1]
     figure = Figure(figsize=(11, 4), layout="constrained")
     for panel, (column, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for i, update in enumerate(chosen):

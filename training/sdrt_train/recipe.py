@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from sdrt_metrics.fidelity import MS_SSIM_MIN_SIDE_PX
 from sdrt_train.data import CropConfig
@@ -84,7 +84,9 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
 
-def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+def _build(kind: type[T], values: object, where: str) -> T:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is a table, not {values!r}")
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):
@@ -93,12 +95,28 @@ def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
     for name, value in values.items():
         hint = hints[name]
         if name == "stages":
+            if not isinstance(value, list) or not value:
+                raise ValueError(f"{where}: stages are tables, one or more, not {value!r}")
             built[name] = tuple(_build(StageConfig, stage, f"stages[{i}]") for i, stage in enumerate(value))
         elif is_dataclass(hint):
             built[name] = _build(hint, value, name)  # type: ignore[arg-type]
         else:
             built[name] = tuple(value) if isinstance(value, list) else value
+            if not _is_of(hint, built[name]):
+                raise ValueError(f"{where}: {name} cannot be {value!r}")
     return kind(**built)
+
+
+def _is_of(hint: Any, value: object) -> bool:
+    """Whether a setting is of its field's type: a bool, a string, a number, or a tuple of such."""
+    if isinstance(value, tuple):
+        kinds = get_args(hint)
+        return (
+            bool(kinds)
+            and len(kinds) == len(value)
+            and all(_is_of(kind, one) for kind, one in zip(kinds, value, strict=True))
+        )
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def _override(values: dict[str, Any], setting: str) -> None:
@@ -112,7 +130,14 @@ def _override(values: dict[str, Any], setting: str) -> None:
     *parents, last = path.split(".")
     target: Any = values
     for part in parents:
-        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        if isinstance(target, list) and part in map(str, range(len(target))):
+            target = target[int(part)]
+        elif isinstance(target, dict):
+            target = target.setdefault(part, {})
+        else:
+            target = None
+    if not isinstance(target, dict):
+        raise ValueError(f"{setting!r} names no setting")
     target[last] = value
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdrt.errors import ModelError
+from sdrt.errors import SdrtError
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photo, load_photos, to_tensor
 from sdrt_train.recipe import Recipe, read_recipe
 from sdrt_train.trainer import Trainer
@@ -85,10 +85,15 @@ def run(
         The checkpoint's path.
 
     Raises:
-        ValueError: too few photographs, or a checkpoint of another model.
+        ValueError: too few photographs, a checkpoint of another model, or batches that the workers cannot share.
         ModelError: a file that is no checkpoint.
+        OutputError: the cache cannot be written.
+        FloatingPointError: the loss of some worker is not finite; the checkpoint is as it was before.
     """
     workers = Workers.join()
+    for stage in recipe.stages:  # the last one's too, before the first one's days
+        workers.share_of(stage.batch)
+        workers.share_of(stage.loss.vgg_pictures if stage.loss.sees_vgg else 0)
     run_folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run_folder / "checkpoint.pt"
     trainer = Trainer(recipe, workers.device(), workers)
@@ -131,8 +136,10 @@ def run(
         for part, value in values.items():
             sums[part] = sums.get(part, 0.0) + value
         count += 1
-        if not math.isfinite(values["loss"]):
-            raise RuntimeError(f"the loss is {values['loss']} at step {trainer.total_step}; resume the checkpoint")
+        # All agree on it: a worker that went on alone would wait for the others for ever.
+        if workers.any(not math.isfinite(values["loss"])):
+            workers.leave()
+            raise FloatingPointError(f"the loss is not finite at step {trainer.total_step}; {checkpoint} is older")
         if not workers.first:
             continue
         step = trainer.total_step
@@ -181,7 +188,7 @@ def main() -> int:
             last_step=arguments.last_step,
             validate_every=arguments.validate_every,
         )
-    except (ValueError, OSError, ModelError) as error:
+    except (ValueError, OSError, FloatingPointError, SdrtError) as error:
         print(f"sdrt_train: {error}", file=sys.stderr)
         return 2
     print(f"done: {path}")

@@ -119,7 +119,8 @@ class Trainer:
             fused=True,
         )
         self.full_rates = [group["lr"] for group in self._groups]
-        distortion = Distortion(self.stage.loss, self.workers.share_of(self.stage.loss.vgg_pictures))
+        loss = self.stage.loss
+        distortion = Distortion(loss, self.workers.share_of(loss.vgg_pictures) if loss.sees_vgg else 0)
         self.distortion: Distortion = distortion.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

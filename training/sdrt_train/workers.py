@@ -42,8 +42,11 @@ class Workers:
         return device
 
     def share_of(self, pictures: int) -> int:
-        """How many of a batch's pictures one worker takes; rounded up, so that each has one."""
-        return -(-pictures // self.count)
+        """How many of a batch's pictures one worker takes. Raises ValueError where it is no whole number: with a
+        larger batch it would be another recipe."""
+        if pictures % self.count:
+            raise ValueError(f"a batch of {pictures} cannot be shared evenly by {self.count} workers")
+        return pictures // self.count
 
     def average_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Replaces every gradient by its mean over workers, in one exchange."""

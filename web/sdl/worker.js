@@ -15,7 +15,7 @@ import { ImageError, LimitError, SdrtError } from "./errors.js";
 import { openPack } from "./pack.js";
 
 const packs = new Map();
-const cancelled = new Set();
+const wanted = new Set(); // ids of the jobs that somebody waits for
 let working = Promise.resolve();
 
 function packAt(url) {
@@ -35,20 +35,21 @@ export function listen() {
 async function answer(job) {
   const { id } = job;
   if (job.cancel) {
-    cancelled.add(id);
+    wanted.delete(id);
     return;
   }
+  wanted.add(id);
   const tell = (kind, rest, transfer = []) => self.postMessage({ id, kind, ...rest }, transfer);
   try {
     const work = job.picture ? () => encodePicture(job, tell) : await paintingOf(job, tell);
-    const turn = working.then(() => cancelled.has(id) || work());
+    const turn = working.then(() => !wanted.has(id) || work());
     working = turn.catch(() => {}); // the next picture does not care
     await turn;
   } catch (error) {
     // What is not refused on purpose is a fault of ours; it is told all the same.
     tell("error", { name: error instanceof SdrtError ? error.name : "Error", message: error.message });
   } finally {
-    cancelled.delete(id);
+    wanted.delete(id);
   }
 }
 
@@ -66,7 +67,7 @@ async function paint({ id, pack, tilePx }, bytes, maxPixels, tell) {
   const decoder = new Decoder(await packAt(pack));
   const progress = (done, total) => tell("progress", { done, total });
   for await (const { top, rows, rgba } of decoder.paint(bytes, { maxPixels, tilePx, progress })) {
-    if (cancelled.has(id)) return;
+    if (!wanted.has(id)) return;
     const pixels = rgba.byteLength === rgba.buffer.byteLength ? rgba : rgba.slice();
     tell("strip", { top, rows, pixels: pixels.buffer }, [pixels.buffer]);
   }
@@ -77,7 +78,7 @@ async function encodePicture({ id, pack, picture, quality, tilePx }, tell) {
   const started = performance.now();
   const pixels = picture instanceof Blob ? await readPicture(picture) : picture;
   const progress = (done, total) => {
-    if (cancelled.has(id)) throw new ImageError("nobody waits for this file"); // so nobody reads this either
+    if (!wanted.has(id)) throw new ImageError("nobody waits for this file"); // so nobody reads this either
     tell("progress", { done, total });
   };
   const file = await encode(await packAt(pack), pixels, { quality, tilePx, progress });
