@@ -26,7 +26,7 @@ from sdrt_train import data, train  # noqa: E402
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
 from sdrt_train.drawings import drawing, flat  # noqa: E402
 from sdrt_train.folded import UNIT_LOG2_STEP, fold  # noqa: E402
-from sdrt_train.loss import LossConfig, ms_ssim, texture_distance  # noqa: E402
+from sdrt_train.loss import LossConfig, ms_ssim, repeated_error, texture_distance  # noqa: E402
 from sdrt_train.model import (  # noqa: E402
     DOWNSCALE,
     LEVELS,
@@ -165,6 +165,22 @@ def test_ms_ssim_tells_the_way_to_the_photograph() -> None:
     upside_down = (-photo).requires_grad_()
     (gradient,) = torch.autograd.grad(ms_ssim(upside_down, photo).sum(), upside_down)
     assert torch.isfinite(gradient).all()
+
+
+def test_an_error_that_repeats_in_every_cell_is_told_from_one_that_does_not() -> None:
+    """The same pattern in each cell counts whole, unrelated noise and offsets of cells hardly."""
+    torch.manual_seed(0)
+    for side in (32, 96, 208):
+        photo = torch.rand(2, 3, side, side)
+        pattern = torch.randn(2, 3, 16, 16) * 0.1
+        pattern = pattern - pattern.mean((2, 3), keepdim=True)
+        printed = photo + pattern.repeat(1, 1, side // 16, side // 16)
+        expected = pattern.square().mean((1, 2, 3)) * (1 - 1 / min(6, side // 16) ** 2)
+        assert torch.allclose(repeated_error(printed, photo), expected, rtol=1e-3)
+        noise = torch.randn_like(photo) * 0.1
+        offsets = torch.randn(2, 3, side // 16, side // 16).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        assert (repeated_error(photo + noise, photo) < 1e-3).all()
+        assert (repeated_error(photo + offsets, photo) < 1e-6).all()
 
 
 def test_texture_is_told_from_flatness_and_not_from_its_place() -> None:

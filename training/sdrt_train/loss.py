@@ -15,6 +15,7 @@ from sdrt_metrics.fidelity import CONTRAST_FLOOR, LUMINANCE_FLOOR, SCALE_WEIGHTS
 from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, texture_difference
 from sdrt_train.model import DOWNSCALE, LEVELS
 
+_WINDOW_CELLS = 6
 _STRIDES = (2, 2, 1, 1, 1)  # windows of the finer scales overlap by 9 of 11 pixels then, in half the time
 _MIN_SIMILARITY = 1e-3  # the gradient of a power near zero has no bound
 
@@ -25,6 +26,7 @@ class LossConfig:
 
     Attributes:
         mse: weight of the squared error in 8-bit levels, summed over the three channels.
+        repeated: weight of the squared error that is the same in neighboring cells, beside ``mse``.
         structure: weight of 1 - MS-SSIM; this and the next three are in 8-bit levels of a step.
         alex: weight of LPIPS with AlexNet.
         vgg: weight of LPIPS with VGG16.
@@ -34,6 +36,7 @@ class LossConfig:
     """
 
     mse: float = 1.0
+    repeated: float = 0.0
     structure: float = 0.0
     alex: float = 0.0
     vgg: float = 0.0
@@ -73,6 +76,10 @@ class Distortion(nn.Module):
         parts = {"mse": squared.mean().item() / 3, "squared": total.mean().item()}
         # A perceptual distance falls more slowly with the step than a squared error: its price goes with the root.
         root = price.sqrt().mean((1, 2, 3))
+        if config.repeated > 0:
+            repeated = 3 * LEVELS**2 * repeated_error(picture, photo)
+            total = total + config.repeated * repeated * price.mean((1, 2, 3))
+            parts["repeated"] = repeated.mean().item() / 3
         if config.structure > 0:
             structure = 1 - ms_ssim(picture, photo, _STRIDES)
             total = total + config.structure * root * structure
@@ -100,6 +107,32 @@ class Distortion(nn.Module):
 def spread(values: Tensor, n: int) -> Tensor:
     """Values of the first few pictures as those of all n: zero for the others, the mean unchanged."""
     return n / len(values) * F.pad(values, (0, n - len(values)))
+
+
+def repeated_error(picture: Tensor, photo: Tensor) -> Tensor:
+    """The squared error that repeats from cell to cell of a latent's size.
+
+    Features do not see where they lie, so a network that lacks bits for texture learns to print one pattern into every
+    cell: LPIPS and DISTS take it for texture, eyes see a grid.
+
+    Args:
+        picture: (N, C, H, W), sides multiples of 16.
+        photo: the same.
+
+    Returns:
+        (N,): the mean square of the error's mean cell, over windows of up to 6x6 cells, beyond what unrelated cells
+        have; constant offsets of a cell do not count. 0 at least.
+    """
+    error = (picture - photo).float()
+    n, channels, height, width = error.shape
+    rows, columns = (min(_WINDOW_CELLS, side // DOWNSCALE) for side in (height, width))
+    down, across = height // DOWNSCALE // rows, width // DOWNSCALE // columns
+    error = error[..., : down * rows * DOWNSCALE, : across * columns * DOWNSCALE]
+    cells = error.reshape(n, channels, down, rows, DOWNSCALE, across, columns, DOWNSCALE)
+    cells = cells - cells.mean((4, 7), keepdim=True)
+    repeated = cells.mean((3, 6)).square().flatten(1).mean(1)
+    by_chance = cells.square().flatten(1).mean(1) / (rows * columns)
+    return (repeated - by_chance).clamp_min(0)
 
 
 def ms_ssim(picture: Tensor, photo: Tensor, strides: Sequence[int] = (1, 1, 1, 1, 1)) -> Tensor:
