@@ -192,6 +192,15 @@ def test_an_input_is_never_overwritten(way: str, folder: Path, capsys: pytest.Ca
     assert (folder / "photo.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("line", ["encode photo.png -f -o", "encode photo.png --out-dir", "encode", "info", "latents"])
+def test_a_circle_of_links_is_one_line(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As an input, an output or a folder: refused by name, as whatever else cannot be opened."""
+    for name, target in (("ring.sdl", "other.sdl"), ("other.sdl", "ring.sdl")):
+        (folder / name).symlink_to(target)
+    assert run(*line.split(), "ring.sdl") in (9, 10)
+    assert "ring.sdl" in one_line(capsys.readouterr().err)
+
+
 def test_an_input_on_stdin_is_one(folder: Path) -> None:
     """A file that comes by redirection is an input, and one that stdout goes to is an output."""
     for line in ("encode - -o photo.png -f <photo.png", "encode photo.png -o - >>photo.png"):

@@ -111,11 +111,11 @@ def check_output(destination: str, *, overwrite: bool) -> None:
         return
     from sdrt.atomic import replaces
 
+    if replaces(destination) and not overwrite:
+        raise OutputError(f"{destination} already exists: --force overwrites it")
     descriptor = own_descriptor(Path(destination))
     if descriptor is not None and os.isatty(descriptor):
         raise OutputError(f"{destination} is a terminal: choose a file, or a pipe")
-    if replaces(destination) and not overwrite:
-        raise OutputError(f"{destination} already exists: --force overwrites it")
 
 
 def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:
