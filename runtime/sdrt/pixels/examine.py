@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import BinaryIO
 
 from PIL import Image
 
+from sdrt.errors import ImageError
 from sdrt.pixels.boxes import examine_boxes, is_boxes
 from sdrt.pixels.colorimetry import SRGB_PRIMARIES, Encoding, from_gamma, power
 from sdrt.pixels.declared import MAX_PROFILE_BYTES, Declared
@@ -19,11 +21,13 @@ _PREFIX_BYTES = 16
 _BMP_HEADER_AT = 14
 _BMP_V4_BYTES, _BMP_V5_BYTES = 108, 124
 _BMP_CALIBRATED, _BMP_EMBEDDED = b"\0\0\0\0", b"DEBM"
+_PSD_RGB, _PSD_MULTICHANNEL, _PSD_DUOTONE = 3, 7, 8
 _TIFF_WHITE, _TIFF_PRIMARIES, _TIFF_TRANSFER = 318, 319, 301
 
 
 def examine(stream: BinaryIO) -> Declared:
-    """What the file in a seekable ``stream`` declares; the stream stays where it is. Raises OSError, ValueError."""
+    """What the file in a seekable ``stream`` declares; the stream stays where it is. Raises OSError, ValueError, and
+    ImageError for a picture of which Pillow would read a part."""
     before = stream.tell()
     try:
         stream.seek(0)
@@ -36,6 +40,8 @@ def examine(stream: BinaryIO) -> Declared:
             return examine_boxes(stream)
         if prefix.startswith(b"BM"):
             return _examine_bmp(stream)
+        if prefix.startswith(b"8BPS"):
+            return _examine_psd(stream)
         if prefix.startswith(b"qoif"):
             return Declared(encoding=Encoding(light=power(1)) if prefix[13:14] == b"\1" else Encoding())
         return Declared()
@@ -56,6 +62,26 @@ def _examine_bmp(stream: BinaryIO) -> Declared:
     if size_bytes >= _BMP_V4_BYTES and kind == _BMP_CALIBRATED and any(corners):
         return Declared(notes=("its header declares calibrated colors: treated as sRGB",))
     return Declared()
+
+
+def _examine_psd(stream: BinaryIO) -> Declared:
+    """Photoshop's files whose channels Pillow takes for what they are not. Source: Adobe Photoshop File Formats
+    Specification, File Header, Layer and Mask Information."""
+    stream.seek(0)
+    header = stream.read(26)
+    channels, mode = int.from_bytes(header[12:14], "big"), int.from_bytes(header[24:26], "big")
+    if mode == _PSD_MULTICHANNEL:
+        raise ImageError("its channels are separate plates (multichannel), of which only one could be read")
+    if mode == _PSD_DUOTONE:
+        return Declared(notes=("a duotone: read as gray, without the colors of its inks",))
+    if (mode, channels) != (_PSD_RGB, 4):
+        return Declared()
+    for _ in range(2):  # color mode data, resources
+        stream.seek(int.from_bytes(stream.read(4), "big"), io.SEEK_CUR)
+    layers = stream.read(10)[8:]
+    if int.from_bytes(layers, "big", signed=True) < 0:
+        return Declared()
+    return Declared(notes=("its fourth channel, perhaps a stored selection, is taken for transparency",))
 
 
 def encoding_in(image: Image.Image, notes: list[str]) -> Encoding | None:

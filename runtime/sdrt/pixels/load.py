@@ -226,7 +226,8 @@ def _from_pillow(image: Image.Image, max_pixels: int | None, declared: Declared)
         encoding = encoding_in(image, notes) or (ADOBE_RGB if source.adobe_rgb else None)
     conversion = plan_conversion(image, raw_mode if isinstance(raw_mode, str) else "", icc, encoding)
     rgb, alpha = _upright(image, conversion, source.orientation)
-    if (getattr(image, "is_animated", False) and image.format != "PSD") or declared.several:
+    # Of a PSD that would parse its layers, which are no frames, and may be broken.
+    if (image.format != "PSD" and getattr(image, "is_animated", False)) or declared.several:
         which = "first" if image.tell() == 0 else "current"
         notes.insert(0, f"several frames or pages: only the {which} one is taken")
     return Picture(rgb, alpha, source.metadata, (*notes, *conversion.notes))
