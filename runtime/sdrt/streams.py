@@ -108,7 +108,7 @@ def own_descriptor(path: Path) -> int | None:
     """
     for hop in link_hops(path):
         if hop.name.isdecimal() and hop.is_absolute():
-            folder, own = map(os.path.realpath, (hop.parent, "/proc/self"))
+            folder, own = os.path.realpath(hop.parent), os.path.realpath("/proc/self")
             if folder == "/dev/fd" or re.fullmatch(rf"{own}(/task/[0-9]+)?/fd", folder):  # a thread's are the same
                 return int(hop.name)
     return None

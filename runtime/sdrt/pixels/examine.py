@@ -11,7 +11,7 @@ from PIL import Image
 from sdrt.errors import ImageError
 from sdrt.pixels.boxes import examine_boxes, is_boxes
 from sdrt.pixels.colorimetry import SRGB_PRIMARIES, Encoding, from_gamma, power
-from sdrt.pixels.declared import MAX_PROFILE_BYTES, Declared
+from sdrt.pixels.declared import MAX_METADATA_BYTES, MAX_PROFILE_BYTES, Declared
 from sdrt.pixels.jpeg_segments import SIGNATURE as JPEG_SIGNATURE
 from sdrt.pixels.jpeg_segments import examine_jpeg
 from sdrt.pixels.png_chunks import SIGNATURE as PNG_SIGNATURE
@@ -21,6 +21,7 @@ _PREFIX_BYTES = 16
 _BMP_HEADER_AT = 14
 _BMP_V4_BYTES, _BMP_V5_BYTES = 108, 124
 _BMP_CALIBRATED, _BMP_EMBEDDED = b"\0\0\0\0", b"DEBM"
+_GIF_PROFILE = b"ICCRGBG1012"
 _PSD_RGB, _PSD_MULTICHANNEL, _PSD_DUOTONE = 3, 7, 8
 _TIFF_WHITE, _TIFF_PRIMARIES, _TIFF_TRANSFER = 318, 319, 301
 
@@ -40,6 +41,8 @@ def examine(stream: BinaryIO) -> Declared:
             return examine_boxes(stream)
         if prefix.startswith(b"BM"):
             return _examine_bmp(stream)
+        if prefix.startswith(b"GIF8"):
+            return _examine_gif(stream)
         if prefix.startswith(b"8BPS"):
             return _examine_psd(stream)
         if prefix.startswith(b"qoif"):
@@ -62,6 +65,28 @@ def _examine_bmp(stream: BinaryIO) -> Declared:
     if size_bytes >= _BMP_V4_BYTES and kind == _BMP_CALIBRATED and any(corners):
         return Declared(notes=("its header declares calibrated colors: treated as sRGB",))
     return Declared()
+
+
+def _examine_gif(stream: BinaryIO) -> Declared:
+    """An ICC profile in an application extension before the first frame. Source: ICC.1, annex B."""
+    stream.seek(0)
+    data = stream.read(MAX_METADATA_BYTES)
+    flags = data[10] if len(data) > 10 else 0
+    at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    while data[at : at + 1] == b"!":
+        blocks, at = _gif_blocks(data, at + 2)
+        if blocks[:1] == [_GIF_PROFILE]:
+            return Declared(info={"icc_profile": b"".join(blocks[1:])})
+    return Declared()
+
+
+def _gif_blocks(data: bytes, at: int) -> tuple[list[bytes], int]:
+    """The data of the sub-blocks that begin at ``at``, and the offset behind them."""
+    blocks = []
+    while at < len(data) and data[at]:
+        blocks.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    return blocks, at + 1
 
 
 def _examine_psd(stream: BinaryIO) -> Declared:
@@ -92,7 +117,7 @@ def encoding_in(image: Image.Image, notes: list[str]) -> Encoding | None:
             notes.append("its transfer function (TIFF tag 301) is ignored: treated as sRGB's")
         corners = _floats(tags.get(_TIFF_PRIMARIES), 6)
         return from_gamma(None, corners and [*(_floats(tags.get(_TIFF_WHITE), 2) or SRGB_PRIMARIES[:2]), *corners])
-    if "srgb" in image.info:
+    if "srgb" in image.info or image.format == "DDS":  # Pillow's gamma of 1/2.2 stands for sRGB in DDS
         return None
     gamma = image.info.get("gamma")
     return from_gamma(

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from sdrt.arguments import check_count
 from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError, SdrtError
 from sdrt.limits import DEFAULT_MAX_PIXELS, beyond, check_pixels
-from sdrt.pixels import boxes, tiff_tags
+from sdrt.pixels import boxes, tiff_tags, webp_chunks
 from sdrt.pixels.boxes import is_boxes
 from sdrt.pixels.color import Conversion, plan_conversion
 from sdrt.pixels.colorimetry import ADOBE_RGB
@@ -168,6 +168,8 @@ def _mended(prefix: bytes, stream: BinaryIO, max_pixels: int | None, declared: D
         mend, note = boxes.without_metadata, "broken metadata: not kept"
     elif prefix[:4] in tiff_tags.SIGNATURES:
         mend, note = tiff_tags.without_metadata, "broken metadata: not kept"
+    elif prefix.startswith(webp_chunks.SIGNATURE):
+        mend, note = webp_chunks.without_metadata, "broken or incomplete metadata: not kept"
     else:
         return None
     try:
