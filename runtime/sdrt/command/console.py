@@ -33,11 +33,12 @@ def report_error(error: Exception, source: str | None = None, *, program: str = 
         text, code = "not enough memory for this picture", LimitError.exit_code
     else:
         text, code = (
-            f"unexpected {type(error).__name__}: {error} (please report it; {TRACEBACK_VARIABLE}=1 shows more)",
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())} "
+            f"(please report it; {TRACEBACK_VARIABLE}=1 shows more)",
             1,
         )
     name = "" if source is None or source in text else f"{'stdin' if source == STDIO else source}: "
-    print_stderr(f"{program}: " + " ".join((name + text).split()))
+    print_stderr(f"{program}: {name}{text}")  # as it is: names may hold any spaces
     return code
 
 
