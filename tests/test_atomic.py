@@ -224,9 +224,10 @@ def test_names_of_descriptors_are_written_to_not_replaced(tmp_path: Path) -> Non
     path.write_bytes(b"before ")
     with path.open("ab") as log:
         (tmp_path / "link").symlink_to(f"/proc/self/fd/{log.fileno()}")
-        for name in (f"/dev/fd/{log.fileno()}", tmp_path / "link"):
+        ways = ["/dev/fd", "/proc/self/fd", "/proc/thread-self/fd", f"/proc/{os.getpid()}/task/{os.getpid()}/fd"]
+        for name in (*(f"{way}/{log.fileno()}" for way in ways), tmp_path / "link"):
             write_atomic(name, b"data ", overwrite=False)
-    assert path.read_bytes() == b"before data data "
+    assert path.read_bytes() == b"before " + 5 * b"data "
     assert names(tmp_path) == ["link", "log"]
     with pytest.raises(OutputError, match="cannot write /dev/fd/987: Bad file descriptor"):
         write_atomic("/dev/fd/987", b"data")

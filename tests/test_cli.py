@@ -20,7 +20,7 @@ from tests import command
 from tests.command import one_line, shell
 
 import sdrt
-from sdrt.command import cli, convert_arguments
+from sdrt.command import cli, console, convert_arguments
 from sdrt.network import installed
 from sdrt.network.devices import DEVICE_FACTS
 from sdrt.packs import search
@@ -193,6 +193,23 @@ def test_an_input_is_never_overwritten(way: str, folder: Path, capsys: pytest.Ca
     assert (folder / "photo.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("line", ["encode photo.png -f -o", "encode photo.png --out-dir", "encode", "info", "latents"])
+def test_a_circle_of_links_is_one_line(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As an input, an output or a folder: refused by name, as whatever else cannot be opened."""
+    for name, target in (("ring.sdl", "other.sdl"), ("other.sdl", "ring.sdl")):
+        (folder / name).symlink_to(target)
+    assert run(*line.split(), "ring.sdl") in (9, 10)
+    assert "ring.sdl" in one_line(capsys.readouterr().err)
+
+
+def test_an_empty_name_is_no_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-o "" is what a script with an unset variable says: refused, not written elsewhere."""
+    before = sorted(folder.iterdir())
+    assert encode("photo.png", "-o", "") == 10
+    assert "cannot write" in one_line(capsys.readouterr().err)
+    assert sorted(folder.iterdir()) == before
+
+
 def test_an_input_on_stdin_is_one(folder: Path) -> None:
     """A file that comes by redirection is an input, and one that stdout goes to is an output."""
     for line in ("encode - -o photo.png -f <photo.png", "encode photo.png -o - >>photo.png"):
@@ -222,8 +239,9 @@ def test_names_that_a_terminal_cannot_show(
     shutil.copy("photo.sdl", name)
     assert run("info", name) == 0
     assert capsys.readouterr().out.splitlines()[0] == "x\\udcff\\x1b[31mé\\n.sdl:"
-    assert run("info", name + "x") == 9
-    assert "\x1b" not in capsys.readouterr().err
+    for absent in (name + "x", "two  spaces\tand a tab\n"):
+        assert run("info", absent) == 9
+        assert console.printable(absent) in one_line(capsys.readouterr().err)
     with pytest.raises(SystemExit):
         run("info", "--json", name, "--" + name)
     assert "\x1b" not in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -240,7 +241,11 @@ def test_every_refusal_of_the_command_is_one_line(tmp_path: Path, capsys: pytest
     """No source, no pack, no place to write: exit code of its error, one line, no traceback."""
     (tmp_path / "file").write_text("in the way")
     commands = {
-        7: [["graph", str(tmp_path), "--out", str(tmp_path / "x")], ["verify", str(tmp_path)]],
+        7: [
+            ["graph", str(tmp_path), "--out", str(tmp_path / "x")],
+            ["verify", str(tmp_path)],
+            ["graph", "no\x1b[31mpe", "--out", str(tmp_path / "x")],
+        ],
         10: [["graph", str(save_kl(tmp_path / "model")), "--out", str(tmp_path / "file" / "pack")]],
     }
     capsys.readouterr()
@@ -250,7 +255,22 @@ def test_every_refusal_of_the_command_is_one_line(tmp_path: Path, capsys: pytest
             error = capsys.readouterr().err
             refusal = [line for line in error.splitlines() if "assumed:" not in line]
             assert len(refusal) == 1
-            assert refusal[0].startswith("sdrt_export: ")
+            assert refusal[0].startswith("sdrt_export: ") and refusal[0].isprintable()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_an_interrupted_export_ends_a_shells_loop(tmp_path: Path) -> None:
+    """It says that it was interrupted, and how to go on, and dies of SIGINT."""
+    environment = {"PYTHONPATH": f"{ROOT / 'runtime'}:{ROOT / 'export'}"}
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from sdrt_export import __main__ as export, prior_command\n"
+        "prior_command.main = lambda arguments: signal.raise_signal(signal.SIGINT)\n"
+        "export.main(['prior'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == "sdrt_export: interrupted; the same command resumes\n"
 
 
 @pytest.mark.parametrize(

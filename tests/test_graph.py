@@ -113,6 +113,41 @@ def test_what_only_looks_like_reaching_out_is_let_through(tmp_path: Path) -> Non
     Graph(tmp_path, made.SerializeToString()).check_alone()
 
 
+def key(field: int, wire: int, beyond: int) -> bytes:
+    """The key of a field in protobuf, in five bytes; ``beyond``: bits above the 32 that a reader keeps."""
+    number = field << 3 | wire | beyond << 32
+    return bytes(number >> 7 * place & 0x7F | (0x80 if place < 4 else 0) for place in range(5))
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize("hidden", ["tensor", "graph"])
+def test_no_field_is_hidden_behind_a_number_that_engines_cut(hidden: str, beyond: int, tmp_path: Path) -> None:
+    """A key whose upper bits protobuf drops is another field to the engine than it seems: refused, wherever it is.
+
+    ONNX Runtime followed such an external tensor, and the pack's hashes did not cover it.
+    """
+    (tmp_path / "w.bin").write_bytes(np.eye(3, dtype=np.float32).tobytes())
+    tensor, made = external(), model([convolution()])
+    parts = b"".join(
+        key(13, 2, beyond) + bytes([entry.ByteSize()]) + entry.SerializeToString() for entry in tensor.external_data
+    )
+    if hidden == "tensor":
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+        coded = tensor.SerializeToString() + parts + key(14, 0, beyond) + b"\1"
+        graph = made.graph.SerializeToString() + b"\x2a" + bytes([len(coded)]) + coded
+    else:
+        made.graph.initializer.append(tensor)
+        graph = made.graph.SerializeToString()
+    made.ClearField("graph")
+    outer = key(7, 2, beyond if hidden == "graph" else 0)
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(made.SerializeToString() + outer + bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7]) + graph)
+    for device in ("auto", *DEVICES):
+        with pytest.raises(ModelError, match="external files" if beyond == 0 else "is damaged"):
+            Engine(path, device=device, threads=1)
+
+
 def test_a_graph_cut_anywhere_is_damaged() -> None:
     """No prefix of a graph runs over its end: it is refused, or stops where a field does."""
     data = (testpack.FOLDER / "decoder.onnx").read_bytes()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sdrt.errors import ImageError, LimitError
 from sdrt.pixels.load import load
+from sdrt.pixels.tiff_tags import pixels_at
 
 Pixels = NDArray[np.uint8]
 
@@ -59,6 +60,42 @@ def test_a_raw_files_preview_is_refused(tags: dict[int, tuple[int, ...]], photo:
         load(image)
 
 
+def with_inner(
+    outer: Pixels, tags: dict[int, tuple[int, ...]], inner: Pixels, inner_tags: dict[int, tuple[int, ...]]
+) -> bytes:
+    """A TIFF file of one page with a picture inside."""
+    at = 8 + len(tiff_page(outer, 8, {**tags, 330: (0,)}, last=True))
+    page = tiff_page(outer, 8, {**tags, 330: (at,)}, last=True)
+    return b"II*\0" + struct.pack("<I", 8) + page + tiff_page(inner, at, inner_tags, last=True)
+
+
+@pytest.mark.parametrize("inside", [{}, {262: (32803,)}, {262: (34892,)}])
+@pytest.mark.parametrize("outside", [{}, {254: (0,)}, {255: (2,)}])
+def test_a_picture_inside_that_is_larger_makes_a_preview(
+    outside: dict[int, tuple[int, ...]], inside: dict[int, tuple[int, ...]], photo: Pixels
+) -> None:
+    """Of raw files too whose makers do not mark the preview as one."""
+    data = with_inner(photo[:16, :24], outside, photo[:48, :72], inside)
+    for source in (data, Image.open(io.BytesIO(data))):
+        with pytest.raises(ImageError, match="raw file"):
+            load(source)
+
+
+@pytest.mark.parametrize(
+    ("signature", "head", "entry"),
+    [
+        (b"II*\0", "<H", "<HHIH2x"),
+        (b"MM\0*", ">H", ">HHIH2x"),
+        (b"II+\0", "<Q", "<HHQH6x"),
+        (b"MM\0+", ">Q", ">HHQH6x"),
+    ],
+)
+def test_sides_are_read_in_every_kind_of_tiff(signature: bytes, head: str, entry: str) -> None:
+    """In both byte orders and in BigTIFF, which has longer directories."""
+    sides = struct.pack(head, 2) + b"".join(struct.pack(entry, tag, 3, 1, side) for tag, side in ((256, 70), (257, 90)))
+    assert pixels_at(io.BytesIO(signature + sides), 4) == 70 * 90
+
+
 def test_pages_are_not_raw_files(photo: Pixels) -> None:
     """Of pages the first that is no preview is taken, with a note; smaller versions behind it or inside are no matter;
     where all say that they are previews the first is taken."""
@@ -69,16 +106,21 @@ def test_pages_are_not_raw_files(photo: Pixels) -> None:
     assert (load(tiff((whole, {}), (small, PREVIEW))).rgb == whole).all()
     assert (load(tiff((whole, INNER))).rgb == whole).all()
     assert (load(tiff((small, PREVIEW))).rgb == small).all()
+    assert (load(tiff((small, {255: (2,)}), (whole, {255: (1,)}))).rgb == whole).all()
+    for broken in (2**31, 2**32 - 1, 5, 0):
+        assert (load(tiff((whole, {330: (broken,)}))).rgb == whole).all()
 
 
-def psd(pixels: Pixels, *, merged: int | None) -> bytes:
-    """A Photoshop file without layers; ``merged``: what resource 1057 says of the merged picture, None: no resource."""
-    height_px, width_px = pixels.shape[:2]
+def psd(pixels: Pixels, *, merged: int | None, mode: int = 3, layers: int = 0) -> bytes:
+    """A Photoshop file; ``merged``: what resource 1057 says of the merged picture, None: no resource; ``layers``: their
+    number, negative where the fourth channel is transparency, but none of them."""
+    height_px, width_px, channels = pixels.shape
     version = struct.pack(">IB", 1, merged or 0) + struct.pack(">II", 0, 0) + struct.pack(">I", 1)
     version += b"\0" * (len(version) % 2)
     resources = b"" if merged is None else b"8BIM" + struct.pack(">HHI", 1057, 0, len(version)) + version
-    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, height_px, width_px, 8, 3)
-    body = struct.pack(">I", 0) + struct.pack(">I", len(resources)) + resources + struct.pack(">I", 0)
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 1, channels, height_px, width_px, 8, mode)
+    body = struct.pack(">I", 0) + struct.pack(">I", len(resources)) + resources
+    body += struct.pack(">IIh2x", 8, 4, layers) if layers else struct.pack(">I", 0)
     return head + body + struct.pack(">H", 0) + pixels.transpose(2, 0, 1).tobytes()
 
 
@@ -90,6 +132,19 @@ def test_layers_without_their_merged_picture_are_refused(photo: Pixels) -> None:
         picture = load(psd(photo, merged=merged))
         assert (picture.rgb == photo).all()
         assert picture.notes == ()
+
+
+def test_channels_of_a_psd_are_what_they_are_taken_for(photo: Pixels) -> None:
+    """Separate plates are refused; inks that are left out are noted, and a channel that may be no transparency; broken
+    layers behind a merged picture are no matter."""
+    with pytest.raises(ImageError, match="multichannel"):
+        load(psd(photo, merged=1, mode=7))
+    assert load(psd(photo[:, :, :1], merged=1, mode=8)).notes[0].startswith("a duotone")
+    selected = np.dstack([photo, photo[:, :, 0]])
+    for layers, notes in ((-1, 0), (0, 1), (2, 1)):
+        picture = load(psd(selected, merged=1, layers=layers))
+        assert picture.alpha is not None and (picture.alpha == selected[:, :, 3]).all()
+        assert len([note for note in picture.notes if "transparency" in note]) == notes
 
 
 @pytest.mark.parametrize(
@@ -104,6 +159,9 @@ def test_layers_without_their_merged_picture_are_refused(photo: Pixels) -> None:
         (b"\0\0\0\x18ftypcrx \0\0\0\1", "raw file"),
         (b"FUJIFILMCCD-RAW 0201", "raw file"),
         (b"II*\0\x10\0\0\0CR\2\0", "raw file"),
+        (b"II*\0\x10\0\0\0\xba\xb0\xac\xbb", "raw file"),
+        (b"II*\0\x10\0\0\0IIIITwaR", "raw file"),
+        (b"MM\0*\0\0\0\x10MMMMRawT", "raw file"),
         (b"IIU\0" + bytes(40), "raw file"),
         (b"<html>", "not a picture of a known format"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0", "not a picture of a known format"),

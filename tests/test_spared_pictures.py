@@ -89,6 +89,14 @@ def test_a_broken_ancillary_chunk_costs_no_picture(disease: str, mode: str, phot
             assert (picture.alpha is None) == (mode == "RGB" or noted or disease in WITHOUT_A_WORD)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_suggested_palette_costs_no_picture(mode: str, photo: Pixels) -> None:
+    """PLTE is critical by its name, but of true colors a suggestion to poor screens, which may be broken."""
+    for bad in (chunk(b"PLTE", bytes(6), damage=1), chunk(b"PLTE", bytes(7)), chunk(b"PLTE", bytes(3000))):
+        picture = load(png_with(Image.fromarray(photo).convert(mode), bad))
+        assert (picture.rgb == photo).all() and picture.notes == ()
+
+
 def test_many_chunks_take_no_time(photo: Pixels) -> None:
     """A PNG of 100,000 pieces with a comment and a profile between every two is read in a moment, with one note."""
     data = coded(Image.fromarray(photo), "PNG")
@@ -183,6 +191,31 @@ def test_a_profile_in_pieces_of_which_one_is_missing_is_noted(photo: Pixels) -> 
 
 
 @pytest.mark.parametrize("damage", [b"XXXX", bytes(4)])
+def webp_with(image: Image.Image, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A lossless WebP with more chunks behind its pixels, all of which VP8X announces."""
+    picture = coded(image, "WEBP", lossless=True)[12:]
+    sides = b"".join((side - 1).to_bytes(3, "little") for side in image.size)
+    body = b"WEBPVP8X" + struct.pack("<II", 10, 0x0C) + sides + picture
+    body += b"".join(kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for kind, data in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_broken_metadata_cost_no_webp(photo: Pixels) -> None:
+    """A WebP cut anywhere behind its pixels, or whose sizes are wrong there, has them all, with a note."""
+    image = Image.fromarray(photo)
+    whole = webp_with(image, (b"EXIF", b"II*\0\x08\0\0\0" + bytes(300)), (b"XMP ", b"<x/>"))
+    assert load(whole).metadata.xmp == b"<x/>"
+    end = whole.index(b"EXIF")
+    longer = whole[: end + 4] + b"\xff\xff\xff\x7f" + whole[end + 8 :]
+    for data in (*(whole[:cut] for cut in (end + 1, end + 8, end + 99, -3, -1)), longer):
+        picture = load(data)
+        assert (picture.rgb == photo).all()
+        assert any("metadata" in note for note in picture.notes)
+    for cut in (end - 2, end - 100, 40, 21, 12, 8):
+        with pytest.raises(ImageError):
+            load(whole[:cut])
+
+
 def test_broken_exif_costs_no_avif(damage: bytes, photo: Pixels) -> None:
     """An AVIF whose EXIF libavif calls invalid is read without it, with a note."""
     exif = Image.Exif()

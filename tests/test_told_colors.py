@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from sdrt.pixels.colorimetry import from_cicp, to_srgb
+from sdrt.pixels.examine import examine
 from sdrt.pixels.load import load
 
 Pixels = NDArray[np.uint8]
@@ -327,6 +328,32 @@ def test_jpeg_2000_and_bmp_keep_their_profiles() -> None:
     bmp = b"BM" + struct.pack("<IHHI", 138 + len(rows) + len(icc), 0, 0, 138) + v5 + rows + icc
     for coded in (jp2, bmp):
         assert np.abs(load(coded).rgb.astype(int) - pixels[:, :, ::-1]).max() <= 2
+
+
+def test_gif_keeps_its_profile() -> None:
+    """An ICC profile in a GIF's extension, which Pillow passes over, is applied; cut anywhere it raises nothing."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red, blue = (data.index(name, 132) for name in (b"rXYZ", b"bXYZ"))
+    data[red + 4 : red + 12], data[blue + 4 : blue + 12] = data[blue + 4 : blue + 12], data[red + 4 : red + 12]
+    file = io.BytesIO()
+    Image.fromarray(colors()).save(file, "GIF")
+    gif = file.getvalue()
+    with Image.open(io.BytesIO(gif)) as image:
+        expected = np.asarray(image.convert("RGB"))[:, :, ::-1]
+    first = 13 + (3 << (gif[10] & 7) + 1)
+    blocks = b"".join(bytes([len(data[at : at + 255])]) + data[at : at + 255] for at in range(0, len(data), 255))
+    comment = b"!\xfe\5hello\0"
+    extension = comment + b"!\xff\x0bICCRGBG1012" + blocks + b"\0"
+    assert np.abs(load(gif[:first] + extension + gif[first:]).rgb.astype(int) - expected).max() <= 2
+    for cut in range(len(extension)):
+        examine(io.BytesIO(gif[:first] + extension[:cut]))
+
+
+def test_a_dds_file_of_srgb_is_srgb() -> None:
+    """Pillow gives its DDS files of sRGB a gamma of 1/2.2, which is up to 9 levels off."""
+    image = Image.fromarray(colors())
+    image.format, image.info["gamma"] = "DDS", 1 / 2.2
+    assert (load(image).rgb == colors()).all()
 
 
 def test_a_pillow_image_brings_its_words() -> None:

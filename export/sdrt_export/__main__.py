@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdrt.command.console import print_stderr, report_error
 from sdrt.errors import ModelError, SdrtError
 from sdrt.packs.manifest import GRADIENT
 from sdrt.packs.search import load_pack
@@ -48,15 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except SdrtError as error:
-        print(f"sdrt_export: {error}", file=sys.stderr)
-        return error.exit_code
+        return report_error(error, program="sdrt_export")
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
-        print(f"sdrt_export: {place}{error.strerror or error}", file=sys.stderr)
+        print_stderr(f"sdrt_export: {place}{error.strerror or error}")
         return SdrtError.exit_code
     except KeyboardInterrupt:
         goes_on = "; the same command resumes" if arguments[:1] == ["prior"] else ""
-        print(f"sdrt_export: interrupted{goes_on}", file=sys.stderr)
+        print_stderr(f"sdrt_export: interrupted{goes_on}")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)  # die of it: a shell's loop ends as well
         return 130
 
 
@@ -116,7 +119,7 @@ def _graph(options: argparse.Namespace) -> int:
 
     source = open_source(options.source, _source_options(options))
     for note in source.notes:
-        print(f"sdrt_export: assumed: {note}", file=sys.stderr)
+        print_stderr(f"sdrt_export: assumed: {note}")
     kept = kept_fields(options.out, source.space.identity)
     exported = export_modules(
         source.encoder,

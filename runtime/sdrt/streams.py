@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from pathlib import Path
 from typing import Protocol
@@ -101,11 +102,14 @@ def read_at_most(stream: Readable, limit_bytes: int) -> bytes:
 
 
 def own_descriptor(path: Path) -> int | None:
-    """The descriptor of this process that ``path`` stands for, as /dev/stdout and /dev/fd/1 do, or None."""
+    """The descriptor of this process that ``path`` stands for, as /dev/stdout and /dev/fd/1 do, or None.
+
+    Raises OSError as ``link_hops``.
+    """
     for hop in link_hops(path):
         if hop.name.isdecimal() and hop.is_absolute():
-            folder = os.path.realpath(hop.parent)
-            if folder in ("/dev/fd", os.path.realpath("/proc/self/fd")):
+            folder, own = os.path.realpath(hop.parent), os.path.realpath("/proc/self")
+            if folder == "/dev/fd" or re.fullmatch(rf"{own}(/task/[0-9]+)?/fd", folder):  # a thread's are the same
                 return int(hop.name)
     return None
 

@@ -33,11 +33,12 @@ def report_error(error: Exception, source: str | None = None, *, program: str = 
         text, code = "not enough memory for this picture", LimitError.exit_code
     else:
         text, code = (
-            f"unexpected {type(error).__name__}: {error} (please report it; {TRACEBACK_VARIABLE}=1 shows more)",
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())} "
+            f"(please report it; {TRACEBACK_VARIABLE}=1 shows more)",
             1,
         )
     name = "" if source is None or source in text else f"{'stdin' if source == STDIO else source}: "
-    print_stderr(f"{program}: " + " ".join((name + text).split()))
+    print_stderr(f"{program}: {name}{text}")  # as it is: names may hold any spaces
     return code
 
 
@@ -111,11 +112,11 @@ def check_output(destination: str, *, overwrite: bool) -> None:
         return
     from sdrt.atomic import replaces
 
+    if replaces(destination) and not overwrite:
+        raise OutputError(f"{destination} already exists: --force overwrites it")
     descriptor = own_descriptor(Path(destination))
     if descriptor is not None and os.isatty(descriptor):
         raise OutputError(f"{destination} is a terminal: choose a file, or a pipe")
-    if replaces(destination) and not overwrite:
-        raise OutputError(f"{destination} already exists: --force overwrites it")
 
 
 def write_output(destination: str, data: bytes, *, overwrite: bool) -> None:

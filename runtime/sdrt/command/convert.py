@@ -58,7 +58,7 @@ def plan_jobs(
         raise UsageError(f"-o names one file, but there are {len(inputs)} inputs: use --out-dir")
     if inputs.count(STDIO) > 1:
         raise UsageError("stdin can be read once only")
-    jobs = [Job(source, output or _destination(source, out_dir, suffix)) for source in inputs]
+    jobs = [Job(source, _destination(source, out_dir, suffix) if output is None else output) for source in inputs]
     sources = {_identity(job.source, STDIN) for job in jobs} - {None}
     owners: dict[object, str] = {}
     for job in jobs:

@@ -41,6 +41,8 @@ _OUTSIDE = b"EPContext"
 _VARINT, _BYTES = 0, 2
 _FIXED_BYTES = {1: 8, 5: 4}
 _LONGEST_VARINT = 10
+_MAX_FIELD = 2**29 - 1
+"""Protobuf's largest field number. Readers keep 32 bits of a key: a number beyond it would be another field to them."""
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "f32", "f16")
 _PIXELS = ("tensor(uint8)", "u8")
@@ -78,7 +80,9 @@ class Graph:
         """The fields of the message in ``data[at:stop]``: number, wire type, start and end of the value."""
         while at < stop:
             key, at = self._varint(at, stop)
-            wire = key & 7
+            field, wire = key >> 3, key & 7
+            if not 1 <= field <= _MAX_FIELD:
+                raise self._damaged()
             if wire == _VARINT:
                 first, end = at, self._varint(at, stop)[1]
             elif wire == _BYTES:
@@ -90,7 +94,7 @@ class Graph:
                 raise self._damaged()
             if end > stop:
                 raise self._damaged()
-            yield key >> 3, wire, first, end
+            yield field, wire, first, end
             at = end
 
     def _varint(self, at: int, stop: int) -> tuple[int, int]:

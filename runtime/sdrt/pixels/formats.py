@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
+import struct
 
 from PIL import Image
 
 from sdrt.errors import ImageError
+from sdrt.pixels.tiff_tags import pixels_at
 
 PREFIX_BYTES = 32
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -16,20 +19,23 @@ _SVG = (b"<?xml", b"<!DOCTYPE svg", b"<svg")
 _CAMERA_RAW = (
     *(b"IIRO", b"IIRS", b"MMOR"),  # Olympus
     b"IIU\0",  # Panasonic
-    b"II*\0\x10\0\0\0CR",  # Canon, a TIFF to Pillow
+    *(b"II*\0\x10\0\0\0CR", b"II*\0\x10\0\0\0\xba\xb0\xac\xbb"),  # Canon, a TIFF to Pillow
     b"FUJIFILMCCD-RAW",
     b"FOVb",  # Sigma
     b"\0MRM",  # Minolta
 )
 
-_TIFF_KIND, _TIFF_INNER, _TIFF_DNG = 254, 330, 50706
-_REDUCED = 1
+_PHASE_ONE = re.compile(rb"(II\*\0|MM\0\*).{4}(IIII.waR|MMMMRaw.)", re.DOTALL)  # a TIFF to Pillow as well
+
+_TIFF_KIND, _TIFF_OLD_KIND, _TIFF_INNER, _TIFF_DNG = 254, 255, 330, 50706
+_REDUCED, _OLD_REDUCED = 1, 2
 _MAX_PREVIEWS = 8
 _PSD_VERSION = 1057
 _WORDS = {
     "HEIF": "HEIF (HEIC) is read where its plugin is installed: pip install pillow-heif",
     "JPEG XL": "JPEG XL is read where its plugin is installed: pip install pillow-jxl-plugin",
     "SVG": "SVG is a drawing without pixels: render it first, with CairoSVG or rsvg-convert",
+    "preview": "it is the preview of a larger picture inside it, as in a raw file: develop it to TIFF or JPEG first",
     "raw": "it is a camera's raw file, of which only a preview could be read: develop it to TIFF or JPEG first",
 }
 
@@ -70,6 +76,8 @@ def check_picture(image: Image.Image) -> tuple[str, ...]:
         tags = getattr(image, "tag_v2", {})
         if _TIFF_DNG in tags or (_is_reduced(image) and _TIFF_INNER in tags):
             raise ImageError(_WORDS["raw"])
+        if _holds_larger(image):
+            raise ImageError(_WORDS["preview"])
     if image.format == "PSD":
         for kind, _, data in getattr(image, "resources", ()):
             if kind == _PSD_VERSION and data[4:5] == b"\0":
@@ -91,14 +99,32 @@ def seek_whole(image: Image.Image) -> None:
 
 
 def _is_reduced(image: Image.Image) -> bool:
-    kind = getattr(image, "tag_v2", {}).get(_TIFF_KIND, 0)
-    return isinstance(kind, int) and bool(kind & _REDUCED)
+    tags = getattr(image, "tag_v2", {})
+    kind = tags.get(_TIFF_KIND, 0)
+    return (isinstance(kind, int) and bool(kind & _REDUCED)) or tags.get(_TIFF_OLD_KIND) == _OLD_REDUCED
+
+
+def _holds_larger(image: Image.Image) -> bool:
+    """Whether an inner directory of a TIFF file has more pixels than the image: cameras do not always mark previews."""
+    inner = getattr(image, "tag_v2", {}).get(_TIFF_INNER, ())
+    stream = getattr(image, "fp", None)
+    if not inner or stream is None:
+        return False
+    offsets = inner if isinstance(inner, tuple) else (inner,)
+    largest_px = 0
+    for offset in offsets[:_MAX_PREVIEWS]:
+        # A broken directory that the image does not need, or a closed file.
+        with contextlib.suppress(OSError, ValueError, TypeError, OverflowError, struct.error):
+            before = stream.tell()
+            largest_px = max(largest_px, pixels_at(stream, offset))
+            stream.seek(before)
+    return largest_px > image.width * image.height
 
 
 def _kind(prefix: bytes) -> str:
     if prefix[4:8] == b"ftyp":
         return "raw" if prefix[8:12] == b"crx " else "HEIF" if prefix[8:12] in _HEIF_BRANDS else ""
-    if prefix.startswith(_CAMERA_RAW):
+    if prefix.startswith(_CAMERA_RAW) or _PHASE_ONE.match(prefix):
         return "raw"
     if prefix.startswith(_JPEG_XL):
         return "JPEG XL"

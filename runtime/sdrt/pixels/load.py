@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from sdrt.arguments import check_count
 from sdrt.errors import ArgumentError, ImageError, LimitError, MissingFileError, SdrtError
 from sdrt.limits import DEFAULT_MAX_PIXELS, beyond, check_pixels
-from sdrt.pixels import boxes, tiff_tags
+from sdrt.pixels import boxes, tiff_tags, webp_chunks
 from sdrt.pixels.boxes import is_boxes
 from sdrt.pixels.color import Conversion, plan_conversion
 from sdrt.pixels.colorimetry import ADOBE_RGB
@@ -168,6 +168,8 @@ def _mended(prefix: bytes, stream: BinaryIO, max_pixels: int | None, declared: D
         mend, note = boxes.without_metadata, "broken metadata: not kept"
     elif prefix[:4] in tiff_tags.SIGNATURES:
         mend, note = tiff_tags.without_metadata, "broken metadata: not kept"
+    elif prefix.startswith(webp_chunks.SIGNATURE):
+        mend, note = webp_chunks.without_metadata, "broken or incomplete metadata: not kept"
     else:
         return None
     try:
@@ -226,7 +228,8 @@ def _from_pillow(image: Image.Image, max_pixels: int | None, declared: Declared)
         encoding = encoding_in(image, notes) or (ADOBE_RGB if source.adobe_rgb else None)
     conversion = plan_conversion(image, raw_mode if isinstance(raw_mode, str) else "", icc, encoding)
     rgb, alpha = _upright(image, conversion, source.orientation)
-    if (getattr(image, "is_animated", False) and image.format != "PSD") or declared.several:
+    # Of a PSD that would parse its layers, which are no frames, and may be broken.
+    if (image.format != "PSD" and getattr(image, "is_animated", False)) or declared.several:
         which = "first" if image.tell() == 0 else "current"
         notes.insert(0, f"several frames or pages: only the {which} one is taken")
     return Picture(rgb, alpha, source.metadata, (*notes, *conversion.notes))

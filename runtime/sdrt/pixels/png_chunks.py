@@ -42,6 +42,8 @@ _TEXTS |= {b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
 _BEFORE_PIXELS = (*_FIXED_BYTES, b"iCCP", b"tRNS")
 _TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
 """Color type -> minimum and maximum bytes of tRNS."""
+_WITHOUT_PALETTE = (2, 6)
+"""Color types for which PLTE is a suggestion to screens of few colors."""
 
 
 class _Chunk(NamedTuple):
@@ -68,7 +70,7 @@ def examine_png(stream: BinaryIO) -> Declared:
     color_type, pictures = -1, 0
     for chunk in _chunks(stream):
         kind, start, stop = chunk
-        if kind[:1].isupper() or not kind:
+        if (kind[:1].isupper() or not kind) and (kind != b"PLTE" or color_type not in _WITHOUT_PALETTE):
             parts.append((start, stop))
             if kind == b"IHDR" and kind not in seen:
                 stream.seek(start)

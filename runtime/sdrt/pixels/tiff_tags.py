@@ -1,11 +1,19 @@
-"""TIFF's first directory without the tags that its picture does not need. Source: TIFF 6.0, and libtiff's tif_dir.h."""
+"""TIFF's directories: the first without the tags that its picture does not need, and the size of inner pictures.
+
+Source: TIFF 6.0, libtiff's tif_dir.h, and the BigTIFF design.
+"""
 
 from __future__ import annotations
 
 import struct
+from typing import BinaryIO
 
 SIGNATURES = {b"II*\0": "<", b"MM\0*": ">"}
 _ENTRY_BYTES = 12
+_BIG = {b"II+\0": "<", b"MM\0+": ">"}
+_WIDTH, _HEIGHT = 256, 257
+_NUMBERS = {3: "H", 4: "I", 16: "Q"}
+"""Types in which a directory states a side."""
 _OF_THE_PIXELS = frozenset(
     {
         *range(254, 260),  # kind, sides, bits, compression
@@ -34,3 +42,24 @@ def without_metadata(data: bytes) -> bytes:
     kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in _OF_THE_PIXELS]
     directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + data[end : end + 4]
     return data[:start] + directory + data[start + len(directory) :]
+
+
+def pixels_at(stream: BinaryIO, offset: int) -> int:
+    """The pixels, width times height, of the picture of a directory at ``offset``; 0 where it states none.
+
+    Moves the position of ``stream``. Raises OSError, ValueError, struct.error.
+    """
+    stream.seek(0)
+    signature = stream.read(4)
+    big = signature in _BIG
+    order = _BIG[signature] if big else SIGNATURES.get(signature, "<")
+    head, count, entry_bytes = ("HHQ", "Q", 20) if big else ("HHI", "H", _ENTRY_BYTES)
+    stream.seek(offset)
+    (entries,) = struct.unpack(order + count, stream.read(struct.calcsize(order + count)))
+    sides = dict.fromkeys((_WIDTH, _HEIGHT), 0)
+    for _ in range(min(entries, 0xFFFF)):
+        entry = stream.read(entry_bytes)
+        tag, kind, _count = struct.unpack_from(order + head, entry)
+        if tag in sides and kind in _NUMBERS:
+            (sides[tag],) = struct.unpack_from(order + _NUMBERS[kind], entry, struct.calcsize(order + head))
+    return sides[_WIDTH] * sides[_HEIGHT]
