@@ -9,9 +9,10 @@ from typing import BinaryIO
 from PIL import Image
 
 from sdrt.errors import ImageError
+from sdrt.limits import MAX_ANCILLARY_BYTES
 from sdrt.pixels.boxes import examine_boxes, is_boxes
 from sdrt.pixels.colorimetry import SRGB_PRIMARIES, Encoding, from_gamma, power
-from sdrt.pixels.declared import MAX_METADATA_BYTES, MAX_PROFILE_BYTES, Declared
+from sdrt.pixels.declared import MAX_PROFILE_BYTES, Declared
 from sdrt.pixels.jpeg_segments import SIGNATURE as JPEG_SIGNATURE
 from sdrt.pixels.jpeg_segments import examine_jpeg
 from sdrt.pixels.png_chunks import SIGNATURE as PNG_SIGNATURE
@@ -70,7 +71,7 @@ def _examine_bmp(stream: BinaryIO) -> Declared:
 def _examine_gif(stream: BinaryIO) -> Declared:
     """An ICC profile in an application extension before the first frame. Source: ICC.1, annex B."""
     stream.seek(0)
-    data = stream.read(MAX_METADATA_BYTES)
+    data = stream.read(MAX_ANCILLARY_BYTES)
     flags = data[10] if len(data) > 10 else 0
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     while data[at : at + 1] == b"!":
