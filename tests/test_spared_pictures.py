@@ -190,7 +190,6 @@ def test_a_profile_in_pieces_of_which_one_is_missing_is_noted(photo: Pixels) -> 
     assert any("color profile are missing" in note for note in picture.notes)
 
 
-@pytest.mark.parametrize("damage", [b"XXXX", bytes(4)])
 def webp_with(image: Image.Image, *chunks: tuple[bytes, bytes]) -> bytes:
     """A lossless WebP with more chunks behind its pixels, all of which VP8X announces."""
     picture = coded(image, "WEBP", lossless=True)[12:]
@@ -216,6 +215,7 @@ def test_broken_metadata_cost_no_webp(photo: Pixels) -> None:
             load(whole[:cut])
 
 
+@pytest.mark.parametrize("damage", [b"XXXX", bytes(4)])
 def test_broken_exif_costs_no_avif(damage: bytes, photo: Pixels) -> None:
     """An AVIF whose EXIF libavif calls invalid is read without it, with a note."""
     exif = Image.Exif()
