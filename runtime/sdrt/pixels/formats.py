@@ -27,6 +27,16 @@ _CAMERA_RAW = (
 
 _PHASE_ONE = re.compile(rb"(II\*\0|MM\0\*).{4}(IIII.waR|MMMMRaw.)", re.DOTALL)  # a TIFF to Pillow as well
 
+_READ = (
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WebP"),
+    (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
+    (0, b"8BPS", "PSD"),
+    (4, b"ftypavi", "AVIF"),
+)
+"""Offset and signature of formats that Pillow reads, though not all of each."""
 _TIFF_KIND, _TIFF_OLD_KIND, _TIFF_INNER, _TIFF_DNG = 254, 255, 330, 50706
 _REDUCED, _OLD_REDUCED = 1, 2
 _MAX_PREVIEWS = 8
@@ -42,6 +52,9 @@ _WORDS = {
 
 def unknown(prefix: bytes) -> str:
     """Why Pillow cannot read a file that begins with these PREFIX_BYTES."""
+    for offset, signature, name in _READ:
+        if prefix.startswith(signature, offset):
+            return f"damaged, or a kind of {name} that Pillow does not read"
     return _WORDS.get(_kind(prefix), "not a picture of a known format")
 
 
