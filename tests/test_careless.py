@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.command import HEALTHY, one_line
 from tests.conftest import Unprivileged
 
@@ -92,9 +93,12 @@ def test_no_command_writes_over_its_input(way: str, folder: Path, capsys: pytest
 
 def test_a_thumbnail_replaces_thumbnails_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``sdrt thumbnail *.sdl`` names a second input where the output belongs; errors name the file."""
-    Path("b.sdl").write_bytes(SDL)
-    assert "is not a PNG" in refused("thumbnail a.sdl b.sdl", 10, capsys)
-    assert Path("b.sdl").read_bytes() == SDL
+    photo = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(photo, "PNG")
+    for name, data in (("b.sdl", SDL), ("b.png", photo.getvalue())):
+        Path(name).write_bytes(data)
+        assert "is no thumbnail" in refused(f"thumbnail a.sdl {name}", 10, capsys)
+        assert Path(name).read_bytes() == data
     assert cli.main(["thumbnail", "a.sdl", "t.png"]) == cli.main(["thumbnail", "a.sdl", "t.png", "16"]) == 0
     assert "t.png: not an .sdl file" in refused("thumbnail t.png", 3, capsys)
 

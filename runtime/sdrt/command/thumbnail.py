@@ -17,6 +17,8 @@ from sdrt.user_folders import CACHE, user_folder
 FOLDERS = {128: "normal", 256: "large", 512: "x-large", 1024: "xx-large"}
 """Longest side -> the folder of the thumbnail cache for that size."""
 
+_LOOK_BYTES = 1 << 14  # in which a thumbnail says what it shows: before its pixels
+
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds the parser of this command."""
@@ -100,17 +102,16 @@ def make_thumbnail(source: Path, size_px: int) -> bytes:
 def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> None:
     """Write the thumbnail of an .sdl file. ``destination``: None is its place in the cache.
 
-    Raises what ``Codec.thumbnail`` raises, and OutputError, also for a file that exists and is not a PNG: who names two
-    .sdl files means two inputs.
+    Raises what ``Codec.thumbnail`` raises, and OutputError, also for a file that exists and is no thumbnail: who names
+    two files may mean two inputs.
     """
     from sdrt.atomic import file_identity, make_folder, write_atomic
-    from sdrt.pixels.png_chunks import SIGNATURE
 
     if destination is not None and file_identity(source) == file_identity(destination) is not None:
         raise OutputError(f"{destination} is the input and would be overwritten")
     old = None if destination is None else _first_bytes(destination)
-    if old is not None and old not in (b"", SIGNATURE):
-        raise OutputError(f"{destination} exists already and is not a PNG")
+    if old and not _is_thumbnail(old):
+        raise OutputError(f"{destination} exists already and is no thumbnail")
     png = make_thumbnail(source, size_px)
     if destination is None:
         destination = cache_place(source.absolute(), size_px)
@@ -121,10 +122,16 @@ def write_thumbnail(source: Path, destination: Path | None, size_px: int) -> Non
     write_atomic(destination, png)
 
 
-def _first_bytes(destination: Path) -> bytes | None:
-    """As many as a PNG's signature has, of a file that is there; None where there is none. Raises OutputError."""
-    from sdrt.atomic import file_identity
+def _is_thumbnail(data: bytes) -> bool:
+    """Whether a file that begins so is a PNG with the name of what it shows, as file managers' thumbnails have it."""
     from sdrt.pixels.png_chunks import SIGNATURE
+
+    return data.startswith(SIGNATURE) and b"Thumb::URI" in data
+
+
+def _first_bytes(destination: Path) -> bytes | None:
+    """Some kilobytes of a file that is there; None where there is none. Raises OutputError."""
+    from sdrt.atomic import file_identity
 
     if file_identity(destination) is None:
         return None
@@ -132,7 +139,7 @@ def _first_bytes(destination: Path) -> bytes | None:
         if not destination.stat().st_size:
             return b""  # which may be for writing only
         with destination.open("rb") as file:
-            return file.read(len(SIGNATURE))
+            return file.read(_LOOK_BYTES)
     except OSError as error:
         raise OutputError(f"{destination} exists already and cannot be read: {error.strerror or error}") from None
 
