@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdrt.packs.manifest import LatentSpace
 
@@ -88,6 +88,13 @@ VIDEO: dict[str, Any] = {
     "latents_mean": [0.1, -0.4, 0.7, 0.0],
     "latents_std": [2.8, 1.4, 2.3, 0.9],
 }
+RGBA: dict[str, Any] = {
+    **VIDEO,
+    "decoder_base_dim": 6,
+    "dim_mult": [1, 2, 4, 8, 8],
+    "temperal_downsample": [False, True, True, True],
+}
+"""As Qwen-Image 2.1's, narrow. Every kind of its shortcuts is there."""
 SETTINGS = {
     "AutoencoderKLFlux2": KL,
     "AutoencoderKL": KL,
@@ -97,6 +104,7 @@ SETTINGS = {
     "AutoencoderKLKVAE": KVAE,
     "AutoencoderKLQwenImage": VIDEO,
     "AutoencoderKLWan": VIDEO,
+    "AutoencoderKLQwenImage21": RGBA,
 }
 """Class -> a configuration. Of classes with one prefix in ``ADAPTERS`` the last one's graphs are tried."""
 
@@ -207,12 +215,14 @@ def through_diffusers(vae: Any, sample: Tensor, latents: Tensor, space: LatentSp
     kind = type(vae).__name__
     vae = vae.float()
     with torch.no_grad():
-        if kind in ("AutoencoderKLWan", "AutoencoderKLQwenImage"):
+        if kind in ("AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21"):
+            if kind == "AutoencoderKLQwenImage21":
+                sample = nn.functional.pad(sample, (0, 0, 0, 0, 0, 1), value=1)  # opaque
             mean, std = (
                 torch.tensor(values)[None, :, None, None] for values in (VIDEO["latents_mean"], VIDEO["latents_std"])
             )
             raw = (vae.encode(sample.unsqueeze(2)).latent_dist.mode().squeeze(2) - mean) / std
-            painted = vae.decode((latents * std + mean).unsqueeze(2)).sample.squeeze(2)
+            painted = vae.decode((latents * std + mean).unsqueeze(2)).sample.squeeze(2)[:, :3]
         elif kind == "AutoencoderTiny":
             # Its latents are scaled already.
             raw = vae.encode(sample).latents / space.scale + space.shift

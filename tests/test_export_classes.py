@@ -52,6 +52,7 @@ _OF_PREFIX = {CLASSES[name].prefix: name for name in small.SETTINGS}
 DISTINCT = {name: small.SETTINGS[name] for name in _OF_PREFIX.values()} | {
     "AutoencoderDC, shuffled": SHUFFLED,
     "AutoencoderKLHunyuanImage, unmatched": UNMATCHED,
+    "AutoencoderKLQwenImage21, not residual": {**small.RGBA, "is_residual": False},
 }
 """One class for each prefix, for those that share a prefix share their graphs; and other forms of a configuration."""
 

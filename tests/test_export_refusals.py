@@ -167,7 +167,6 @@ def test_the_number_of_groups_is_taken_for_granted_aloud(tmp_path: Path) -> None
         ("VQModel", "codebook"),
         ("AsymmetricAutoencoderKL", "mask"),
         ("AutoencoderKLTemporalDecoder", "video"),
-        ("AutoencoderKLQwenImage21", "RGBA"),
         (None, "describes None"),
     ],
 )
@@ -255,6 +254,29 @@ def test_an_encoder_that_diffusers_cuts_in_half_is_refused(tmp_path: Path) -> No
     assert "without double_z" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("class_name", ["AutoencoderKLWan", "AutoencoderKLQwenImage21"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"patch_size": 2}, "with patch_size"), ({"attn_scales": [0.5], "is_residual": False}, "with attn_scales")],
+    ids=["patches", "attention"],
+)
+def test_frames_that_diffusers_cannot_run_are_refused(
+    tmp_path: Path, class_name: str, changes: dict[str, Any], words: str
+) -> None:
+    """The video classes build them and fail on every picture; the message names the setting."""
+    vae = small.make(class_name, {**small.SETTINGS[class_name], **changes})
+    with pytest.raises((RuntimeError, TypeError)):
+        vae(torch.zeros(1, vae.config.in_channels, 1, 32, 32))
+    vae.save_pretrained(tmp_path)
+    assert words in refusal(tmp_path)
+
+
+def test_an_rgba_class_of_rgb_pictures_is_refused(tmp_path: Path) -> None:
+    """What is exported without its fourth channel must have one."""
+    small.make("AutoencoderKLQwenImage21", {**small.RGBA, "out_channels": 3}).save_pretrained(tmp_path)
+    assert "pictures of 3 channels (out_channels): AutoencoderKLQwenImage21 has 4, RGBA" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -262,7 +284,10 @@ def test_an_encoder_that_diffusers_cuts_in_half_is_refused(tmp_path: Path) -> No
         ({"decoder.conv_in.weight": 1}, "a decoder and no encoder"),
         ({"lora_unet_x.lora_up.weight": 1}, "a LoRA"),
         ({"1.weight": 1, "3.conv.0.weight": 1}, "one half of a tiny autoencoder"),
-        ({"decoder.middle.0.residual.0.gamma": 1}, "it is an AutoencoderKLQwenImage or AutoencoderKLWan in one file"),
+        (
+            {"decoder.middle.0.residual.0.gamma": 1},
+            "it is an AutoencoderKLQwenImage or AutoencoderKLWan or AutoencoderKLQwenImage21 in one file",
+        ),
         ({"a.encoder.conv_in.weight": 1, "a.decoder.x": 1, "b.encoder.conv_in.weight": 1, "b.decoder.x": 1}, "several"),
     ],
 )

@@ -179,6 +179,7 @@ FORMS = (
     Form("diffusers folder", "AutoencoderKLKVAE", _folder(), small.KVAE),
     Form("diffusers folder, one frame", "AutoencoderKLWan", _folder(), small.VIDEO),
     Form("diffusers folder, one frame", "AutoencoderKLQwenImage", _folder(), small.VIDEO),
+    Form("diffusers folder, one opaque frame", "AutoencoderKLQwenImage21", _folder(), small.RGBA),
 )
 
 

@@ -22,7 +22,7 @@ from sdrt_export.classes import CLASSES, AutoencoderClass
 from sdrt_export.deep_compression import DcDecoder, DcEncoder
 from sdrt_export.hunyuan_image import HunyuanImageDecoder, HunyuanImageEncoder
 from sdrt_export.kvae import kvae_decoder, kvae_encoder
-from sdrt_export.single_frame import SingleFrameDecoder, SingleFrameEncoder
+from sdrt_export.single_frame import OpaqueFrameDecoder, OpaqueFrameEncoder, SingleFrameDecoder, SingleFrameEncoder
 from sdrt_export.translated import translate
 
 
@@ -106,6 +106,14 @@ def _decode_frame(vae: Any, latents: Tensor) -> Tensor:
     return sample[:, :, 0]
 
 
+def _encode_opaque_frame(vae: Any, sample: Tensor) -> Tensor:
+    return _encode_frame(vae, torch.cat((sample, torch.ones_like(sample[:, :1])), 1))
+
+
+def _decode_opaque_frame(vae: Any, latents: Tensor) -> Tensor:
+    return _decode_frame(vae, latents)[:, :3]
+
+
 def _frame_statistics(vae: Any) -> tuple[Tensor, Tensor]:
     """As diffusers' pipelines compute them."""
     shape = (1, vae.config.z_dim, 1, 1, 1)
@@ -174,12 +182,19 @@ ADAPTERS = {
         ),
         _video("AutoencoderKLQwenImage"),
         _video("AutoencoderKLWan"),
+        Adapter(
+            CLASSES["AutoencoderKLQwenImage21"],
+            encoder=OpaqueFrameEncoder,
+            decoder=OpaqueFrameDecoder,
+            downscale=_halved_between("dim_mult"),
+            encode=_encode_opaque_frame,
+            decode=_decode_opaque_frame,
+        ),
     )
 }
 REFUSED = {
     "AsymmetricAutoencoderKL": "its decoder also wants the picture around a mask",
     "AutoencoderKLTemporalDecoder": "its decoder is made for video",
-    "AutoencoderKLQwenImage21": "its pictures have four channels (RGBA), sdrt keeps transparency apart",
     "ConsistencyDecoderVAE": "its decoder is a diffusion model of several steps",
     "VQModel": "its latents are indices of a codebook, sdrt codes numbers",
 }
@@ -222,21 +237,20 @@ def build(adapter: Adapter, config: Mapping[str, Any], where: object) -> Any:
         where: the configuration's file, for messages.
 
     Raises:
-        ModelError: the class refuses the configuration, this diffusers does not have the class, or the autoencoder is
-            not one of RGB pictures.
+        ModelError: the class refuses the configuration, this diffusers does not have the class, or the autoencoder's
+            pictures have other channels than those of its class.
     """
     diffusers = import_diffusers()
     kind = getattr(diffusers, adapter.facts.name, None)
     if kind is None:
         raise ModelError(f"diffusers {diffusers.__version__} has no {adapter.facts.name}: update it")
-    if config.get("is_residual"):
+    if adapter.facts.name == "AutoencoderKLWan" and config.get("is_residual"):
         raise ModelError(f"{where} describes Wan 2.2's autoencoder, which is made for video only: use Wan 2.1's")
+    wanted = 4 if adapter.facts.rgba else 3
+    why = f"{adapter.facts.name} has 4, RGBA" if adapter.facts.rgba else "only RGB is coded, transparency is kept apart"
     for key in ("in_channels", "out_channels", "input_channels"):
-        if config.get(key, 3) != 3:
-            raise ModelError(
-                f"{where}: an autoencoder for pictures of {config[key]} channels ({key}): only RGB is coded, "
-                "transparency is kept apart"
-            )
+        if config.get(key, wanted) != wanted:
+            raise ModelError(f"{where}: an autoencoder for pictures of {config[key]} channels ({key}): {why}")
     try:
         return kind.from_config(dict(config))
     except Exception as error:  # every class checks in its own way: ValueError, TypeError, KeyError, RuntimeError

@@ -24,6 +24,8 @@ class AutoencoderClass:
     """Its latents are a larger autoencoder's after scale and shift: graphs of a named space translate them."""
     unscaled: bool = False
     """Its configuration may have no scaling factor, because its latents need none."""
+    rgba: bool = False
+    """Its pictures have four channels: it is exported for opaque ones, without the fourth."""
     marks: tuple[str, ...] = ()
     """Parts of tensor names by which a single file of it is recognized. None: AutoencoderKL, which is what is left."""
     single_file: bool = False
@@ -77,6 +79,7 @@ CLASSES = {
         ),
         AutoencoderClass("AutoencoderKLQwenImage", "wan", channels="z_dim", marks=_VIDEO_MARKS),
         AutoencoderClass("AutoencoderKLWan", "wan", channels="z_dim", marks=_VIDEO_MARKS),
+        AutoencoderClass("AutoencoderKLQwenImage21", "qwen21", channels="z_dim", rgba=True, marks=_VIDEO_MARKS),
     )
 }
 """By name."""

@@ -137,6 +137,7 @@ KNOWN = (
             "qwen/qwen-image-edit": "Apache-2.0",
         },
     ),
+    KnownSpace(LatentSpace("qwenimage21", 64, 16, 1.0, 0.0), {"qwen/qwen-image-2.1": None}),
 )
 
 SPACES = {known.space.id: known.space for known in KNOWN}

@@ -262,24 +262,26 @@ def conv(
     return layer
 
 
-def averages(inputs: int, outputs: int, *, side: int = 1) -> nn.Conv2d:
+def averages(inputs: int, outputs: int, *, side: int = 1, frames: int = 1) -> nn.Conv2d:
     """Means over consecutive channels of a picture whose blocks of ``side`` x ``side`` pixels were made channels.
 
     Args:
         inputs: channels before the blocks are made channels.
-        outputs: channels of the result; each is a mean of ``inputs * side**2 / outputs`` numbers.
-        side: of a block, in pixels; its channels are in the order channel, row, column.
+        outputs: channels of the result; each is a mean of ``inputs * frames * side**2 / outputs`` numbers.
+        side: of a block, in pixels; its channels are in the order channel, frame, row, column.
+        frames: of a block; the picture is the last one, those before it are zeros.
 
     Raises:
         ModelError: the numbers do not divide evenly.
     """
-    each = inputs * side**2 // outputs
-    if each * outputs != inputs * side**2 or max(each, side**2) % min(each, side**2):
+    block = frames * side**2
+    each = inputs * block // outputs
+    if each * outputs != inputs * block or max(each, block) % min(each, block):
         raise ModelError(f"{inputs} channels at {side} x {side} cannot be averaged to {outputs}")
-    groups = outputs if each >= side**2 else inputs
-    # Row o of a group takes its ``each`` of the group's numbers, in the order channel, row, column.
+    groups = outputs if each >= block else inputs
+    # Row o of a group takes its ``each`` of the group's numbers, in the order channel, frame, row, column.
     rows = torch.eye(outputs // groups).repeat_interleave(each, 1) / each
-    weight = rows.reshape(outputs // groups, inputs // groups, side, side).repeat(groups, 1, 1, 1)
+    weight = rows.reshape(outputs // groups, inputs // groups, frames, side, side)[:, :, -1].repeat(groups, 1, 1, 1)
     return conv(weight, stride=side, groups=groups)
 
 
