@@ -266,7 +266,8 @@ def test_an_interrupted_export_ends_a_shells_loop(tmp_path: Path) -> None:
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from sdrt_export import __main__ as export, prior_command\n"
         "prior_command.main = lambda arguments: signal.raise_signal(signal.SIGINT)\n"
-        "export.main(['prior'])"
+        "import sys; sys.argv[1:] = ['prior']\n"
+        "export.process()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == -signal.SIGINT

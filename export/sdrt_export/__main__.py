@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # torch and diffusers take seconds to import: each command imports what it needs.
 
+_INTERRUPTED = 130
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Errors on purpose become one line on stderr."""
@@ -58,9 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         goes_on = "; the same command resumes" if arguments[:1] == ["prior"] else ""
         print_stderr(f"sdrt_export: interrupted{goes_on}")
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)  # die of it: a shell's loop ends as well
-        return 130
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -199,5 +199,14 @@ def _source_options(options: argparse.Namespace) -> SourceOptions:
     )
 
 
+def process() -> int:
+    """`main` of the process of the command. An interrupted one dies of SIGINT, so that a shell's loop ends as well."""
+    code = main()
+    if code == _INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())
