@@ -27,7 +27,7 @@ pytest.importorskip("diffusers")
 
 from tests import small_autoencoders as small
 
-from sdrt_export.autoencoders import encoder_digest
+from sdrt_export.autoencoders import describe_space, encoder_digest
 from sdrt_export.ldm_names import describe, to_diffusers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -360,8 +360,25 @@ def test_classes_that_share_an_encoder_share_the_space(tmp_path: Path) -> None:
     qwen = small.make("AutoencoderKLQwenImage", small.VIDEO, seed=2)
     wan.save_pretrained(tmp_path / "wan")
     qwen.encoder.load_state_dict(wan.encoder.state_dict())
+    qwen.quant_conv.load_state_dict(wan.quant_conv.state_dict())
     qwen.save_pretrained(tmp_path / "qwen")
     assert open_source(str(tmp_path / "wan")).space == open_source(str(tmp_path / "qwen")).space
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKL", "AutoencoderKLWan"])
+def test_all_that_decides_the_latents_decides_the_space(name: str) -> None:
+    """Behind the encoder: its last projection, and the statistics that each channel is normalized with."""
+    settings = small.VIDEO if name == "AutoencoderKLWan" else {}
+    vae = small.make(name, settings) if settings else small.make_kl()
+    spaces = [describe_space(vae, None, None)]
+    with torch.no_grad():
+        vae.quant_conv.bias.add_(0.5)
+    spaces.append(describe_space(vae, None, None))
+    if settings:
+        for field in ("latents_mean", "latents_std"):
+            vae.register_to_config(**{field: [2 * value + 1 for value in vae.config[field]]})
+            spaces.append(describe_space(vae, None, None))
+    assert len({space.identity for space in spaces}) == len(spaces)
 
 
 def test_known_weights_and_repositories_speak_their_space() -> None:

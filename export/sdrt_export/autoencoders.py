@@ -62,6 +62,10 @@ def _own_decoder(vae: Any) -> nn.Module:
     return decoder
 
 
+def _own_weights(vae: Any) -> Mapping[str, Tensor]:
+    return _own_encoder(vae).state_dict()
+
+
 @dataclass(frozen=True)
 class Adapter:
     """How to export one of diffusers' classes."""
@@ -75,8 +79,8 @@ class Adapter:
     """diffusers' own way from a picture to raw latents (N, C, h, w), for comparison."""
     decode: Callable[[Any, Tensor], Tensor]
     """diffusers' own way back."""
-    identity: Callable[[Any], nn.Module] = _own_encoder
-    """What the id of an unnamed space is a digest of."""
+    identity: Callable[[Any], Mapping[str, Tensor]] = _own_weights
+    """What the id of an unnamed space is a digest of: all that decides its latents."""
 
 
 def _halved_between(field: str) -> Callable[[Any], int]:
@@ -120,6 +124,12 @@ def _frame_statistics(vae: Any) -> tuple[Tensor, Tensor]:
     return torch.tensor(vae.config.latents_mean).view(shape), torch.tensor(vae.config.latents_std).view(shape)
 
 
+def _frame_weights(vae: Any) -> Mapping[str, Tensor]:
+    mean, std = _frame_statistics(vae)
+    quantized = {f"quant_conv.{name}": tensor for name, tensor in vae.quant_conv.state_dict().items()}
+    return {**_own_weights(vae), **quantized, "latents_mean": mean, "latents_std": std}
+
+
 def _kl(class_name: str) -> Adapter:
     return Adapter(
         CLASSES[class_name],
@@ -128,7 +138,7 @@ def _kl(class_name: str) -> Adapter:
         downscale=_halved_between("block_out_channels"),
         encode=_encode_mean,
         decode=_decode,
-        identity=KlEncoder,
+        identity=lambda vae: KlEncoder(vae).state_dict(),
     )
 
 
@@ -140,6 +150,7 @@ def _video(class_name: str) -> Adapter:
         downscale=_halved_between("dim_mult"),
         encode=_encode_frame,
         decode=_decode_frame,
+        identity=_frame_weights,
     )
 
 
@@ -268,7 +279,7 @@ def describe_space(vae: Any, scale: float | None, shift: float | None) -> Latent
     given_scale = next(value for value in (scale, own_scale, 1.0) if value is not None)
     given_shift = next(value for value in (shift, own_shift, 0.0) if value is not None)
     channels = int(getattr(config, adapter.facts.channels))
-    identity = f"{adapter.facts.prefix}-{encoder_digest(adapter.identity(vae).state_dict())}"
+    identity = f"{adapter.facts.prefix}-{encoder_digest(adapter.identity(vae))}"
     return LatentSpace(identity, channels, adapter.downscale(vae), float(given_scale), float(given_shift))
 
 
