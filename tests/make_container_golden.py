@@ -17,6 +17,8 @@ PRIOR = bytes.fromhex("0f1e2d3c")
 PATCH = bytes.fromhex("15 03 5f ff 40 2f 0f c0 03 00 a8 47 91 cb d3 ff 00")
 """A patch in the second of 3 x 2 cells, which fades over 2 pixels: 16 x 16 pixels of one color in VP8L."""
 EMPTY_EXIF = bytes.fromhex("4d4d 002a 00000008 0000 00000000")
+IPTC = bytes.fromhex("1c 02 78 0005") + b"K\xf6ln."
+"""One data set, the caption."""
 CLASSES = [[0, 1], [2, 2]]
 STEPS = np.array([[0, 0], [-2, 1]], np.int8)
 GOOD = {
@@ -45,7 +47,7 @@ GOOD = {
 """Name -> contents of a file that every version of sdrt reads."""
 for _name, _item in ITEMS.items():
     _any = "K\xf6ln, 1998".encode("utf-8" if _item.utf8 else "latin-1")
-    _data = {"exif": EMPTY_EXIF, "xmp": b"<x:xmpmeta/>"}.get(_name, _any)
+    _data = {"exif": EMPTY_EXIF, "xmp": b"<x:xmpmeta/>", "iptc": IPTC}.get(_name, _any)
     GOOD[f"metadata-{_name}"] = SdlFile(100, 50, SPACE, PRIOR, 600, b"payload", (Chunk(_item.chunk, _data),))
 SAMPLES = {chunk.kind: chunk.data for file in GOOD.values() for chunk in file.chunks}
 """Kind of a chunk -> its data in the last of these files: a valid item where it is one of ``Metadata``."""

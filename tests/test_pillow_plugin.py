@@ -25,7 +25,9 @@ from sdrt import pillow_plugin
 from sdrt.container import sdl
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
-from sdrt.pixels.metadata import ITEMS
+from sdrt.pixels.metadata import ITEMS, Metadata
+from sdrt.pixels.picture import Picture
+from sdrt.pixels.save import save
 
 Pixels = NDArray[np.uint8]
 TESTS = Path(__file__).parent
@@ -244,6 +246,21 @@ def test_an_opened_file_is_saved_with_its_metadata(name: str) -> None:
     with Image.open(io.BytesIO(sdl.pack(file))) as image:
         assert name in image.info
         assert sdl.unpack(saved(image, keep_metadata=True)).chunk(kind) == SAMPLES[kind]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_file_of_pillows_is_saved_with_its_metadata(kind: str, photo: Pixels) -> None:
+    """Under whatever name Pillow has an item, keep_metadata keeps it; without it there is none."""
+    file = io.BytesIO()
+    save(Picture(photo[:16, :16], metadata=Metadata(iptc=SAMPLES[b"iptc"])), file, suffix=f".{kind.lower()}")
+    with Image.open(file) as image:
+        assert "iptc" not in image.info
+        assert sdl.unpack(saved(image, keep_metadata=True)).chunks == (sdl.Chunk(b"iptc", SAMPLES[b"iptc"]),)
+        assert sdl.unpack(saved(image)).chunks == ()
+    exif = turned_exif().tobytes()
+    image = Image.fromarray(photo[:16, :16])
+    image.info["Raw profile type exif"] = f"\nexif\n{len(exif)}\n{exif.hex()}\n"
+    assert Image.open(io.BytesIO(saved(image, keep_metadata=True))).getexif()[MAKER] == "maker"
 
 
 def test_every_mode_is_saved(photo: Pixels) -> None:

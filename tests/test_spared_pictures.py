@@ -171,6 +171,7 @@ def test_an_animations_first_frame_without_its_chunks(photo: Pixels) -> None:
         (0xEE, b"Adobe"),
         (0xED, b"Photoshop 3.0\0" + b"8BIM\x03\xed"),
         (0xED, b"Photoshop 3.0\0" + b"8BIM\x03\xed\0\0\xff\xff\xff\xff"),
+        *((0xED, (b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\7\x1c\2\x78\0\2hi")[:size]) for size in range(32)),
         (0xE1, b"Exif\0\0"),
         (0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"),
         (0xE2, b"MPF\0II*\0\x08\0\0\0\0\0"),
@@ -229,11 +230,12 @@ def test_broken_exif_costs_no_avif(damage: bytes, photo: Pixels) -> None:
     assert "broken metadata: not kept" in picture.notes
 
 
-@pytest.mark.parametrize("tag", [270, 306, 700, 33432, 34665, 34853])
+@pytest.mark.parametrize("tag", [270, 306, 700, 33432, 33723, 34665, 34853])
 def test_broken_tags_cost_no_tiff(tag: int, photo: Pixels) -> None:
     """A TIFF's pixels come exactly, whatever type, count and place its texts, XMP, EXIF and GPS claim."""
     exif = Image.Exif()
     exif.update({270: "a long text", 306: "2024:01:02 03:04:05", 700: b"<x/>" * 9, 33432: "somebody else"})
+    exif[33723] = b"\x1c\2\x78\0\5hello"
     exif.update({34665: {0xA002: 1}, 34853: {1: "N"}})
     loaded = Image.Exif()
     loaded.load(exif.tobytes())

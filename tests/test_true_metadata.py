@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sdrt.codec import Codec
 from sdrt.container import sdl
@@ -22,6 +23,7 @@ from sdrt.pixels.exif import Exif
 from sdrt.pixels.load import load
 from sdrt.pixels.metadata import Metadata
 from sdrt.pixels.picture import Picture
+from sdrt.pixels.save import save
 
 Pixels = NDArray[np.uint8]
 MAKER_NOTE = b"MAKER: points at byte 8 of all"
@@ -291,3 +293,108 @@ def test_a_crop_states_its_own_sides(testpack: ModelPack, photo: Pixels) -> None
     assert (kept.get_ifd(0x8769)[0xA002], kept.get_ifd(0x8769)[0xA003]) == (40, 24)
     assert part.metadata.xmp == b"<x exif:PixelXDimension='40'/>"
     assert codec.decode_picture(data).metadata.exif == camera_exif("<", 1)
+
+
+# IPTC
+
+
+def data_set(record: int, number: int, data: bytes, *, long: bool = False) -> bytes:
+    """``long``: its length in the extended form, which is for 32,768 bytes and more."""
+    length = struct.pack(">HI", 0x8004, len(data)) if long else struct.pack(">H", len(data))
+    return bytes([0x1C, record, number]) + length + data
+
+
+CAPTION = data_set(1, 90, b"\x1b%G") + data_set(2, 120, "K\xf6ln".encode())
+CREDIT = data_set(2, 110, b"nobody", long=True)
+LANDSCAPE, PORTRAIT = data_set(2, 131, b"L"), data_set(2, 131, b"P")
+
+
+def resource(number: int, name: bytes, data: bytes) -> bytes:
+    """An image resource of Photoshop's."""
+    named = bytes([len(name)]) + name
+    parts = (named, struct.pack(">I", len(data)), data)
+    return b"8BIM" + struct.pack(">H", number) + b"".join(part + bytes(len(part) % 2) for part in parts)
+
+
+def with_segments(pixels: Pixels, *bodies: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    segments = (b"\xff\xed" + struct.pack(">H", 2 + len(body)) + body for body in bodies)
+    return b"\xff\xd8" + b"".join(segments) + file.getvalue()[2:]
+
+
+def in_profile(pixels: Pixels, text: str) -> bytes:
+    info = PngInfo()
+    info.add_text("Raw profile type iptc", text)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def test_iptc_of_a_jpeg_is_kept(testpack: ModelPack, photo: Pixels) -> None:
+    """Among other resources, named or of odd length, and in pieces; from the file and from Pillow's image; through
+    an .sdl file into a JPEG, where Pillow finds it as it was. Other segments and resources are no IPTC."""
+    prefix = b"Photoshop 3.0\0"
+    blocks = resource(0x03ED, b"", bytes(16)) + resource(0x0425, b"ab", b"odd") + resource(0x0404, b"abc", CAPTION)
+    blocks += resource(0x0406, b"", b"quality")
+    codec = Codec("testpack", device="cpu", threads=1)
+    whole = with_segments(photo, b"unknown", prefix + blocks)
+    with Image.open(io.BytesIO(whole)) as image:
+        for source in (whole, image, with_segments(photo, prefix + blocks[:50], prefix + blocks[50:])):
+            data = codec.encode(source, keep_metadata=True)
+            assert sdl.unpack(data).chunks == (sdl.Chunk(b"iptc", CAPTION),)
+    decoded = io.BytesIO()
+    save(codec.decode_picture(data), decoded, suffix=".jpg")
+    assert Image.open(decoded).info["photoshop"] == {0x0404: CAPTION}
+    empty, cut = resource(0x0404, b"", b""), resource(0x0404, b"", CAPTION)[:-2]
+    for none in (b"unknown" + blocks, prefix + resource(0x0405, b"", CAPTION), prefix + empty, prefix + cut):
+        assert load(with_segments(photo, none)).metadata == Metadata()
+
+
+def test_iptc_of_other_writers(photo: Pixels) -> None:
+    """A PNG's profile holds it in resources or bare; a TIFF's tag as bytes or as numbers of 32 bits."""
+    for data in (CAPTION, resource(0x0404, b"", CAPTION)):
+        digits = data.hex()
+        for text in (
+            f"\niptc\n      {len(data)}\n{digits}\n",
+            f"\nIPTC profile\n{len(data)}\n{digits[:8]}\n{digits[8:]}",
+        ):
+            file = in_profile(photo, text)
+            assert load(file).metadata == load(Image.open(io.BytesIO(file))).metadata == Metadata(iptc=CAPTION)
+    given = CAPTION + bytes(-len(CAPTION) % 4)
+    tiff = io.BytesIO()
+    Image.fromarray(photo).save(tiff, "TIFF", tiffinfo={33723: given})
+    entry = struct.pack("<HHI", 33723, 7, len(given))
+    assert tiff.getvalue().count(entry) == 1
+    for kind, each in ((7, 1), (1, 1), (4, 4)):
+        file = tiff.getvalue().replace(entry, struct.pack("<HHI", 33723, kind, len(given) // each))
+        assert load(file).metadata == load(Image.open(io.BytesIO(file))).metadata == Metadata(iptc=given)
+
+
+@pytest.mark.parametrize("text", ["", "iptc", "\niptc\n4\nxyz", "\niptc\n4\n8", "\niptc\n4\n3842494d"])
+def test_a_profile_without_iptc(text: str, photo: Pixels) -> None:
+    """It costs nothing but itself, with a note."""
+    picture = load(in_profile(photo, text))
+    assert picture.metadata == Metadata() and (picture.rgb == photo).all()
+    assert "PNG chunk tEXt has no IPTC in its raw profile: ignored" in picture.notes
+
+
+def test_kept_iptc_is_true_of_the_picture(testpack: ModelPack, photo: Pixels) -> None:
+    """Its orientation is that of the sides, also of a crop; previews and what says how pixels were stored are gone."""
+    gone = data_set(2, 200, b"\0\1") + data_set(2, 202, bytes(40_000), long=True) + data_set(3, 20, b"\0\x64")
+    given = CAPTION + PORTRAIT + gone + CREDIT + bytes(3)
+    picture = Picture(photo, metadata=Metadata(iptc=given).upright(1, 161, 97))
+    assert picture.metadata.iptc == CAPTION + LANDSCAPE + CREDIT + bytes(3)
+    codec = Codec("testpack", device="cpu", threads=1)
+    part = codec.decode_picture(codec.encode(picture, keep_metadata=True), crop=(8, 8, 24, 40))
+    assert part.metadata.iptc == CAPTION + PORTRAIT + CREDIT + bytes(3)
+    assert Metadata(iptc=gone).upright(1, 161, 97) == Metadata()
+
+
+def test_damaged_iptc_stays_or_loses_data_sets() -> None:
+    """Whatever is damaged, nothing is raised; what cannot be parsed stays byte for byte."""
+    given = CAPTION + PORTRAIT + data_set(2, 202, bytes(100), long=True) + CREDIT
+    for data in damaged(given, 17):
+        assert len(Metadata(iptc=data).upright(1, 161, 97).iptc or b"") <= len(data)
+    for data in (given[:-1], given + b"x", b"\x1c", b"\x1c\2\x78\xff\xff", given[1:]):
+        assert Metadata(iptc=data).upright(1, 161, 97).iptc == data

@@ -17,7 +17,7 @@ from sdrt.errors import SdrtError
 from sdrt.limits import DEFAULT_MAX_SIDE_PX
 from sdrt.metadata_chunks import from_chunks
 from sdrt.options import CodecKeywords, EncodeKeywords
-from sdrt.pixels.metadata import ITEMS
+from sdrt.pixels.metadata import INFO_KEYS, ITEMS
 from sdrt.streams import WholeWriter
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     Raises ValueError for options that are wrong, and any other SdrtError as it is.
     """
     given = {name: value for name, value in image.encoderinfo.items() if name in EncodeKeywords.__annotations__}
-    kept = (*_PIXEL_INFO, *ITEMS) if given.get("keep_metadata") else _PIXEL_INFO
+    kept = (*_PIXEL_INFO, *INFO_KEYS) if given.get("keep_metadata") else _PIXEL_INFO
     bare = image.copy()
     bare.info = {name: value for name, value in image.info.items() if name in kept}
     for name in ITEMS:

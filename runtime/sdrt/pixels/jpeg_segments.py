@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sdrt.pixels.declared import GAIN_MAP_NOTE, Declared, Part, merged
+from sdrt.pixels.declared import GAIN_MAP_NOTE, MAX_PROFILE_BYTES, Declared, Part, merged
+from sdrt.pixels.iptc import APP13_PREFIX, in_resources
 
 SIGNATURE = b"\xff\xd8\xff"
 
@@ -40,6 +41,7 @@ def examine_jpeg(stream: BinaryIO) -> Declared:
     parts: list[Part] = []
     kept_from = at = 2
     gain_map = further_pictures = False
+    resources = bytearray()  # of one picture, in as many segments as they need
     while at < size_bytes:
         stream.seek(at)
         head = stream.read(4)
@@ -55,6 +57,8 @@ def examine_jpeg(stream: BinaryIO) -> Declared:
         if short or marker == _APP13:
             parts.append((kept_from, at))
             kept_from = stop
+        if marker == _APP13 and data.startswith(APP13_PREFIX) and len(resources) < MAX_PROFILE_BYTES:
+            resources += data[len(APP13_PREFIX) :]
         gain_map = gain_map or (_APP0 < marker <= _APP2 and any(name in data for name in _GAIN_MAPS))
         further_pictures = further_pictures or (marker == _APP2 and data.startswith(b"MPF\0"))
         at = stop
@@ -62,7 +66,9 @@ def examine_jpeg(stream: BinaryIO) -> Declared:
         stream.seek(at)
         gain_map = _APPLE_GAIN_MAP in stream.read()
     kept = merged([(0, 2), *parts, (kept_from, size_bytes)], size_bytes)
-    return Declared(kept, notes=(GAIN_MAP_NOTE,) if gain_map else ())
+    iptc = in_resources(bytes(resources))
+    info: dict[str, bytes | str] = {} if iptc is None else {"iptc": iptc}
+    return Declared(kept, info, notes=(GAIN_MAP_NOTE,) if gain_map else ())
 
 
 def completed(data: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from PIL import ExifTags, Image
 
+from sdrt.pixels import iptc as iptc_text
 from sdrt.pixels import xmp as xmp_text
 from sdrt.pixels.exif import PREFIX, Exif
 
@@ -32,13 +33,14 @@ class Item:
     """How files hold an item of metadata.
 
     ``chunk``: its kind in an .sdl file. ``png``: its text's keyword in a PNG; its chunk there unless ``png_text``.
-    ``utf8``: it is that, not any bytes. ``formats``: others that Pillow writes it to, under the field's name, and reads
-    it from. ``jpeg_prefix``: what stands before it in its segment of a JPEG.
+    ``png_profile``: that text is a raw profile of it. ``utf8``: it is that, not any bytes. ``formats``: others that
+    Pillow writes it to and reads it from. ``jpeg_prefix``: what stands before it in its segment of a JPEG.
     """
 
     chunk: bytes
     png: bytes
     png_text: bool = True
+    png_profile: bool = False
     utf8: bool = False
     formats: tuple[str, ...] = ("JPEG", "WEBP", "AVIF")
     jpeg_prefix: bytes = b""
@@ -47,8 +49,17 @@ class Item:
 ITEMS = {
     "exif": Item(b"exif", b"eXIf", png_text=False, jpeg_prefix=PREFIX),
     "xmp": Item(b"xmpp", b"XML:com.adobe.xmp", utf8=True, jpeg_prefix=b"http://ns.adobe.com/xap/1.0/\0"),
+    "iptc": Item(
+        b"iptc",
+        b"Raw profile type iptc",
+        png_profile=True,
+        formats=("JPEG", "TIFF"),
+        jpeg_prefix=iptc_text.JPEG_PREFIX,
+    ),
 }
-"""Field of ``Metadata``, and key in Pillow's ``Image.info`` -> its facts, in the order of the fields."""
+"""Field of ``Metadata``, and key in ``Image.info`` -> its facts, in the order of the fields."""
+INFO_KEYS = (*ITEMS, "Raw profile type exif", "photoshop", "Raw profile type iptc")
+"""Keys in ``Image.info`` under which an item may stand: ours, and Pillow's others."""
 
 
 def is_utf8(data: bytes) -> bool:
@@ -62,21 +73,36 @@ def is_utf8(data: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata of a picture. Each item has Pillow's name; None: absent. An .sdl file holds up to 1 MiB of each.
+    """The metadata of a picture. Each item has Pillow's name, if it has one there; None: absent.
+
+    An .sdl file holds up to 1 MiB of each.
 
     Attributes:
         exif: From the TIFF header on, without "Exif\\0\\0". It is true of the upright picture: orientation 1, its own
             sides, no thumbnail.
         xmp: The packet, UTF-8. It is true of the upright picture as well.
+        iptc: IPTC-IIM's data sets: what Pillow has in ``Image.info["photoshop"][0x0404]``. They are true of the upright
+            picture: its own orientation, no preview.
     """
 
     exif: bytes | None = None
     xmp: bytes | None = None
+    iptc: bytes | None = None
 
     def for_pillow(self) -> dict[str, bytes]:
-        """The present items, as in Pillow's ``Image.info`` and for ``Image.save``."""
+        """The present items, as in ``Image.info``."""
         items = {name: data for name, data in vars(self).items() if data is not None}
         return items if self.exif is None else {**items, "exif": PREFIX + self.exif}
+
+    def for_saving(self, kind: str) -> dict[str, object]:
+        """The items that Pillow writes to files of the format ``kind``, as keywords of ``Image.save``."""
+        items = {name: data for name, data in self.for_pillow().items() if kind in ITEMS[name].formats}
+        iptc = items.pop("iptc", None)
+        if iptc is None:
+            return {**items}
+        if kind == "JPEG":
+            return {**items, "extra": iptc_text.as_segment(iptc)}
+        return {**items, "tiffinfo": {iptc_text.TIFF_TAG: iptc}}
 
     def painted(self) -> Metadata:
         """The same with XMP that states that a network painted parts of the picture."""
@@ -92,7 +118,8 @@ class Metadata:
             with contextlib.suppress(ValueError):
                 exif = Exif(exif).upright(orientation, width_px, height_px)
         xmp = None if self.xmp is None else xmp_text.upright(self.xmp, width_px, height_px)
-        return replace(self, exif=exif, xmp=xmp)
+        iptc = None if self.iptc is None else iptc_text.upright(self.iptc, width_px, height_px) or None
+        return replace(self, exif=exif, xmp=xmp, iptc=iptc)
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,8 @@ def read_metadata(image: Image.Image) -> SourceMetadata:
             exif = Exif(data)
         except ValueError:
             data, notes = None, ("broken EXIF data: not kept",)
-    found = replace(Metadata(**{name: _bytes(image.info.get(name)) for name in ITEMS}), exif=data)
+    items = {name: _bytes(image.info.get(name)) for name in ITEMS}
+    found = Metadata(**{**items, "exif": data, "iptc": items["iptc"] or _iptc_bytes(image)})
     orientation = None if exif is None else exif.orientation
     if orientation is None:
         orientation = 1 if found.xmp is None or image.format == "TIFF" else xmp_text.orientation_of(found.xmp)
@@ -140,6 +168,27 @@ def _exif_bytes(image: Image.Image) -> bytes | None:
     if not isinstance(exif, bytes):
         return None
     return exif.removeprefix(PREFIX) or None
+
+
+def _iptc_bytes(image: Image.Image) -> bytes | None:
+    """IPTC where Pillow has it: in the resources of a JPEG, the raw profile of a PNG, a TIFF file's tag."""
+    resources, profile = image.info.get("photoshop"), image.info.get("Raw profile type iptc")
+    if isinstance(resources, dict):
+        return _bytes(resources.get(iptc_text.RESOURCE))
+    if isinstance(profile, str):
+        return iptc_text.in_profile(profile.encode("latin-1", "replace"))
+    return _iptc_of_tiff(image) if image.format == "TIFF" else None
+
+
+def _iptc_of_tiff(image: Image.Image) -> bytes | None:
+    """The bytes of the tag. Many writers call them numbers of 32 bits, of which Pillow would give the first."""
+    from PIL.TiffImagePlugin import TiffImageFile  # only here: to open an .sdl file in Pillow takes none
+
+    try:
+        assert isinstance(image, TiffImageFile)
+        return _bytes(image.tag.tagdata.get(iptc_text.TIFF_TAG))
+    except Exception:  # as of EXIF
+        return None
 
 
 def _rebuilt_exif(image: Image.Image) -> bytes | None:

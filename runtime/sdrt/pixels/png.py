@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from sdrt.pixels.iptc import as_profile
 from sdrt.pixels.metadata import ITEMS, Metadata, is_utf8
 from sdrt.pixels.picture import Pixels, Strips
 from sdrt.streams import Sink
@@ -57,7 +58,7 @@ def write_png(strips: Strips, stream: Sink, texts: Mapping[str, str] | None = No
 
 
 def _items(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of the PNG chunk of each item that is present, its bytes as they are.
+    """Kind and data of the PNG chunk of each item that is present, its bytes as they are, or as a raw profile.
 
     A text that is no UTF-8 goes into the chunk whose readers take it for Latin-1; zero bytes, of which the standard has
     none in texts, stay in either.
@@ -68,6 +69,8 @@ def _items(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
             continue
         if not item.png_text:
             yield item.png, data
+        elif item.png_profile:
+            yield b"zTXt", item.png + b"\0\0" + zlib.compress(as_profile(data))
         elif is_utf8(data):
             yield b"iTXt", item.png + b"\0" * 5 + data
         else:

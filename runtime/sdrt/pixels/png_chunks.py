@@ -16,12 +16,14 @@ from typing import BinaryIO, NamedTuple
 from sdrt.limits import MAX_ANCILLARY_BYTES
 from sdrt.pixels.colorimetry import Encoding, from_cicp, from_gamma
 from sdrt.pixels.declared import MAX_PROFILE_BYTES, Declared, Part, merged
+from sdrt.pixels.iptc import in_profile
 from sdrt.pixels.metadata import ITEMS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _FRAME_BYTES = 12
 """Around a chunk's data: length, kind and checksum."""
 _KEYWORD_BYTES = 80
+"""With the zero behind it. iTXt has four more zeros and flags at least."""
 _UNIT = 100_000
 """gAMA and cHRM count in 1/100000."""
 _FIXED_BYTES = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"acTL": 8}
@@ -39,6 +41,9 @@ _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXTS = {item.png: name for name, item in ITEMS.items() if item.png_text}
 _TEXTS |= {b"exif": "exif", b"Raw profile type exif": "Raw profile type exif"}
 """Chunks and text keywords that are used -> the name of the item, Pillow's where it has one."""
+_PROFILES = [name for name, item in ITEMS.items() if item.png_profile]
+_MAX_PROFILE_TEXT_BYTES = 3 * MAX_ANCILLARY_BYTES
+"""Two digits a byte and the ends of lines."""
 _BEFORE_PIXELS = (*_FIXED_BYTES, b"iCCP", b"tRNS")
 _TRANSPARENCY_BYTES = {0: (2, 2), 2: (6, 6), 3: (1, 256)}
 """Color type -> minimum and maximum bytes of tRNS."""
@@ -83,6 +88,8 @@ def examine_png(stream: BinaryIO) -> Declared:
                 if kind == b"tRNS":
                     _check_transparency(stream, chunk, color_type)
                     parts.append((start, stop))
+                elif name in _PROFILES:
+                    found[name] = _profile(stream, chunk)
                 else:
                     found[name] = _ancillary(stream, chunk)
             except _BrokenError as error:
@@ -116,7 +123,15 @@ def _keyword(stream: BinaryIO, chunk: _Chunk) -> bytes:
     return stream.read(_KEYWORD_BYTES).partition(b"\0")[0]
 
 
-def _ancillary(stream: BinaryIO, chunk: _Chunk) -> bytes:
+def _profile(stream: BinaryIO, chunk: _Chunk) -> bytes:
+    """The bytes of a raw profile. Raises _BrokenError."""
+    data = in_profile(_ancillary(stream, chunk, _MAX_PROFILE_TEXT_BYTES))
+    if data is None:
+        raise _BrokenError("has no IPTC in its raw profile")
+    return data
+
+
+def _ancillary(stream: BinaryIO, chunk: _Chunk, max_text_bytes: int = MAX_ANCILLARY_BYTES) -> bytes:
     """The value of an ancillary chunk. Raises _BrokenError."""
     kind = chunk.kind
     if kind in _FIXED_BYTES:
@@ -127,15 +142,15 @@ def _ancillary(stream: BinaryIO, chunk: _Chunk) -> bytes:
     if kind == b"iCCP":
         profile = _read(stream, chunk, MAX_PROFILE_BYTES).partition(b"\0")[2]
         return _inflated(profile[1:], MAX_PROFILE_BYTES)
-    data = _read(stream, chunk, MAX_ANCILLARY_BYTES)
     if kind not in _TEXT_CHUNKS:
-        return data
+        return _read(stream, chunk, MAX_ANCILLARY_BYTES)
+    data = _read(stream, chunk, _KEYWORD_BYTES + 4 + max_text_bytes)
     text = data.partition(b"\0")[2]
     if kind == b"zTXt":
-        return _inflated(text[1:], MAX_ANCILLARY_BYTES)
+        return _inflated(text[1:], max_text_bytes)
     if kind == b"iTXt":
         compressed, text = text[:1] == b"\1", text[2:].partition(b"\0")[2].partition(b"\0")[2]
-        return _inflated(text, MAX_ANCILLARY_BYTES) if compressed else text
+        return _inflated(text, max_text_bytes) if compressed else text
     return text
 
 

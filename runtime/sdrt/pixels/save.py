@@ -94,10 +94,9 @@ def save(
         if kind == "JPEG":
             _check_segments(picture.metadata, name)
         whole = picture if isinstance(picture, Picture) else gather(picture)
-        metadata = {name: data for name, data in whole.metadata.for_pillow().items() if kind in ITEMS[name].formats}
         coded = io.BytesIO()
         try:
-            to_pil(whole).save(coded, kind, **options, **metadata)
+            to_pil(whole).save(coded, kind, **options, **whole.metadata.for_saving(kind))
         except Exception as error:  # Pillow's encoders raise nearly every kind
             raise OutputError(f"cannot write {name}: {one_line(error)}") from error
         write = partial(_write_buffer, coded)
