@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Pixels
+from tests.fake_onnxruntime import FakeRuntime
 
 import sdrt
 from sdrt.codec import Codec
@@ -329,8 +330,9 @@ def test_every_known_space_has_its_name() -> None:
     }.items()
 
 
-def test_tensorrt_asks_for_files_of_their_own(mine: Path) -> None:
+def test_tensorrt_asks_for_files_of_their_own(mine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An engine that is built from a path has nothing to build from in a zip, and says what to do."""
+    FakeRuntime.install(monkeypatch, tmp_path / "cache")
     cache = ModelCache(mine, device="tensorrt", precision=None, threads=None)
     with pytest.raises(EngineError, match="sdrt install"):
         cache.engine(cache.encoding_pack(), "decoder")
