@@ -263,6 +263,23 @@ def test_a_file_of_pillows_is_saved_with_its_metadata(kind: str, photo: Pixels) 
     assert Image.open(io.BytesIO(saved(image, keep_metadata=True))).getexif()[MAKER] == "maker"
 
 
+def test_a_tiff_keeps_what_its_tags_say(photo: Pixels) -> None:
+    """Opened and saved it has the EXIF that sdrt.encode keeps, or none; the image is as it was."""
+    tiff = io.BytesIO()
+    exif = Image.Exif()
+    exif[MAKER] = "maker"
+    Image.fromarray(photo).save(tiff, "TIFF", exif=exif)
+    image = Image.open(tiff)
+    before = dict(image.info)
+    assert Image.open(io.BytesIO(saved(image, keep_metadata=True))).getexif()[MAKER] == "maker"
+    assert (
+        sdl.unpack(saved(image, keep_metadata=True)).chunks
+        == sdl.unpack(sdrt.encode(io.BytesIO(tiff.getvalue()), keep_metadata=True)).chunks
+    )
+    assert sdl.unpack(saved(image)).chunks == ()
+    assert image.info == before
+
+
 def test_every_mode_is_saved(photo: Pixels) -> None:
     """Gray, palette, 16 bits, CMYK, alpha and a key color become what ``sdrt.encode`` makes of them."""
     rgba = np.dstack([photo, np.where(photo[:, :, 0] > 128, 255, 0).astype(np.uint8)])

@@ -17,7 +17,7 @@ from sdrt.errors import SdrtError
 from sdrt.limits import DEFAULT_MAX_SIDE_PX
 from sdrt.metadata_chunks import from_chunks
 from sdrt.options import CodecKeywords, EncodeKeywords
-from sdrt.pixels.metadata import INFO_KEYS, ITEMS
+from sdrt.pixels.metadata import ITEMS
 from sdrt.streams import WholeWriter
 
 if TYPE_CHECKING:
@@ -153,14 +153,22 @@ def _save(image: Image.Image, stream: IO[bytes], filename: str | bytes) -> None:
     Raises ValueError for options that are wrong, and any other SdrtError as it is.
     """
     given = {name: value for name, value in image.encoderinfo.items() if name in EncodeKeywords.__annotations__}
-    kept = (*_PIXEL_INFO, *INFO_KEYS) if given.get("keep_metadata") else _PIXEL_INFO
-    bare = image.copy()
-    bare.info = {name: value for name, value in image.info.items() if name in kept}
-    for name in ITEMS:
-        if data := image.encoderinfo.get(name):
-            bare.info[name] = data.tobytes() if isinstance(data, Image.Exif) else data
+    if given.get("keep_metadata"):
+        image.load()  # a file's late chunks, and a TIFF's tags, which no copy has
+        source, info = image, image.info
+    else:
+        source = image.copy()
+        info = {name: value for name, value in image.info.items() if name in _PIXEL_INFO}
+    items = {name: data for name in ITEMS if (data := image.encoderinfo.get(name))}
+    before, source.info = source.info, dict(info)
+    for name, data in items.items():
+        source.info[name] = data.tobytes() if isinstance(data, Image.Exif) else data
     options = cast(EncodeKeywords, {**given, "keep_metadata": True})
-    WholeWriter(stream).write(_shared_codec({}).encode(bare, **options))
+    try:
+        coded = _shared_codec({}).encode(source, **options)
+    finally:
+        source.info = before
+    WholeWriter(stream).write(coded)
 
 
 register_opener()

@@ -58,8 +58,6 @@ ITEMS = {
     ),
 }
 """Field of ``Metadata``, and key in ``Image.info`` -> its facts, in the order of the fields."""
-INFO_KEYS = (*ITEMS, "Raw profile type exif", "photoshop", "Raw profile type iptc")
-"""Keys in ``Image.info`` under which an item may stand: ours, and Pillow's others."""
 
 
 def is_utf8(data: bytes) -> bool:
