@@ -35,7 +35,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
         tree = json.loads(data)
     except (ValueError, RecursionError):
         return mutated(data, rng)
-    if not isinstance(tree, dict) or rng.random() < 0.1:
+    if not isinstance(tree, dict) or not tree or rng.random() < 0.1:
         return mutated(data, rng)
     parent, key = _somewhere(tree, rng)
     match rng.randrange(6):
