@@ -365,18 +365,20 @@ def test_classes_that_share_an_encoder_share_the_space(tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "wan")).space == open_source(str(tmp_path / "qwen")).space
 
 
-@pytest.mark.parametrize("name", ["AutoencoderKL", "AutoencoderKLWan"])
+@pytest.mark.parametrize(
+    "name", ["AutoencoderKL", "AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21"]
+)
 def test_all_that_decides_the_latents_decides_the_space(name: str) -> None:
     """Behind the encoder: its last projection, and the statistics that each channel is normalized with."""
-    settings = small.VIDEO if name == "AutoencoderKLWan" else {}
-    vae = small.make(name, settings) if settings else small.make_kl()
+    settings = small.SETTINGS[name]
+    vae = small.make(name, settings)
     spaces = [describe_space(vae, None, None)]
     with torch.no_grad():
         vae.quant_conv.bias.add_(0.5)
     spaces.append(describe_space(vae, None, None))
-    if settings:
-        for field in ("latents_mean", "latents_std"):
-            vae.register_to_config(**{field: [2 * value + 1 for value in vae.config[field]]})
+    for statistic in ("latents_mean", "latents_std"):
+        if statistic in settings:
+            vae.register_to_config(**{statistic: [2 * value + 1 for value in vae.config[statistic]]})
             spaces.append(describe_space(vae, None, None))
     assert len({space.identity for space in spaces}) == len(spaces)
 

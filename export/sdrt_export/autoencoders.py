@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -193,11 +193,10 @@ ADAPTERS = {
         ),
         _video("AutoencoderKLQwenImage"),
         _video("AutoencoderKLWan"),
-        Adapter(
-            CLASSES["AutoencoderKLQwenImage21"],
+        replace(
+            _video("AutoencoderKLQwenImage21"),
             encoder=OpaqueFrameEncoder,
             decoder=OpaqueFrameDecoder,
-            downscale=_halved_between("dim_mult"),
             encode=_encode_opaque_frame,
             decode=_decode_opaque_frame,
         ),
