@@ -15,7 +15,7 @@ import importlib.util
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -203,7 +203,9 @@ def texture_difference(painted: tuple[Tensor, Tensor], real: tuple[Tensor, Tenso
 class Dists(nn.Module):
     """DISTS. Call with two tensors (N, 3, H, W) in [0, 1]; returns (N,), lower is closer."""
 
-    _CHANNELS = (3, 64, 128, 256, 512, 512)
+    _CHANNELS: ClassVar[list[int]] = [3, 64, 128, 256, 512, 512]
+    alpha: Tensor
+    beta: Tensor
     mean: Tensor
     std: Tensor
 
@@ -212,24 +214,24 @@ class Dists(nn.Module):
         self.features = VggFeatures(backbone_weights("vgg16")["VGG16_0"], "l2")
         weights = torch.load(_package_file("DISTS_pytorch", "weights.pt"), weights_only=True, map_location="cpu")
         total = weights["alpha"].sum() + weights["beta"].sum()
-        self.alpha = (weights["alpha"].data / total).split(self._CHANNELS, dim=1)
-        self.beta = (weights["beta"].data / total).split(self._CHANNELS, dim=1)
+        self.register_buffer("alpha", weights["alpha"].data / total)
+        self.register_buffer("beta", weights["beta"].data / total)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[None, :, None, None])
         self.requires_grad_(False)
 
     def _features(self, x: Tensor) -> list[Tensor]:
-        return [x, *self.features((x - self.mean) / self.std)]
+        return [x, *(features.float() for features in self.features((x - self.mean) / self.std))]
 
     def forward(self, picture: Tensor, reference: Tensor) -> Tensor:
         score = torch.zeros(picture.shape[0], device=picture.device)
-        pairs = zip(self._features(picture), self._features(reference), self.alpha, self.beta, strict=True)
-        for x, y, alpha, beta in pairs:
+        weights = (torch.split(each, self._CHANNELS, dim=1) for each in (self.alpha, self.beta))
+        for x, y, alpha, beta in zip(self._features(picture), self._features(reference), *weights, strict=True):
             x_mean, y_mean = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
             x_var = (x - x_mean).square().mean((2, 3), keepdim=True)
             y_var = (y - y_mean).square().mean((2, 3), keepdim=True)
             covariance = (x * y).mean((2, 3), keepdim=True) - x_mean * y_mean
             texture = (2 * x_mean * y_mean + 1e-6) / (x_mean**2 + y_mean**2 + 1e-6)
             structure = (2 * covariance + 1e-6) / (x_var + y_var + 1e-6)
-            score = score + (alpha.to(x) * texture + beta.to(x) * structure).sum((1, 2, 3))
+            score = score + (alpha * texture + beta * structure).sum((1, 2, 3))
         return 1 - score

@@ -1,5 +1,7 @@
-"""Distortion of a painted picture: squared error, 1 - MS-SSIM, LPIPS with AlexNet, LPIPS and texture with VGG16 in a
-window."""
+"""Distortion of a painted picture: squared error, 1 - MS-SSIM, LPIPS with AlexNet, and in a window LPIPS, texture and
+DISTS with VGG16.
+
+Nothing here waits for the device: an update on a GPU is recorded once and replayed."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdrt_metrics.fidelity import CONTRAST_FLOOR, LUMINANCE_FLOOR, SCALE_WEIGHTS, WINDOW
-from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, texture_difference
+from sdrt_metrics.perceptual import TEXTURE_DEPTH, Dists, Lpips, texture_difference
 from sdrt_train.model import DOWNSCALE, LEVELS
 
 _WINDOW_CELLS = 6
@@ -27,10 +29,11 @@ class LossConfig:
     Attributes:
         mse: weight of the squared error in 8-bit levels, summed over the three channels.
         repeated: weight of the squared error that is the same in neighboring cells, beside ``mse``.
-        structure: weight of 1 - MS-SSIM; this and the next three are in 8-bit levels of a step.
+        structure: weight of 1 - MS-SSIM; this and the next four are in 8-bit levels of a step.
         alex: weight of LPIPS with AlexNet.
         vgg: weight of LPIPS with VGG16.
         texture: weight of the texture term in VGG16's window.
+        dists: weight of DISTS in the same window.
         vgg_pictures: how many pictures of a batch VGG16 sees, of all workers together.
         vgg_crop_px: side of its window.
     """
@@ -41,13 +44,14 @@ class LossConfig:
     alex: float = 0.0
     vgg: float = 0.0
     texture: float = 0.0
+    dists: float = 0.0
     vgg_pictures: int = 4
     vgg_crop_px: int = 112
 
     @property
     def sees_vgg(self) -> bool:
         """Whether any term needs VGG16."""
-        return self.vgg > 0 or self.texture > 0
+        return self.vgg > 0 or self.texture > 0 or self.dists > 0
 
 
 class Distortion(nn.Module):
@@ -57,9 +61,10 @@ class Distortion(nn.Module):
         super().__init__()
         self.config, self.vgg_pictures = config, vgg_pictures
         self.alex = Lpips("alexnet") if config.alex > 0 else None
-        self.vgg = Lpips("vgg16") if config.sees_vgg else None
+        self.vgg = Lpips("vgg16") if config.vgg > 0 or config.texture > 0 else None
+        self.dists = Dists() if config.dists > 0 else None
 
-    def measure(self, picture: Tensor, photo: Tensor, price: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def measure(self, picture: Tensor, photo: Tensor, price: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Distortion of pictures.
 
         Args:
@@ -73,35 +78,53 @@ class Distortion(nn.Module):
         config, n = self.config, len(photo)
         squared = (picture - photo).square().sum(1, keepdim=True) * LEVELS**2
         total = config.mse * (squared * price).mean((1, 2, 3))
-        parts = {"mse": squared.mean().item() / 3, "squared": total.mean().item()}
+        parts = {"mse": squared.mean() / 3, "squared": total.mean()}
         # A perceptual distance falls more slowly with the step than a squared error: its price goes with the root.
         root = price.sqrt().mean((1, 2, 3))
         if config.repeated > 0:
             repeated = 3 * LEVELS**2 * repeated_error(picture, photo)
             total = total + config.repeated * repeated * price.mean((1, 2, 3))
-            parts["repeated"] = repeated.mean().item() / 3
+            parts["repeated"] = repeated.mean() / 3
         if config.structure > 0:
             structure = 1 - ms_ssim(picture, photo, _STRIDES)
             total = total + config.structure * root * structure
-            parts["structure"] = structure.mean().item()
+            parts["structure"] = structure.mean()
         if self.alex is not None:
             # AlexNet strides by 4 and the decoder shuffles by 4: seen at one offset only, a grid goes unpunished.
-            y, x = (int(offset) for offset in torch.randint(DOWNSCALE, (2,)))
-            alex = self.alex(picture[..., y:, x:], photo[..., y:, x:])
+            place = _Window(photo, photo.shape[2] - DOWNSCALE, photo.shape[3] - DOWNSCALE)
+            alex = self.alex(place.of(picture), place.of(photo))
             total = total + config.alex * root * alex
-            parts["alex"] = alex.mean().item()
-        if self.vgg is not None:
+            parts["alex"] = alex.mean()
+        if config.sees_vgg:
             height, width = photo.shape[2:]
             size = min(config.vgg_crop_px, height, width)
-            y, x = int(torch.randint(height - size + 1, ())), int(torch.randint(width - size + 1, ()))
-            seen = (slice(self.vgg_pictures), slice(None), slice(y, y + size), slice(x, x + size))
-            with torch.no_grad():
-                real = self.vgg.features_of(photo[seen])
-            painted = self.vgg.features_of(picture[seen])
-            vgg, texture = self.vgg.distance(painted, real), texture_distance(painted, real)
-            total = total + root * spread(config.vgg * vgg + config.texture * texture, n)
-            parts["vgg"], parts["texture"] = vgg.mean().item(), texture.mean().item()
-        return total, parts
+            place = _Window(photo, size, size)
+            ours, theirs = place.of(picture[: self.vgg_pictures]), place.of(photo[: self.vgg_pictures])
+            if self.vgg is not None:
+                with torch.no_grad():
+                    real = self.vgg.features_of(theirs)
+                painted = self.vgg.features_of(ours)
+                vgg, texture = self.vgg.distance(painted, real), texture_distance(painted, real)
+                total = total + root * spread(config.vgg * vgg + config.texture * texture, n)
+                parts["vgg"], parts["texture"] = vgg.mean(), texture.mean()
+            if self.dists is not None:
+                dists = self.dists((ours + 1) / 2, (theirs + 1) / 2)
+                total = total + root * spread(config.dists * dists, n)
+                parts["dists"] = dists.mean()
+        return total, {name: part.detach() for name, part in parts.items()}
+
+
+class _Window:
+    """A window of height x width pixels at a random place, the same in all pictures like (N, C, H, W) ``picture``."""
+
+    def __init__(self, picture: Tensor, height: int, width: int) -> None:
+        self._rows, self._columns = (
+            torch.randint(whole - seen + 1, (1,), device=picture.device) + torch.arange(seen, device=picture.device)
+            for whole, seen in zip(picture.shape[2:], (height, width), strict=True)
+        )
+
+    def of(self, picture: Tensor) -> Tensor:
+        return picture.index_select(2, self._rows).index_select(3, self._columns)
 
 
 def spread(values: Tensor, n: int) -> Tensor:
@@ -154,7 +177,7 @@ def ms_ssim(picture: Tensor, photo: Tensor, strides: Sequence[int] = (1, 1, 1, 1
         for scale, (weight, stride) in enumerate(zip(SCALE_WEIGHTS, strides, strict=True)):
             if scale > 0:
                 x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-            rows, columns = (_windows(side, stride).to(x) for side in x.shape[2:])
+            rows, columns = (_windows(side, stride, x.device) for side in x.shape[2:])
             x_mean, y_mean, xx, yy, xy = (rows @ plane @ columns.T for plane in (x, y, x * x, y * y, x * y))
             variances = xx - x_mean.square() + yy - y_mean.square()
             similarity = (2 * (xy - x_mean * y_mean) + CONTRAST_FLOOR) / (variances + CONTRAST_FLOOR)
@@ -167,12 +190,12 @@ def ms_ssim(picture: Tensor, photo: Tensor, strides: Sequence[int] = (1, 1, 1, 1
 
 
 @lru_cache(maxsize=16)
-def _windows(side_px: int, stride: int) -> Tensor:
+def _windows(side_px: int, stride: int, device: torch.device) -> Tensor:
     """(windows, side): SSIM's Gaussian window at every ``stride``-th place of a row. A blur by two products of matrices
     is faster on a CPU than one by convolution."""
     taps = torch.from_numpy(WINDOW).float()
     starts = range(0, side_px - len(taps) + 1, stride)
-    return torch.stack([F.pad(taps, (start, side_px - len(taps) - start)) for start in starts])
+    return torch.stack([F.pad(taps, (start, side_px - len(taps) - start)) for start in starts]).to(device)
 
 
 def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:

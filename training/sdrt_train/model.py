@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,12 @@ def _blocks(width: int, count: int) -> list[nn.Module]:
 
 
 # Rows: the four sub-bands (mean, horizontal, vertical, diagonal detail); columns: the pixels of a 2x2 cell.
-_HAAR = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
+_HAAR = ((1.0, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))
+
+
+@lru_cache
+def _haar(device: torch.device) -> Tensor:
+    return torch.tensor(_HAAR, device=device)
 
 
 class Upsample(nn.Module):
@@ -108,7 +114,8 @@ class Upsample(nn.Module):
         if self.scales is None:
             return weight, bias
         together = torch.cat([weight.flatten(1), bias[:, None]], 1) * self.scales[:, None]
-        mixed = torch.einsum("sp,osi->opi", _HAAR.to(weight), together.reshape(-1, 4, together.shape[1])).flatten(0, 1)
+        bands = together.reshape(-1, 4, together.shape[1])
+        mixed = torch.einsum("sp,osi->opi", _haar(weight.device), bands).flatten(0, 1)
         return mixed[:, :-1, None, None], mixed[:, -1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +137,7 @@ class Downsample(nn.Module):
         if self.scales is None:
             return weight, bias
         scaled = (weight.flatten(1) * self.scales).reshape(len(weight), -1, 4)
-        return torch.einsum("ois,sp->oip", scaled, _HAAR.to(weight) / 2).flatten(1)[:, :, None, None], bias
+        return torch.einsum("ois,sp->oip", scaled, _haar(weight.device) / 2).flatten(1)[:, :, None, None], bias
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pixel_unshuffle(x, 2), *self.weights())

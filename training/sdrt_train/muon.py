@@ -24,15 +24,19 @@ _POLYNOMIALS = (
 )
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest orthogonal matrix to one of any shape, roughly: all but the smallest singular values come near 1."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (_ROOM * x.norm() + 1e-7)
+def orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest orthogonal matrices to some of any shape, roughly: all but the smallest singular values come near 1.
+
+    Args:
+        matrices: (N, rows, columns).
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (_ROOM * x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for a, b, c in _POLYNOMIALS:
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -40,20 +44,26 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         parameters: of two or more dimensions.
-        lr: the root mean square of an update is a fifth of it, as Adam's are in practice.
+        lr: the root mean square of an update is a fifth of it, as Adam's are in practice. May be a tensor.
         momentum: decay of the gradients' running sum; Nesterov's variant.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float | Tensor, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; ``closure`` is not used."""
         for group in self.param_groups:
+            # Matrices of one shape are multiplied together: a GPU spends longer on launching a product than on one.
+            alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
             for parameter in group["params"]:
                 sums = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 sums.mul_(group["momentum"]).add_(parameter.grad)
                 ahead = parameter.grad.add(sums, alpha=group["momentum"]).flatten(1)
-                scale = 0.2 * max(ahead.shape) ** 0.5
-                parameter.add_(orthogonal(ahead).view_as(parameter), alpha=-group["lr"] * scale)
+                alike.setdefault(tuple(ahead.shape), []).append((parameter, ahead))
+            for shape, pairs in alike.items():
+                together = torch.stack([ahead for _, ahead in pairs])
+                distance = group["lr"] * 0.2 * max(shape) ** 0.5
+                for (parameter, _), update in zip(pairs, orthogonal(together) * distance, strict=True):
+                    parameter.sub_(update.view_as(parameter))

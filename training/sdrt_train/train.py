@@ -11,6 +11,7 @@ import argparse
 import csv
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ from sdrt_train.trainer import Trainer
 from sdrt_train.workers import Workers
 
 _TRANSFORM_CROPS = 1024
+_LOOK_EVERY = 20
 
 
 def validation_set(paths: list[Path], count: int = 24, size_px: int = 256) -> Tensor:
@@ -119,10 +121,18 @@ def run(
     def source() -> CropSource:
         stage = trainer.stage
         seed = recipe.seed + trainer.total_step + 1_000_000 * workers.rank
-        return CropSource(decoded, workers.share_of(stage.batch), stage.crop_px, seed, recipe.data)
+        processes = max(0, len(os.sched_getaffinity(0)) - 2) if trainer.device.type == "cuda" else 0
+        batch = workers.share_of(stage.batch)
+        return CropSource(decoded, batch, stage.crop_px, seed, recipe.data, processes=processes)
+
+    def stop_if_not_finite() -> None:
+        # All agree on it: a worker that went on alone would wait for the others for ever.
+        if workers.any(not math.isfinite(sums.get("loss", 0.0))):
+            workers.leave()
+            raise FloatingPointError(f"the loss is not finite at step {trainer.total_step}; {checkpoint} is older")
 
     crops = source()
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     count, last_save = 0, time.monotonic()
     while not trainer.done and (last_step is None or trainer.total_step < last_step):
         if workers.any(stop.is_set()):
@@ -130,22 +140,23 @@ def run(
         if trainer.next_stage():
             crops = source()
         started = time.monotonic()
-        values = trainer.train_step(crops.next())
+        values = trainer.train_step(crops.next(trainer.device))
         # A pause (SIGSTOP, a suspended laptop) is not training time.
         trainer.seconds = workers.of_first(trainer.seconds + min(time.monotonic() - started, 10.0))
         for part, value in values.items():
-            sums[part] = sums.get(part, 0.0) + value
+            sums[part] = value + sums.get(part, 0.0)
         count += 1
-        # All agree on it: a worker that went on alone would wait for the others for ever.
-        if workers.any(not math.isfinite(values["loss"])):
-            workers.leave()
-            raise FloatingPointError(f"the loss is not finite at step {trainer.total_step}; {checkpoint} is older")
+        # To look at what a GPU computes is to wait for it.
+        looked = trainer.device.type == "cpu" or trainer.total_step % _LOOK_EVERY == 0
+        if looked:
+            stop_if_not_finite()
         if not workers.first:
             continue
         step = trainer.total_step
         if step % 100 == 0:
             means = "  ".join(f"{part} {total / count:.4f}" for part, total in sums.items())
             print(f"step {step}/{recipe.steps}  {trainer.seconds / 3600:.3f} h  {means}", flush=True)
+            stop_if_not_finite()
             sums, count = {}, 0
         if step % validate_every == 0 or trainer.done:
             for measured in trainer.validate(validation):
@@ -153,9 +164,10 @@ def run(
                 _append_log(run_folder / "validation.csv", row)
                 print("  valid " + "  ".join(f"{k} {v:.4f}" for k, v in row.items()), flush=True)
             print(f"  least alive {trainer.least_alive(validation[:4]):.3f}", flush=True)
-        if time.monotonic() - last_save > 300:
+        if looked and time.monotonic() - last_save > 300:
             trainer.save(checkpoint)
             last_save = time.monotonic()
+    stop_if_not_finite()
     if workers.first:
         trainer.save(checkpoint)
     workers.leave()

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from sdrt_train.model import (
 from sdrt_train.muon import Muon
 from sdrt_train.rate_model import LAMBDA, RateModel
 from sdrt_train.recipe import Recipe
+from sdrt_train.replay import Replayed
 from sdrt_train.schedule import rate_factor
 from sdrt_train.workers import Workers
 
@@ -84,6 +86,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.workers = recipe, device, workers or Workers()
         self.dtype = fast_type(device)
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # crops are of one size
+            torch.backends.cudnn.allow_tf32 = False  # the linear path's means are thousands of levels
         self.model = Autoencoder(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rate = RateModel(recipe.model.latent_channels).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -109,19 +114,22 @@ class Trainer:
         orthogonal = {id(p) for p in kernels}
         others = [p for p in self.parameters if id(p) not in orthogonal]
         rate = self.stage.learning_rate
-        self.muon = Muon(kernels, rate)
+        self.muon = Muon(kernels, self._number(rate))
+        shares = [_TRANSFORM_LEARNS if id(p) in transform else width_factor(p) for p in others]
         self.adam = torch.optim.Adam(
-            [
-                {"params": [p], "lr": rate * (_TRANSFORM_LEARNS if id(p) in transform else width_factor(p))}
-                for p in others
-            ],
+            [{"params": [p], "lr": self._number(rate * share)} for p, share in zip(others, shares, strict=True)],
             betas=(0.9, 0.99),
             fused=True,
+            capturable=self.device.type == "cuda",
         )
-        self.full_rates = [group["lr"] for group in self._groups]
+        self.full_rates = [float(group["lr"]) for group in self._groups]
+        self._replayed: Replayed | None = None
         loss = self.stage.loss
         distortion = Distortion(loss, self.workers.share_of(loss.vgg_pictures) if loss.sees_vgg else 0)
         self.distortion: Distortion = distortion.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, device=self.device)
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
@@ -165,8 +173,11 @@ class Trainer:
         state = self._read(path)
         self.stage_number, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
         self._enter_stage()
+        settings = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
+        for group, setting in zip(self._groups, settings, strict=True):
+            group.update(setting)  # the recipe's and this device's, not the checkpoint's
 
     def start_from(self, paths: Sequence[Path]) -> None:
         """Takes the averaged weights of other runs, of several their mean, for its own first ones. Raises as `load`."""
@@ -186,16 +197,32 @@ class Trainer:
         """(N, 1, side, side): log2 of the step; for a share of the pictures it differs from cell to cell."""
         finest, coarsest = LOG2_STEPS
         # Small files are what most want, and coarse steps have most to learn: the density rises with the square.
-        base = finest + (coarsest - finest) * torch.rand(count, 1, 1, 1).pow(1 / 3)
+        random, each = partial(torch.rand, device=self.device), (count, 1, 1, 1)
+        base = finest + (coarsest - finest) * random(each).pow(1 / 3)
         cells = -(-side // MAP_CELL)
-        offsets = torch.randn(count, 1, cells, cells) * (torch.rand(count, 1, 1, 1) < self.stage.maps) * 0.7
-        offsets = offsets.repeat_interleave(MAP_CELL, 2).repeat_interleave(MAP_CELL, 3)[..., :side, :side]
-        return (base + offsets).clamp(finest - 0.5, coarsest + 0.5).to(self.device)
+        offsets = torch.randn(count, 1, cells, cells, device=self.device) * (random(each) < self.stage.maps) * 0.7
+        offsets = F.interpolate(offsets, scale_factor=MAP_CELL, mode="nearest")[..., :side, :side]
+        return (base + offsets).clamp(finest - 0.5, coarsest + 0.5)
 
-    def train_step(self, batch: Tensor) -> dict[str, float]:
-        """One update on (N, 3, H, W) in [-1, 1]; returns the parts of the loss."""
-        stage = self.stage
+    def train_step(self, batch: Tensor) -> dict[str, Tensor]:
+        """One update on (N, 3, H, W) in [-1, 1]; returns the parts of the loss, on the device."""
+        factor = rate_factor(self.step, self.stage.steps, self.stage.decay, self.stage.warm_up)
+        for group, rate in zip(self._groups, self.full_rates, strict=True):
+            group["lr"].fill_(rate * factor)
         batch = batch.to(self.device)
+        if self.device.type == "cuda":
+            self._replayed = self._replayed or Replayed(self._update, batch)
+        parts = (self._replayed or self._update)(batch)
+        with torch.no_grad():
+            decay = min(self.stage.average, (self.total_step + 1) / (self.total_step + 10))
+            for average, current in ((self.average, self.model), (self.average_rate, self.rate)):
+                torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
+        self.step += 1
+        return parts
+
+    def _update(self, batch: Tensor) -> dict[str, Tensor]:
+        """All of an update that a GPU can replay: nothing here waits for the device or differs from step to step."""
+        stage = self.stage
         n, _, height, width = batch.shape
         level = self._quality_levels(n, height // DOWNSCALE)
         step = torch.exp2(level)
@@ -210,19 +237,7 @@ class Trainer:
             distortion, parts = self.distortion.measure(picture, batch, price)
             bpp = bits / (height * width)
         loss = (distortion + bpp + _FLOOR_BITS).log().mean()
-        parts["bpp"], parts["loss"] = bpp.mean().item(), loss.item()
-        self._update(loss)
-        with torch.no_grad():
-            decay = min(stage.average, (self.total_step + 1) / (self.total_step + 10))
-            for average, current in ((self.average, self.model), (self.average_rate, self.rate)):
-                torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
-        self.step += 1
-        return parts
-
-    def _update(self, loss: Tensor) -> None:
-        factor = rate_factor(self.step, self.stage.steps, self.stage.decay, self.stage.warm_up)
-        for group, rate in zip(self._groups, self.full_rates, strict=True):
-            group["lr"] = rate * factor
+        parts["bpp"], parts["loss"] = bpp.mean().detach(), loss.detach()
         for parameter in self.parameters:
             parameter.grad = None
         torch.autograd.backward(loss)
@@ -230,6 +245,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.muon.step()
         self.adam.step()
+        return parts
 
     def next_stage(self) -> bool:
         """Enters the next stage if the present one is over and there is one."""
