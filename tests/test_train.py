@@ -21,7 +21,7 @@ from sdrt.packs.manifest import GRADIENT, is_prior  # noqa: E402
 from sdrt.packs.search import load_pack  # noqa: E402
 from sdrt_export.halo import dependence  # noqa: E402
 from sdrt_export.photographs import held_out  # noqa: E402
-from sdrt_metrics import fidelity, perceptual  # noqa: E402 (after importorskip, on purpose)
+from sdrt_metrics import fidelity, perceptual, weights  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train import data, train  # noqa: E402
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
 from sdrt_train.drawings import drawing, flat  # noqa: E402
@@ -41,7 +41,6 @@ from sdrt_train.plot import plot, read_log  # noqa: E402
 from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E402
 from sdrt_train.recipe import Recipe, StageConfig, read_recipe  # noqa: E402
 from sdrt_train.schedule import rate_factor  # noqa: E402
-from sdrt_train.shards import deal  # noqa: E402
 from sdrt_train.train import run  # noqa: E402
 from sdrt_train.trainer import MAP_CELL, Trainer  # noqa: E402
 from sdrt_train.workers import Workers  # noqa: E402
@@ -69,7 +68,7 @@ def write_photos(folder: Path, count: int) -> None:
 def needs_metric_weights() -> None:
     try:
         perceptual.Lpips("alexnet")
-    except perceptual.MetricWeightsError as error:
+    except weights.MetricWeightsError as error:
         pytest.skip(str(error))
 
 
@@ -84,20 +83,6 @@ def test_validation_is_kept_apart_by_name(tmp_path: Path) -> None:
         path.unlink()
     _, held = list_photos(tmp_path)
     assert set(held) == held_out(training) and len(held) == 4
-
-
-def test_shards_hold_every_photograph_once(tmp_path: Path) -> None:
-    """Each shard stays under its limit and carries the validation photographs; the others are dealt out once each."""
-    write_photos(tmp_path, 40)
-    training, held = list_photos(tmp_path)
-    largest = max(p.stat().st_size for p in training)
-    limit = sum(p.stat().st_size for p in held) + 4 * largest
-    shards = deal(training, held, limit)
-    assert len(shards) > 1 and all(sum(p.stat().st_size for p in shard) <= limit for shard in shards)
-    dealt = [p for shard in shards for p in shard if p not in held]
-    assert sorted(dealt) == training and all(set(held) <= set(shard) for shard in shards)
-    with pytest.raises(ValueError, match="does not fit"):
-        deal(training, held, limit - 4 * largest)
 
 
 def test_crops_have_the_asked_size_and_range(tmp_path: Path) -> None:

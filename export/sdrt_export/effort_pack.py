@@ -26,7 +26,8 @@ from sdrt_export.gradient import add_gradient
 from sdrt_export.graph import OPSET
 from sdrt_export.graph_files import fold, save_graph
 from sdrt_export.precision import convert
-from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, MetricWeightsError, texture_difference
+from sdrt_metrics.perceptual import TEXTURE_DEPTH, Lpips, texture_difference
+from sdrt_metrics.weights import MetricWeightsError
 
 VGG_WEIGHT, TEXTURE_WEIGHT = 2.0, 1.2
 _MIN_LENGTH, _MIN_VARIANCE = 1e-10, 1e-8

@@ -63,7 +63,8 @@ def _lpips(pairs: Sequence[tuple[Floats, Floats]]) -> float | None:
 def _network() -> Any:
     """None where torch or the weights are not installed."""
     try:
-        from sdrt_metrics.perceptual import Lpips, MetricWeightsError
+        from sdrt_metrics.perceptual import Lpips
+        from sdrt_metrics.weights import MetricWeightsError
     except ImportError:
         return None
     try:

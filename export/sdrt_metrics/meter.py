@@ -84,7 +84,7 @@ class Meter:
     def measure(self, pictures: Sequence[Rgb], reference: Rgb, names: Iterable[str]) -> list[dict[str, float]]:
         """The metrics ``names`` (keys of METRICS) of each picture (H, W, 3) uint8 against one reference.
 
-        Raises ValueError on another name or on shapes that differ, perceptual.MetricWeightsError without the weights.
+        Raises ValueError on another name or on shapes that differ, weights.MetricWeightsError without the weights.
         """
         results: list[dict[str, float]] = [{} for _ in pictures]
         for picture in pictures:

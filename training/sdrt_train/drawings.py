@@ -1,12 +1,13 @@
 """Drawn training crops: what photographs alone do not teach.
 
 Flat colors, ramps, saturated shapes, line art and rendered type. Each is a function of a random generator and a size.
-Type uses the TrueType fonts below /usr/share/fonts (Debian: fonts-dejavu-core, fonts-liberation, fonts-freefont-ttf);
-where there are none it uses Pillow's own.
+Type uses the TrueType fonts below /usr/share/fonts (Debian: fonts-dejavu-core, fonts-liberation, fonts-freefont-ttf),
+or below the folder that the environment variable SDRT_FONTS names; where there are none it uses Pillow's own.
 """
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Random = np.random.Generator
-_FONTS = Path("/usr/share/fonts")
+FONTS_VARIABLE = "SDRT_FONTS"
 _LETTERS = string.ascii_letters + string.digits + ".,:;!?()[]{}<>/=+-*&%$#@"
 
 
@@ -32,15 +33,24 @@ def random_color(random: Random) -> tuple[int, int, int]:
     return tuple(int(value) for value in color)  # type: ignore[return-value]
 
 
+def font_files() -> tuple[str, ...]:
+    """The fonts that type is set in, in the order of their paths."""
+    return _fonts_below(os.environ.get(FONTS_VARIABLE, "/usr/share/fonts"))
+
+
 @lru_cache
-def _font_files() -> tuple[str, ...]:
-    return tuple(sorted(str(path) for path in _FONTS.rglob("*.ttf") if "Emoji" not in path.name))
+def _fonts_below(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(str(path) for path in Path(folder).rglob("*.ttf") if "Emoji" not in path.name))
+
+
+def _font(number: int, size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    files = font_files()
+    return _read_font(files[number % len(files)] if files else "", size_px)
 
 
 @lru_cache(maxsize=512)
-def _font(number: int, size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    files = _font_files()
-    return ImageFont.truetype(files[number % len(files)], size_px) if files else ImageFont.load_default(size_px)
+def _read_font(file: str, size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.truetype(file, size_px) if file else ImageFont.load_default(size_px)
 
 
 def flat(random: Random, size_px: int) -> np.ndarray:

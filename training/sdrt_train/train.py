@@ -24,11 +24,14 @@ import torch
 from torch import Tensor
 
 from sdrt.errors import SdrtError
+from sdrt_metrics.weights import MetricWeightsError
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photo, load_photos, to_tensor
 from sdrt_train.recipe import Recipe, read_recipe
 from sdrt_train.trainer import Trainer
 from sdrt_train.workers import Workers
 
+FAULTS = (ValueError, OSError, FloatingPointError, MetricWeightsError, SdrtError)
+"""What a command of the training says in one line."""
 _TRANSFORM_CROPS = 1024
 _LOOK_EVERY = 20
 
@@ -69,9 +72,10 @@ def run(
     cache: Path | None = None,
     start_from: Sequence[Path] = (),
     last_step: int | None = None,
+    seconds: float = math.inf,
     validate_every: int = 2000,
 ) -> Path:
-    """Train until the recipe's stages are over, or until ``last_step``.
+    """Train until the recipe's stages are over, or until ``last_step``, or for ``seconds``.
 
     Args:
         photos: folder of photographs.
@@ -81,6 +85,7 @@ def run(
         cache: folder for decoded photographs.
         start_from: checkpoints whose averaged weights (of several, their mean) are the first ones.
         last_step: updates since the recipe's first after which to stop.
+        seconds: time from this call on, by the clock, after which no update begins.
         validate_every: updates between two measures of the averaged weights.
 
     Returns:
@@ -91,7 +96,9 @@ def run(
         ModelError: a file that is no checkpoint.
         OutputError: the cache cannot be written.
         FloatingPointError: the loss of some worker is not finite; the checkpoint is as it was before.
+        MetricWeightsError: the loss needs metric weights that cannot be read.
     """
+    end = time.monotonic() + seconds
     workers = Workers.join()
     for stage in recipe.stages:  # the last one's too, before the first one's days
         workers.share_of(stage.batch)
@@ -135,7 +142,7 @@ def run(
     sums: dict[str, Tensor] = {}
     count, last_save = 0, time.monotonic()
     while not trainer.done and (last_step is None or trainer.total_step < last_step):
-        if workers.any(stop.is_set()):
+        if workers.any(stop.is_set() or time.monotonic() >= end):
             break
         if trainer.next_stage():
             crops = source()
@@ -200,7 +207,7 @@ def main() -> int:
             last_step=arguments.last_step,
             validate_every=arguments.validate_every,
         )
-    except (ValueError, OSError, FloatingPointError, SdrtError) as error:
+    except FAULTS as error:
         print(f"sdrt_train: {error}", file=sys.stderr)
         return 2
     print(f"done: {path}")
