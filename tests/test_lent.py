@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -176,12 +177,40 @@ def test_nothing_is_trained_without_the_starting_weights(tmp_path: Path, recipe:
         lent.train(recipe, tmp_path / "work", tmp_path / "back")
 
 
-def test_the_machine_needs_torch_numpy_and_pillow_alone() -> None:
-    """What the runtime and the export need beside them is not there."""
+@pytest.mark.usefixtures("small_parcels")
+def test_a_signal_ends_a_run_with_its_weights_written(tmp_path: Path, recipe: Path, start: Path) -> None:
+    """SIGTERM loses nothing; and what the runtime needs beside torch, numpy and Pillow is not missed."""
+    write_photos(tmp_path / "photos", 9)
+    for folder in lent.pack(tmp_path / "photos", start, tmp_path / "out", 1_000_000):
+        lent.unpack(folder, tmp_path / "work")
+    recipe.write_text(RECIPE.replace("steps = 2", "steps = 1_000_000"))
     absent = ["constriction", "onnx", "onnxruntime", "openvino", "safetensors", "diffusers", "cv2", "matplotlib"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import sdrt_train.lent"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent})); from sdrt_train import lent; sys.exit(lent.main())"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "train",
+        str(recipe),
+        str(tmp_path / "work"),
+        "--out",
+        str(tmp_path / "back"),
+    ]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], env=environ, check=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environ, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None and "photographs" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+    lent.join(tmp_path / "back", tmp_path / "joined.pt")
+    _, state = read_checkpoint(tmp_path / "joined.pt")
+    assert state["step"] < 1_000_000
 
 
 def tensor(image: Image.Image) -> torch.Tensor:

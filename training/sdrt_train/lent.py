@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import torch
-from torch import Tensor
 
 from sdrt.atomic import write_atomic
 from sdrt_metrics.weights import CARRIED_VARIABLE, carried_weights
@@ -44,6 +43,7 @@ PART_BYTES = 15 << 20
 """Of a file that comes back, at most; 16 MiB are allowed."""
 _VALIDATION = 24
 _FONTS, _FONT_BYTES = 12, 512 << 10
+_LATIN = ("DejaVu", "Liberation", "Free")  # most other fonts of a full system draw boxes for our letters
 _METRICS, _START, _HASHES = "metrics.npz", "start.pt", "average.sha256"
 _Item = TypeVar("_Item")
 _LINE = re.compile(r"([0-9a-f]{64})  (average\.(?:pt|\d+))")
@@ -109,7 +109,8 @@ def pack(photos: Path, start: Path, out: Path, limit_bytes: int) -> list[Path]:
     weights, metrics = averages(start), carried_weights()
     training, held = list_photos(photos)
     held = _spread(held, _VALIDATION)
-    fonts = _spread([Path(file) for file in font_files() if Path(file).stat().st_size <= _FONT_BYTES], _FONTS)
+    small = [path for path in map(Path, font_files()) if path.stat().st_size <= _FONT_BYTES]
+    fonts = _spread([path for path in small if path.name.startswith(_LATIN)] or small, _FONTS)
     first_bytes = len(metrics) + sum(path.stat().st_size for path in [*held, *fonts])
     calls = deal(training, first_bytes, len(weights), limit_bytes)
     folders = [out / f"call-{number:02}" for number in range(len(calls))]
@@ -131,7 +132,13 @@ def _spread(items: list[_Item], count: int) -> list[_Item]:
 
 
 def averages(checkpoint: Path) -> bytes:
-    """A checkpoint's averaged weights in fp16, as a file that ``--start-from`` and ``read_checkpoint`` take.
+    """A checkpoint's averaged weights in fp16.
+
+    Args:
+        checkpoint: of a run, or one that this function made.
+
+    Returns:
+        A file that ``--start-from`` and ``read_checkpoint`` take, of two bytes a weight.
 
     Raises:
         ModelError: no checkpoint.
@@ -140,18 +147,18 @@ def averages(checkpoint: Path) -> bytes:
     _, state = read_checkpoint(checkpoint)
     kept: dict[str, Any] = {name: state[name] for name in ("stage", "step", "seconds", "model_config", "recipe")}
     for name in ("average", "average_rate"):
-        kept[name] = {key: _half(value) for key, value in state[name].items()}
+        kept[name] = {key: value.half() if value.is_floating_point() else value for key, value in state[name].items()}
     file = io.BytesIO()
     torch.save(kept, file)
     return file.getvalue()
 
 
-def _half(value: Tensor) -> Tensor:
-    return (value.half() if value.is_floating_point() else value).contiguous()
-
-
 def unpack(carried: Path, work: Path) -> None:
     """Takes a carried folder over into the work folder, beside what former calls brought.
+
+    Args:
+        carried: one that `pack` wrote.
+        work: made where it is not there.
 
     Raises:
         OSError: the folder is not there, or the work folder cannot be written.
@@ -216,6 +223,10 @@ class _Both(io.TextIOBase):
 
 def write_parts(data: bytes, out: Path) -> None:
     """Writes average.0, average.1 and so on, each of at most PART_BYTES, and the hashes of all and of the whole.
+
+    Args:
+        data: what `join` will write.
+        out: a folder that is there.
 
     Raises:
         OSError: they cannot be written.
