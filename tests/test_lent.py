@@ -185,23 +185,11 @@ def test_a_signal_ends_a_run_with_its_weights_written(tmp_path: Path, recipe: Pa
         lent.unpack(folder, tmp_path / "work")
     recipe.write_text(RECIPE.replace("steps = 2", "steps = 1_000_000"))
     absent = ["constriction", "onnx", "onnxruntime", "openvino", "safetensors", "diffusers", "cv2", "matplotlib"]
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({absent})); from sdrt_train import lent; sys.exit(lent.main())"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "train",
-        str(recipe),
-        str(tmp_path / "work"),
-        "--out",
-        str(tmp_path / "back"),
-    ]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from sdrt_train.lent import main; exit(main())"
+    arguments = ["train", str(recipe), str(tmp_path / "work"), "--out", str(tmp_path / "back")]
+    command = [sys.executable, "-c", code, *arguments]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], env=environ, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None and "photographs" in process.stdout.readline()
             process.send_signal(signal.SIGTERM)

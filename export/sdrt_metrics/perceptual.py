@@ -167,7 +167,8 @@ class Dists(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = VggFeatures(backbone_weights("vgg16")["VGG16_0"], "l2")
-        alpha, beta = (torch.from_numpy(dists_weights()[name]) for name in ("alpha", "beta"))
+        weights = dists_weights()
+        alpha, beta = (torch.from_numpy(weights[name]) for name in ("alpha", "beta"))
         total = alpha.sum() + beta.sum()
         self.register_buffer("alpha", alpha / total)
         self.register_buffer("beta", beta / total)
