@@ -47,8 +47,8 @@ FREE_SHARE = 0.05
 MAX_SHARE = 0.5
 """A graph that is more than half float saves too little to be worth a second file."""
 
-MARGIN_DB, MARGIN = 1.5, 0.7
-"""Margin to the bounds during calibration: other photographs lose a little more."""
+MARGIN_DB, MARGIN = 1.5, 0.5
+"""Margin to the bounds during calibration: other photographs lose more, smooth ones ten times as much as rough ones."""
 
 _CROPS, _SEEN, _JUDGED = 96, 12, 8
 _LOOK_PX = 256
@@ -191,7 +191,12 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
     groups = [[crop for held, crop in cut if held is apart] for apart in (False, True)]
     if not all(groups):
         raise ImageError(f"{folder}: too few readable photographs to keep some apart")
-    return groups[0][:_SEEN], groups[1][:_JUDGED]
+    return _spread(groups[0], _SEEN), _spread(groups[1], _JUDGED)
+
+
+def _spread(shown: list[Pixels], count: int) -> list[Pixels]:
+    """At most ``count``, evenly chosen: neighbors are crops of one photograph."""
+    return shown[:: max(1, len(shown) // count)][:count]
 
 
 def _coded(pack: ModelPack, prior: Prior | None, raw: Floats) -> Floats:

@@ -293,7 +293,8 @@ class Trainer:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
                     latents = self.average.encoder(batch).float()
                     if log2_step is not None:
-                        symbols = self.average_rate.decide(latents / step, level, torch.full((n,), 0.5, device=self.device))
+                        strength = torch.full((n,), 0.5, device=self.device)
+                        symbols = self.average_rate.decide(latents / step, level, strength)
                         bpp += float(self.average_rate(symbols, level).sum()) / (height * width)
                         latents = symbols * step
                     picture = self.average.decoder(latents, level).float().clamp(-1, 1)
