@@ -34,13 +34,22 @@ def random_color(random: Random) -> tuple[int, int, int]:
 
 
 def font_files() -> tuple[str, ...]:
-    """The fonts that type is set in, in the order of their paths."""
+    """The fonts that type is set in, in the order of their paths: those that have Latin letters."""
     return _fonts_below(os.environ.get(FONTS_VARIABLE, "/usr/share/fonts"))
 
 
 @lru_cache
 def _fonts_below(folder: str) -> tuple[str, ...]:
-    return tuple(sorted(str(path) for path in Path(folder).rglob("*.ttf") if "Emoji" not in path.name))
+    return tuple(sorted(str(path) for path in Path(folder).rglob("*.ttf") if _has_letters(path)))
+
+
+def _has_letters(font: Path) -> bool:
+    """Whether it draws our letters: most fonts of a full system have one box for all of them."""
+    try:
+        drawn = {bytes(ImageFont.truetype(font, 16).getmask(letter)) for letter in "AXg8"}
+    except OSError:  # colored bitmaps of one size, or no font
+        return False
+    return len(drawn) == 4
 
 
 def _font(number: int, size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -43,7 +43,6 @@ PART_BYTES = 15 << 20
 """Of a file that comes back, at most; 16 MiB are allowed."""
 _VALIDATION = 24
 _FONTS, _FONT_BYTES = 12, 512 << 10
-_LATIN = ("DejaVu", "Liberation", "Free")  # most other fonts of a full system draw boxes for our letters
 _METRICS, _START, _HASHES = "metrics.npz", "start.pt", "average.sha256"
 _Item = TypeVar("_Item")
 _LINE = re.compile(r"([0-9a-f]{64})  (average\.(?:pt|\d+))")
@@ -110,7 +109,7 @@ def pack(photos: Path, start: Path, out: Path, limit_bytes: int) -> list[Path]:
     training, held = list_photos(photos)
     held = _spread(held, _VALIDATION)
     small = [path for path in map(Path, font_files()) if path.stat().st_size <= _FONT_BYTES]
-    fonts = _spread([path for path in small if path.name.startswith(_LATIN)] or small, _FONTS)
+    fonts = _spread(small, _FONTS)
     first_bytes = len(metrics) + sum(path.stat().st_size for path in [*held, *fonts])
     calls = deal(training, first_bytes, len(weights), limit_bytes)
     folders = [out / f"call-{number:02}" for number in range(len(calls))]
