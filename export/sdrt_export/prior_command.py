@@ -58,7 +58,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=1200, help="training steps of each scan's network (1200)")
     parser.add_argument("--hidden", type=int, default=44, help="hidden units of most scans (44)")
     parser.add_argument("--uniform-steps", action="store_true", help="the same step for all channels")
-    decisions = "weight of bits in the encoder's decisions, 0 to 100 (what saves most at equal PSNR)"
+    decisions = "weight of bits in the encoder's decisions, 0 to 100 (what saves most at equal LPIPS)"
     parser.add_argument("--decisions", type=float, help=decisions)
     parser.add_argument("--dead-zone", type=float, default=0.0, help="of the rounding that the fit sees, 0 to 0.5 (0)")
     parser.add_argument("--replace", action="store_true", help="drop the priors before it, and with them their files")
@@ -108,7 +108,7 @@ def _fit(pack: ModelPack, options: argparse.Namespace) -> int:
     tried = [(example.crop, example.latents) for example in encoded.held[:_DECISION_PHOTOS]]
     weight, ratio = choose_decisions(pack, decoder, build_prior(arrays), tried, options.decisions)
     arrays["decisions"] = np.array(weight, "<f4")
-    _say(started, f"decisions {weight:g}: {1 - ratio:.1%} fewer bits at equal PSNR")
+    _say(started, f"decisions {weight:g}: {1 - ratio:.1%} fewer bits at equal LPIPS")
     data = write_prior(arrays)
     target = write_prior_file(pack, data, replace=options.replace)
     note = {
