@@ -163,7 +163,6 @@ def run(
         if step % 100 == 0:
             means = "  ".join(f"{part} {total / count:.4f}" for part, total in sums.items())
             print(f"step {step}/{recipe.steps}  {trainer.seconds / 3600:.3f} h  {means}", flush=True)
-            stop_if_not_finite()
             sums, count = {}, 0
         if step % validate_every == 0 or trainer.done:
             for measured in trainer.validate(validation):
