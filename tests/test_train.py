@@ -312,6 +312,29 @@ def test_a_loss_that_is_not_finite_ends_all_workers(
     assert train.main() == 2
 
 
+def test_all_workers_ask_one_another_equally_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one, which prints, measures and saves, asks no more than the others: each question waits for all."""
+    (tmp_path / "photos").mkdir()
+    write_photos(tmp_path / "photos", 20)
+    asked: list[str] = []
+    monkeypatch.setattr(Workers, "any", lambda _self, flag: asked.append("any") or flag)
+    monkeypatch.setattr(Workers, "of_first", lambda _self, value: asked.append("of_first") or value)
+    monkeypatch.setattr(Trainer, "validate", lambda _self, _pictures: [])
+
+    def learned(trainer: Trainer, _batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        trainer.step += 1
+        return {"loss": torch.zeros(())}
+
+    monkeypatch.setattr(Trainer, "train_step", learned)
+    questions = []
+    for rank in (0, 1):
+        monkeypatch.setattr(Workers, "join", lambda rank=rank: Workers(rank, 1))
+        run(tmp_path / "photos", tmp_path / f"run{rank}", small_recipe(steps=205), validate_every=50)
+        questions.append([*asked])
+        asked.clear()
+    assert questions[0] == questions[1] and len(questions[0]) >= 205
+
+
 def test_workers_share_a_batch_evenly_or_not_at_all() -> None:
     """Each takes the same number of pictures, together those of the recipe, neither more nor fewer."""
     assert [Workers(0, count).share_of(8) for count in (1, 2, 4, 8)] == [8, 4, 2, 1]
