@@ -1,6 +1,6 @@
 """The entropy coder against others, at identical integers: ``make bench-coder``.
 
-For each pack: bits a pixel on Kodak at three qualities, plain rounding, so that everybody codes the same integers;
+For each pack: bits a pixel on Kodak at three rates, plain rounding, so that everybody codes the same integers;
 the gain of rate-distortion decisions at equal pixel error and at equal LPIPS; seconds on one core. Beside models/tiny
 it takes the real pretrained autoencoder in ../shared/weights/taef2, exported and fitted on first use under out/coder.
 
@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import time
+from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,12 @@ from numpy.typing import NDArray
 from bench.lossless import Int32, adaptive_order0, others, seed_method
 from bench.summary import bd_rate
 from sdrt.coding import payload
+from sdrt.coding.payload import bits
 from sdrt.coding.prior import Prior
 from sdrt.coding.prior_file import load_prior
-from sdrt.coding.quantize import bit_weight_for_psnr, dequantize, quantize, step_scale
+from sdrt.coding.quantize import bit_weight_for_psnr, dequantize, quantize
 from sdrt.coding.symbols import to_channels
+from sdrt.limits import MAX_STEP_INDEX
 from sdrt.network.engine import Engine
 from sdrt.network.transform import to_latents, to_pixels
 from sdrt.packs.manifest import ModelPack
@@ -42,9 +45,9 @@ from sdrt_metrics.meter import Meter
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-QUALITIES = (448, 512, 576)
-"""Step indices: steps of 0.5, 1 and 2, as in the table of ../shared/weights/taef2."""
-RDO_INDICES = (416, 464, 512, 560, 608)
+BUDGETS = (0.30, 0.152, 0.08)
+"""Bits a pixel, mean of the pictures, of plainly rounded integers."""
+RDO_BUDGETS = (0.40, 0.30, 0.20, 0.152, 0.10)
 GOAL_ORDER0, GOAL_OTHERS, GOAL_RDO, GOAL_SECONDS = 0.25, 0.20, 0.08, 0.030
 
 Float32 = NDArray[np.float32]
@@ -62,6 +65,16 @@ class Subject:
     pack: ModelPack
     prior: Prior
     latents: dict[str, Float32]
+
+    def step_at(self, bpp: float) -> int:
+        """The finest step index at which plainly rounded integers need at most ``bpp`` bits a pixel."""
+
+        def rate(step_index: int) -> float:
+            shown = ((latents, flat(latents, step_index)) for latents in self.latents.values())
+            return sum(bits(quantize(x, self.prior, at, weight=0), self.prior, at) for x, at in shown) / self.pixels
+
+        indices = range(MAX_STEP_INDEX)
+        return bisect_left(indices, True, key=lambda step_index: rate(step_index) <= bpp)
 
     @property
     def pixels(self) -> int:
@@ -110,9 +123,9 @@ def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
     """Prints the table; returns the mean savings against order 0 and against the best of the others."""
     coders = list(others())
     print(f"\n{subject.pack.name}: bits a pixel at identical integers, {len(subject.latents)} pictures")
-    print("  step  ours    order 0 " + "".join(f"{name:>11}" for name in coders) + "   vs order 0   vs best other")
+    print("  index  ours    order 0 " + "".join(f"{name:>11}" for name in coders) + "   vs order 0   vs best other")
     savings = []
-    for step_index in QUALITIES:
+    for step_index in map(subject.step_at, BUDGETS):
         pictures, ours = [], 0
         for latents in subject.latents.values():
             indices = flat(latents, step_index)
@@ -126,7 +139,7 @@ def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
         savings.append((1 - totals["ours"] / totals["order 0"], 1 - totals["ours"] / best))
         bpp = {name: total / subject.pixels for name, total in totals.items()}
         print(
-            f"  {step_scale(step_index):4.2f}  {bpp['ours']:.4f}  {bpp['order 0']:.4f} "
+            f"  {step_index:5}  {bpp['ours']:.4f}  {bpp['order 0']:.4f} "
             + "".join(f"{bpp[name]:11.4f}" for name in coders)
             + f"{savings[-1][0]:12.1%}{savings[-1][1]:15.1%}",
             flush=True,
@@ -143,19 +156,19 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
     chosen = photos[:: max(1, len(photos) // count)][:count]
     weights = {"plain": 0.0, "decided": bit_weight_for_psnr(subject.prior)}
     curves: dict[str, list[tuple[float, float, float]]] = {"plain": [], "decided": []}
-    for step_index in RDO_INDICES:
+    for step_index in map(subject.step_at, RDO_BUDGETS):
         for name, points in curves.items():
-            bits, scores = 0.0, np.zeros(2)
+            spent, scores = 0.0, np.zeros(2)
             for photo in chosen:
                 latents = subject.latents[photo.stem]
                 indices = flat(latents, step_index)
                 coded = quantize(latents, subject.prior, indices, weight=weights[name])
-                bits += 8 * len(payload.encode(coded, subject.prior, indices))
+                spent += 8 * len(payload.encode(coded, subject.prior, indices))
                 rebuilt = dequantize(coded, subject.prior, indices)
                 rgb = load(photo).rgb
                 measured = meter.measure([_paint(subject, decoder, rebuilt, rgb, indices)], rgb, ("psnr", "alex"))[0]
                 scores += (measured["psnr"], -measured["alex"])
-            points.append((bits, *(scores / len(chosen))))
+            points.append((spent, *(scores / len(chosen))))
     savings = []
     for column in (1, 2):
         plain, decided = ([(p[0], p[column]) for p in points] for points in curves.values())
@@ -179,20 +192,20 @@ def print_seed_method(subject: Subject, photos: list[Path]) -> None:
     """The seed's own method on the same latents, beside ours at no more bits."""
     photo = photos[0]
     latents = subject.latents[photo.stem]
-    bits, rebuilt = seed_method(latents)
+    budget, rebuilt = seed_method(latents)
     decoder = Engine(subject.pack.decoder_path(), device="cpu")
     prior = subject.prior
     for step_index in range(300, 1024, 8):
         indices = flat(latents, step_index)
         coded = quantize(latents, prior, indices)
         ours = 8 * len(payload.encode(coded, prior, indices))
-        if ours <= bits:
+        if ours <= budget:
             break
     pixels = latents[0].size * subject.pack.space.downscale**2
     rgb = load(photo).rgb
     seed_db = psnr(_paint(subject, decoder, rebuilt, rgb, indices), rgb)
     our_db = psnr(_paint(subject, decoder, dequantize(coded, prior, indices), rgb, indices), rgb)
-    print(f"  seed's palette, dither and zlib on {photo.stem}: {bits / pixels:.3f} bpp, {seed_db:.2f} dB; ", end="")
+    print(f"  seed's palette, dither and zlib on {photo.stem}: {budget / pixels:.3f} bpp, {seed_db:.2f} dB; ", end="")
     print(f"ours {ours / pixels:.3f} bpp, {our_db:.2f} dB", flush=True)
 
 
@@ -202,8 +215,9 @@ def time_coder(pack_name: str, out: Path) -> None:
     prior = load_prior(pack.prior_path)
     side = 512 // pack.space.downscale
     with np.load(latents_path(pack, out)) as stored:
-        latents = stored[stored.files[0]][:, :side, :side]
-    for step_index in QUALITIES:
+        subject = Subject(pack, prior, dict(stored))
+    latents = next(iter(subject.latents.values()))[:, :side, :side]
+    for bpp, step_index in zip(BUDGETS, map(subject.step_at, BUDGETS), strict=True):
         indices = flat(latents, step_index)
         symbols = quantize(latents, prior, indices, weight=0)
         coded = payload.encode(symbols, prior, indices)
@@ -220,7 +234,7 @@ def time_coder(pack_name: str, out: Path) -> None:
             for name, seconds in zip(spans, np.diff(at), strict=True):
                 spans[name].append(float(seconds))
         figures = ", ".join(f"{name} {1000 * float(np.median(s)):.1f} ms" for name, s in spans.items())
-        print(f"  512x512 at step {step_scale(step_index):4.2f}, one core, CPU time: {figures}", flush=True)
+        print(f"  512x512 of the first at the step of {bpp:g} bpp, one core, CPU time: {figures}", flush=True)
 
 
 def taef2_pack(photos: Path, out: Path, crops: int) -> ModelPack | None:
