@@ -32,7 +32,7 @@ from sdrt.errors import ModelError
 DOWNSCALE = 16
 BLOCK_VALUES = 3 * DOWNSCALE**2
 LEVELS = 127.5  # 8-bit levels in one unit of a sample, which lies in [-1, 1]
-LOG2_STEPS = (3.0, 8.75)  # the quality levels that training visits
+LOG2_STEPS = (3.0, 9.0)  # the quality levels that training visits
 LEAK = 0.1  # slope of the blocks' hidden units below zero
 QUALITY_CENTER, QUALITY_SPAN = 5.6, 2.6
 

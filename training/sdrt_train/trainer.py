@@ -196,9 +196,9 @@ class Trainer:
     def _quality_levels(self, count: int, side: int) -> Tensor:
         """(N, 1, side, side): log2 of the step; for a share of the pictures it differs from cell to cell."""
         finest, coarsest = LOG2_STEPS
-        # Small files are what most want, and coarse steps have most to learn: the density rises with the square.
+        # Small files are what most want, and coarse steps have most to learn: the density rises with the cube.
         random, each = partial(torch.rand, device=self.device), (count, 1, 1, 1)
-        base = finest + (coarsest - finest) * random(each).pow(1 / 3)
+        base = finest + (coarsest - finest) * random(each).pow(1 / 4)
         cells = -(-side // MAP_CELL)
         offsets = torch.randn(count, 1, cells, cells, device=self.device) * (random(each) < self.stage.maps) * 0.7
         offsets = F.interpolate(offsets, scale_factor=MAP_CELL, mode="nearest")[..., :side, :side]
