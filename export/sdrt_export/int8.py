@@ -83,14 +83,20 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
     encode, paint = (open_session(graphs[half]) for half in ("encoder", "decoder"))
 
     def painted(raw: Floats) -> Floats:
-        shown = _with_level(pack, raw[:, : pack.space.channels])
+        shown = _with_level(pack, raw[:, : pack.space.channels], pack.default_step)
         picture: Floats = paint.run(None, {"latent_sample": shown})[0]
         return picture
 
     prior = load_prior(read_prior(pack)) if PRIOR in pack.files else None
     cell = pack.space.downscale
     samples = [[to_sample(crop, cell) for crop in group] for group in _photographs(photographs, cell)]
-    latents = [[_coded(pack, prior, encode.run(None, {"sample": sample})[0]) for sample in group] for group in samples]
+    latents = [
+        [
+            _coded(pack, prior, encode.run(None, {"sample": sample})[0], step_index)
+            for sample, step_index in zip(group, _step_indices(pack, len(group)), strict=True)
+        ]
+        for group in samples
+    ]
     outcomes = [
         _convert(pack.folder / graph_file_name("encoder", "int8"), graphs["encoder"], samples, painted),
         _convert(pack.folder / graph_file_name("decoder", "int8"), graphs["decoder"], latents, lambda picture: picture),
@@ -199,20 +205,28 @@ def _spread(shown: list[Pixels], count: int) -> list[Pixels]:
     return shown[:: max(1, len(shown) // count)][:count]
 
 
-def _coded(pack: ModelPack, prior: Prior | None, raw: Floats) -> Floats:
+def _step_indices(pack: ModelPack, count: int) -> list[int]:
+    """From the finest to the coarsest that the pack is made for: coarse steps leave the decoder the most to paint, and
+    that is where 8 bits show first."""
+    coarse, fine = max(pack.quality_range), min(pack.quality_range)
+    return [round(index) for index in np.linspace(fine, coarse, count)]
+
+
+def _coded(pack: ModelPack, prior: Prior | None, raw: Floats, step_index: int) -> Floats:
     """The decoder's input: latents (1, C, h, w), quantized as by the codec if the pack has a prior."""
     latents = raw[:, : pack.space.channels]
     if prior is not None:
         scale, shift = np.float32(pack.space.scale), np.float32(pack.space.shift)
-        at = np.full(latents.shape[2:], pack.default_step)
+        at = np.full(latents.shape[2:], step_index)
         coded = quantize((latents[0] - shift) * scale, prior, at)
         latents = np.asarray(dequantize(coded, prior, at)[None] / scale + shift, np.float32)
-    return _with_level(pack, latents)
+    return _with_level(pack, latents, step_index)
 
 
-def _with_level(pack: ModelPack, latents: Floats) -> Floats:
-    """Latents (1, C, h, w), and behind them the pack's default quality level where its decoder takes one."""
-    level = quality_level(pack, latents.shape[2], latents.shape[3], None)
+def _with_level(pack: ModelPack, latents: Floats, step_index: int) -> Floats:
+    """Latents (1, C, h, w), and behind them the level of a step where the pack's decoder takes one."""
+    rows, columns = latents.shape[2:]
+    level = quality_level(pack, rows, columns, np.full((rows, columns), step_index))
     return np.concatenate([latents] if level is None else [latents, level[None]], axis=1)
 
 
