@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 from torch import nn
 
+from sdrt.container.step_map import octaves
 from sdrt.network import onnxruntime_session, openvino_session
 from sdrt.packs.manifest import ModelPack
 from sdrt.packs.search import load_pack
@@ -200,6 +201,23 @@ def test_the_command_keeps_what_holds_and_says_how_well(
         assert entry["likeness"]["psnr_db"] >= after.manifest["int8"]["bounds"]["psnr_db"]
         assert entry["photographs"] == 8
         assert len(entry["left_in_float"]) < entry["convolutions"]
+
+
+def test_a_decoder_is_seen_at_all_its_quality_levels(
+    make_pack: Callable[..., ModelPack], photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the finest step to the coarsest: an input that never changes is given a scale that holds it there."""
+    pack = make_pack("small", quality_input=True)
+    seen: list[list[float]] = []
+
+    def watched(graph: onnx.ModelProto, inputs: list[Floats]) -> Calibration:
+        seen.append([float(array[0, -1].min()) for array in inputs])
+        return calibrate(graph, inputs)
+
+    monkeypatch.setattr(int8, "calibrate", watched)
+    int8.add_int8(pack, photographs)
+    ends = [octaves(np.array(step_index)) for step_index in sorted(pack.quality_range)]
+    assert np.allclose([seen[-1][0], seen[-1][-1]], ends) and len(set(seen[-1])) == len(seen[-1]) > 2
 
 
 def test_the_command_refuses_what_does_not_hold(
