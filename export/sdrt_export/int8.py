@@ -31,7 +31,7 @@ from sdrt_export.int8_graph import quantize_graph
 from sdrt_export.int8_scales import Calibration, calibrate
 from sdrt_export.likeness import Likeness, compare
 from sdrt_export.pack_writer import update_manifest
-from sdrt_export.photographs import crops, list_images
+from sdrt_export.photographs import crops, list_images, spread
 from sdrt_export.pixel_output import gives_pixels, set_output, without_pixels
 from sdrt_export.precision import widen
 from sdrt_export.session import open_session
@@ -197,12 +197,7 @@ def _photographs(folder: Path, cell_px: int) -> tuple[list[Pixels], list[Pixels]
     groups = [[crop for held, crop in cut if held is apart] for apart in (False, True)]
     if not all(groups):
         raise ImageError(f"{folder}: too few readable photographs to keep some apart")
-    return _spread(groups[0], _SEEN), _spread(groups[1], _JUDGED)
-
-
-def _spread(shown: list[Pixels], count: int) -> list[Pixels]:
-    """At most ``count``, evenly chosen: neighbors are crops of one photograph."""
-    return shown[:: max(1, len(shown) // count)][:count]
+    return spread(groups[0], _SEEN), spread(groups[1], _JUDGED)
 
 
 def _step_indices(pack: ModelPack, count: int) -> list[int]:

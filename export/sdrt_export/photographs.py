@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ MAX_CROPS = 8
 """Of one photograph, where there are few."""
 
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 def find_photographs(folder: Path) -> list[Path]:
@@ -76,6 +78,11 @@ class CropPlan:
         if side != size:
             crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
         return np.ascontiguousarray(crop)
+
+
+def spread(items: list[T], count: int) -> list[T]:
+    """At most ``count`` of them, evenly chosen: neighbors are often alike."""
+    return items[:: max(1, len(items) // count)][:count]
 
 
 def crops(paths: list[Path], count: int, cell_px: int, seed: int) -> Iterator[tuple[bool, Pixels]]:

@@ -27,11 +27,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import torch
 
 from sdrt.atomic import write_atomic
+from sdrt_export.photographs import spread
 from sdrt_metrics.weights import CARRIED_VARIABLE, carried_weights
 from sdrt_train.data import list_photos
 from sdrt_train.drawings import FONTS_VARIABLE, font_files
@@ -44,7 +45,6 @@ PART_BYTES = 15 << 20
 _VALIDATION = 24
 _FONTS, _FONT_BYTES = 12, 512 << 10
 _METRICS, _START, _HASHES = "metrics.npz", "start.pt", "average.sha256"
-_Item = TypeVar("_Item")
 _LINE = re.compile(r"([0-9a-f]{64})  (average\.(?:pt|\d+))")
 
 
@@ -107,9 +107,9 @@ def pack(photos: Path, start: Path, out: Path, limit_bytes: int) -> list[Path]:
     """
     weights, metrics = averages(start), carried_weights()
     training, held = list_photos(photos)
-    held = _spread(held, _VALIDATION)
+    held = spread(held, _VALIDATION)
     small = [path for path in map(Path, font_files()) if path.stat().st_size <= _FONT_BYTES]
-    fonts = _spread(small, _FONTS)
+    fonts = spread(small, _FONTS)
     first_bytes = len(metrics) + sum(path.stat().st_size for path in [*held, *fonts])
     calls = deal(training, first_bytes, len(weights), limit_bytes)
     folders = [out / f"call-{number:02}" for number in range(len(calls))]
@@ -124,10 +124,6 @@ def pack(photos: Path, start: Path, out: Path, limit_bytes: int) -> list[Path]:
     (folders[0] / _METRICS).write_bytes(metrics)
     (folders[-1] / _START).write_bytes(weights)
     return folders
-
-
-def _spread(items: list[_Item], count: int) -> list[_Item]:
-    return items[:: max(1, len(items) // count)][:count]
 
 
 def averages(checkpoint: Path) -> bytes:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sdrt.errors import SdrtError
+from sdrt_export.photographs import spread
 from sdrt_metrics.weights import MetricWeightsError
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photo, load_photos, to_tensor
 from sdrt_train.recipe import Recipe, read_recipe
@@ -42,9 +43,8 @@ def validation_set(paths: list[Path], count: int = 24, size_px: int = 256) -> Te
     Returns:
         (count, 3, size, size) in [-1, 1].
     """
-    chosen = paths[:: max(1, len(paths) // count)][:count]
     crops = []
-    for path in chosen:
+    for path in spread(paths, count):
         photo = load_photo(path)
         y, x = (photo.shape[0] - size_px) // 2, (photo.shape[1] - size_px) // 2
         if y >= 0 and x >= 0:
