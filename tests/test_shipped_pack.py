@@ -53,7 +53,7 @@ def test_a_target_takes_three_to_four_codings(monkeypatch: pytest.MonkeyPatch) -
     assert np.mean(codings) <= 4 and max(codings) <= 8, codings
 
 
-@pytest.mark.parametrize("quality", [20, 80])
+@pytest.mark.parametrize("quality", [20, 80, 100])
 def test_8_bit_graphs_paint_photographs_as_float_graphs_do(quality: int) -> None:
     """One file through both decoders: 40 dB apart at least, the bound that the pack was made under.
 
