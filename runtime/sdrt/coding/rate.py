@@ -2,7 +2,7 @@
 
 Only the coding repeats; the networks have run before. A file shrinks as the step index rises, by 0.5 to 2 % per index
 in pictures that are not tiny. Its size to a small power is nearly a linear function of the index: 0.6 fits one default
-pack and 0.15 the wide one after it, so the search takes one between, and bends the line as soon as three sizes are known
+pack, 0.15 the wide one after it. So the search takes one between, and bends the line as soon as three sizes are known
 (inverse quadratic interpolation, as in Brent's method), inside a bracket that every coding shrinks. In small files one
 index is worth several per cent: the bytes that the best step leaves unused are then filled by the next finer step,
 quantized with a larger weight on bits.
