@@ -20,6 +20,7 @@ import time
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -66,15 +67,16 @@ class Subject:
     prior: Prior
     latents: dict[str, Float32]
 
-    def step_at(self, bpp: float) -> int:
-        """The finest step index at which plainly rounded integers need at most ``bpp`` bits a pixel."""
+    @cached_property
+    def steps(self) -> dict[float, int]:
+        """Each rate of BUDGETS and RDO_BUDGETS -> the finest step index at which plainly rounded integers keep it."""
 
-        def rate(step_index: int) -> float:
+        @cache
+        def saved(step_index: int) -> float:  # bits a pixel, negative: bisection wants what rises with the index
             shown = ((latents, flat(latents, step_index)) for latents in self.latents.values())
-            return sum(bits(quantize(x, self.prior, at, weight=0), self.prior, at) for x, at in shown) / self.pixels
+            return -sum(bits(quantize(x, self.prior, at, weight=0), self.prior, at) for x, at in shown) / self.pixels
 
-        indices = range(MAX_STEP_INDEX)
-        return bisect_left(indices, True, key=lambda step_index: rate(step_index) <= bpp)
+        return {bpp: bisect_left(range(MAX_STEP_INDEX), -bpp, key=saved) for bpp in {*BUDGETS, *RDO_BUDGETS}}
 
     @property
     def pixels(self) -> int:
@@ -125,7 +127,7 @@ def compare_coders(subject: Subject, out: Path) -> tuple[float, float]:
     print(f"\n{subject.pack.name}: bits a pixel at identical integers, {len(subject.latents)} pictures")
     print("  index  ours    order 0 " + "".join(f"{name:>11}" for name in coders) + "   vs order 0   vs best other")
     savings = []
-    for step_index in map(subject.step_at, BUDGETS):
+    for step_index in (subject.steps[bpp] for bpp in BUDGETS):
         pictures, ours = [], 0
         for latents in subject.latents.values():
             indices = flat(latents, step_index)
@@ -156,7 +158,7 @@ def compare_decisions(subject: Subject, photos: list[Path], count: int, meter: M
     chosen = photos[:: max(1, len(photos) // count)][:count]
     weights = {"plain": 0.0, "decided": bit_weight_for_psnr(subject.prior)}
     curves: dict[str, list[tuple[float, float, float]]] = {"plain": [], "decided": []}
-    for step_index in map(subject.step_at, RDO_BUDGETS):
+    for step_index in (subject.steps[bpp] for bpp in RDO_BUDGETS):
         for name, points in curves.items():
             spent, scores = 0.0, np.zeros(2)
             for photo in chosen:
@@ -209,15 +211,15 @@ def print_seed_method(subject: Subject, photos: list[Path]) -> None:
     print(f"ours {ours / pixels:.3f} bpp, {our_db:.2f} dB", flush=True)
 
 
-def time_coder(pack_name: str, out: Path) -> None:
-    """Prints the median seconds of CPU to encode and to decode 512x512 pixels' worth of a Kodak picture's latents."""
+def time_coder(pack_name: str, step_indices: list[int], out: Path) -> None:
+    """Prints the median seconds of CPU to encode and to decode 512x512 pixels' worth of a Kodak picture's latents, at
+    the steps of BUDGETS."""
     pack = load_pack(pack_name)
     prior = load_prior(pack.prior_path)
     side = 512 // pack.space.downscale
     with np.load(latents_path(pack, out)) as stored:
-        subject = Subject(pack, prior, dict(stored))
-    latents = next(iter(subject.latents.values()))[:, :side, :side]
-    for bpp, step_index in zip(BUDGETS, map(subject.step_at, BUDGETS), strict=True):
+        latents = stored[stored.files[0]][:, :side, :side]
+    for bpp, step_index in zip(BUDGETS, step_indices, strict=True):
         indices = flat(latents, step_index)
         symbols = quantize(latents, prior, indices, weight=0)
         coded = payload.encode(symbols, prior, indices)
@@ -262,11 +264,11 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=24, help="pictures of the yardstick")
     parser.add_argument("--decision-images", type=int, default=6, help="of them for decisions at equal quality")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "coder", help="what is kept between runs")
-    parser.add_argument("--time", metavar="PACK", help=argparse.SUPPRESS)
+    parser.add_argument("--time", nargs="+", metavar=("PACK", "STEP"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     out: Path = options.out.resolve()
     if options.time:
-        time_coder(options.time, out)
+        time_coder(options.time[0], [int(step_index) for step_index in options.time[1:]], out)
         return 0
     photos = sorted(options.kodak.glob("*.png"))[: options.images]
     if not photos:
@@ -283,6 +285,7 @@ def main() -> int:
         print_seed_method(subject, photos)
         single = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         again = [sys.executable, "-m", "bench.coder", "--out", str(out), "--time", str(pack.folder)]
+        again += [str(subject.steps[bpp]) for bpp in BUDGETS]
         subprocess.run(again, check=True, env=single, cwd=ROOT)
         print(f"  {time.monotonic() - started:.0f} s since the start", flush=True)
     return 0

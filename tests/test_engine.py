@@ -23,8 +23,8 @@ from sdrt.network.devices import DEVICE_FACTS, Sides
 from sdrt.network.engine import Engine
 from sdrt.network.graph import Graph, read_graph
 from sdrt.network.installed import WHEELS, available_devices, installed_onnxruntimes
+from sdrt.network.transform import to_pixels
 from sdrt.packs.search import load_pack
-from sdrt.pixels.tensors import from_sample
 
 
 def write_graph(path: Path, *, half: bool = False, layers: int = 1, width: int = 3) -> Path:
@@ -377,9 +377,10 @@ def test_bf16_paints_the_same_picture() -> None:
     if not has_bf16():
         pytest.skip("no openvino, or no bf16 on this CPU")
     pack = load_pack("tiny")
-    latents = np.random.default_rng(2).integers(-3, 4, (1, pack.space.channels, 12, 9)).astype(np.float32)
+    latents = np.random.default_rng(2).integers(-3, 4, (pack.space.channels, 12, 9)).astype(np.float32)
+    crop = (0, 0, 9 * pack.space.downscale, 12 * pack.space.downscale)
     pictures = {
-        device: from_sample(Engine(pack.decoder_path(), device=device, threads=1).run(latents), 192, 144)
+        device: to_pixels(latents, pack, Engine(pack.decoder_path(), device=device, threads=1), crop)
         for device in ("cpu", "openvino")
     }
     apart = np.abs(pictures["cpu"].astype(int) - pictures["openvino"])

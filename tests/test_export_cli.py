@@ -117,6 +117,7 @@ def test_verify_measures_every_precision_and_either_output(
 ) -> None:
     """Graphs in int8 and decoders that give pixels are compared with torch too, and have their sizes in the table."""
     monkeypatch.setattr(int8, "MIN_PSNR_DB", 30.0)  # random weights amplify what trained ones damp
+    monkeypatch.setattr(int8, "MAX_LOST_DB", 1.0)
     folder, photographs = tmp_path / "pack", tmp_path / "photographs"
     photographs.mkdir()
     for index in range(4):

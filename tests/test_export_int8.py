@@ -185,9 +185,14 @@ def photographs(tmp_path: Path, make_photo: Callable[[int, int], Any]) -> Path:
 
 @pytest.mark.parametrize("told", [False, True], ids=["plain", "quality_input"])
 def test_the_command_keeps_what_holds_and_says_how_well(
-    make_pack: Callable[..., ModelPack], photographs: Path, capsys: pytest.CaptureFixture[str], told: bool
+    make_pack: Callable[..., ModelPack],
+    photographs: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    told: bool,
 ) -> None:
     """Both graphs are written, smaller than half of float32's, with their figures on other photographs than it saw."""
+    monkeypatch.setattr(int8, "MAX_LOST_DB", 0.5)  # of its two or three layers none is a small part
     pack = make_pack("small", quality_input=told)
     assert main(["int8", str(pack.folder), "--images", str(photographs)]) == 0
     assert capsys.readouterr().out.count(": kept, ") == 2
@@ -199,6 +204,7 @@ def test_the_command_keeps_what_holds_and_says_how_well(
         assert entry["kept"]
         assert entry["bytes"] == after.manifest["files"][entry["file"]]["bytes"]
         assert entry["likeness"]["psnr_db"] >= after.manifest["int8"]["bounds"]["psnr_db"]
+        assert entry["lost_db"] <= after.manifest["int8"]["bounds"]["lost_db"]
         assert entry["photographs"] == 8
         assert len(entry["left_in_float"]) < entry["convolutions"]
 
@@ -259,6 +265,31 @@ def test_likeness_is_psnr_of_clamped_levels() -> None:
     assert compare([zeros + np.float32(1 / 127.5)], [zeros]).psnr_db == 48.13
     beyond = compare([zeros + 3], [zeros + 1])
     assert (beyond.psnr_db, beyond.max_abs, beyond.lpips) == (150.0, 0.0, None)
+
+
+def test_what_the_finest_files_lose_decides_what_stays_in_float(
+    graph: onnx.ModelProto, inputs: list[Floats], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all else allowed, layers stay in float until a picture is hardly further from its photograph; or none is
+    kept."""
+    monkeypatch.setattr(int8, "FREE_SHARE", 0.0)
+    monkeypatch.setattr(int8, "MAX_SHARE", 1.0)
+    monkeypatch.setattr(int8, "MIN_PSNR_DB", 0.0)
+    session, random = open_session(graph), np.random.default_rng(1)
+    outputs = [session.run(None, {"latent_sample": array})[0] for array in inputs]
+    photographs = [np.asarray(x + random.normal(scale=0.005, size=x.shape), np.float32) for x in outputs]
+    half = int8._Half(graph, lambda picture: picture, lambda picture: picture)
+    judge = int8._Judge(half, inputs, inputs, photographs)
+
+    def outcome(max_lost_db: float) -> int8.Outcome:
+        monkeypatch.setattr(int8, "MAX_LOST_DB", max_lost_db)
+        return int8._convert(tmp_path / "decoder.int8.onnx", judge, judge)
+
+    loose = outcome(1000.0)
+    assert loose.kept and loose.left_in_float == () and loose.lost_db > 0.1
+    strict = outcome(loose.lost_db / 2)
+    assert strict.kept and 0 < len(strict.left_in_float) < 5 and strict.lost_db <= loose.lost_db / 8
+    assert not outcome(-1.0).kept and not (tmp_path / "decoder.int8.onnx").exists()
 
 
 def test_as_few_layers_as_hold_stay_in_float(

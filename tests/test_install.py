@@ -324,7 +324,8 @@ def test_a_file_whose_pack_is_absent_names_it(models: Path, photo: Pixels, make_
 
 def test_every_known_space_has_its_name() -> None:
     """What the exporter knows by name, and the default pack's space, the runtime names."""
-    assert read_pack(TESTPACK.parents[2] / "models" / "tiny").space.identity.hex() in NAMES
+    identity = read_pack(TESTPACK.parents[2] / "models" / "tiny").space.identity.hex()
+    assert identity in NAMES, f'known_spaces.py lacks "{identity}": "tiny of sdrt {sdrt.__version__}"'
     assert {space.identity.hex(): space.id for space in SPACES.values()}.items() <= {
         identity: name.partition(":")[0] for identity, name in NAMES.items()
     }.items()

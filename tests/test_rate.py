@@ -19,7 +19,7 @@ def curve(noise: float, seed: int = 0) -> Callable[[int], int]:
 
 @pytest.mark.parametrize("budget", [40, 100, 1000, 5000, 60_000, 310_000])
 def test_the_finest_step_that_fits_is_found(budget: int) -> None:
-    """On a falling curve the budget is used to 99.5 %, or as far as an index can; at most 17 codings, none twice."""
+    """On a falling curve the budget is used to 99.5 %, or as far as an index can; in few codings, none twice."""
     size = curve(0)
     for guess in (0, 300, 512, 1023):
         asked: list[tuple[int, float]] = []
@@ -40,6 +40,21 @@ def test_a_wobbling_curve_still_never_exceeds(seed: int) -> None:
     size = curve(0.004, seed)
     found = rate.finest_within(lambda index, _bit_weight: bytes(size(index)), 5000, guess=512, finest=0)
     assert 0.98 * 5000 <= len(found) <= 5000
+
+
+@pytest.mark.parametrize("cliff", [100, 101, 500, 900, 1022, 1023])
+@pytest.mark.parametrize("slope", [0.0, 1e-4, 1e-3])
+def test_no_curve_is_so_crooked_that_it_takes_more_than_20_codings(cliff: int, slope: float) -> None:
+    """Where sizes fall at one index and hardly anywhere else, interpolation says nothing: the search bisects."""
+    for guess in (0, 512, 1023):
+        asked: list[int] = []
+
+        def code(index: int, _bit_weight: float, asked: list[int] = asked) -> bytes:
+            asked.append(index)
+            return bytes(int((50_000 if index < cliff else 700) * 2 ** (-slope * index)))
+
+        assert len(rate.finest_within(code, 1000, guess=guess, finest=100)) <= 1000
+        assert cliff in asked and len(asked) <= 20
 
 
 def test_a_larger_bit_weight_fills_what_steps_leave() -> None:

@@ -30,8 +30,11 @@ def _photo(name: str) -> Rgb:
 
 
 def test_a_target_takes_three_to_four_codings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On six photographs at three rates a target size takes at most four codings on average, and never more than
-    eight: the figure in ``finest_within``'s docstring and in the changelog."""
+    """On six photographs at three rates a search takes at most four codings on average, and never more than eight: the
+    figure in ``finest_within``'s docstring and in the changelog.
+
+    One encode may search again: on the reduced picture, or with finer steps where structure came out wrong.
+    """
     codings: list[int] = []
     search = rate.finest_within
 
@@ -49,11 +52,11 @@ def test_a_target_takes_three_to_four_codings(monkeypatch: pytest.MonkeyPatch) -
         for name in NAMES:
             for bpp in (0.08, 0.152, 0.3):
                 codec.encode(_photo(name), target_bpp=bpp)
-    assert len(codings) == 3 * len(NAMES)
+    assert len(codings) >= 3 * len(NAMES)
     assert np.mean(codings) <= 4 and max(codings) <= 8, codings
 
 
-@pytest.mark.parametrize("quality", [20, 80])
+@pytest.mark.parametrize("quality", [20, 80, 100])
 def test_8_bit_graphs_paint_photographs_as_float_graphs_do(quality: int) -> None:
     """One file through both decoders: 40 dB apart at least, the bound that the pack was made under.
 

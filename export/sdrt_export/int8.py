@@ -2,7 +2,8 @@
 
 Needs no checkpoint: the pack's own w16 or fp32 graphs are what is quantized. Layers are left in float by a rule that
 measures: first the most harmful ones for their arithmetic, as long as they hold at most a twentieth of it; then more
-of them until the pictures of the calibration hold. A graph is kept only if other photographs hold too.
+of them until the pictures of the calibration hold, and the pack's finest files too. A graph is kept only if other
+photographs hold as well.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sdrt.packs.search import load_pack, read_prior, read_verified
 from sdrt.pixels.tensors import to_sample
 from sdrt_export.int8_graph import quantize_graph
 from sdrt_export.int8_scales import Calibration, calibrate
-from sdrt_export.likeness import Likeness, compare
+from sdrt_export.likeness import Likeness, compare, psnr_db
 from sdrt_export.pack_writer import update_manifest
 from sdrt_export.photographs import crops, list_images, spread
 from sdrt_export.pixel_output import gives_pixels, set_output, without_pixels
@@ -38,16 +39,21 @@ from sdrt_export.session import open_session
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Picture = Callable[[Floats], Floats]
+"""An output of a half -> a sample (1, 3, H, W)."""
 
 MIN_PSNR_DB = 40.0
-"""Between the pictures of the int8 and the float graph. A codec's own loss is 23 to 33 dB: this adds .1 dB to 25."""
+"""Between the pictures of the int8 and the float graph."""
 MAX_LPIPS = 0.01
+MAX_LOST_DB = 0.05
+"""Mean PSNR to the photographs that one half in int8 may cost a file of the pack's finest step, where the codec itself
+loses least. Both halves together: .1 dB."""
 FREE_SHARE = 0.05
 """Share of the multiplications that may stay float even if the bounds hold without."""
 MAX_SHARE = 0.5
 """A graph that is more than half float saves too little to be worth a second file."""
 
-MARGIN_DB, MARGIN = 1.5, 0.5
+MARGIN_DB, MARGIN_LPIPS, MARGIN_LOST = 1.5, 0.5, 0.25
 """Margin to the bounds during calibration: other photographs lose more, smooth ones ten times as much as rough ones."""
 
 _CROPS, _SEEN, _JUDGED = 96, 12, 8
@@ -64,6 +70,8 @@ class Outcome:
     bytes: int
     likeness: Likeness
     """Of pictures through the int8 graph to pictures through the float one, on photographs kept apart."""
+    lost_db: float
+    """See MAX_LOST_DB, on the same photographs."""
     photographs: int
     """How many crops that was."""
     convolutions: int
@@ -82,24 +90,34 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
     graphs = {half: widen(without_pixels(original)) for half, original in originals.items()}
     encode, paint = (open_session(graphs[half]) for half in ("encoder", "decoder"))
 
-    def painted(raw: Floats) -> Floats:
-        shown = _with_level(pack, raw[:, : pack.space.channels], pack.default_step)
-        picture: Floats = paint.run(None, {"latent_sample": shown})[0]
+    def painted(latents: Floats) -> Floats:
+        picture: Floats = paint.run(None, {"latent_sample": latents})[0]
+        return picture
+
+    def uncoded(raw: Floats) -> Floats:
+        return painted(_with_level(pack, raw[:, : pack.space.channels], pack.default_step))
+
+    def coded(raw: Floats) -> Floats:
+        return painted(_coded(pack, prior, raw, finest))
+
+    def same(picture: Floats) -> Floats:
         return picture
 
     prior = load_prior(read_prior(pack)) if PRIOR in pack.files else None
-    cell = pack.space.downscale
-    samples = [[to_sample(crop, cell) for crop in group] for group in _photographs(photographs, cell)]
-    latents = [
-        [
-            _coded(pack, prior, encode.run(None, {"sample": sample})[0], step_index)
-            for sample, step_index in zip(group, _step_indices(pack, len(group)), strict=True)
-        ]
-        for group in samples
-    ]
+    cell, finest = pack.space.downscale, min(pack.quality_range)
+    encoder, decoder = _Half(graphs["encoder"], uncoded, coded), _Half(graphs["decoder"], same, same)
+    encoders, decoders = [], []
+    for crops_apart in _photographs(photographs, cell):
+        samples = [to_sample(crop, cell) for crop in crops_apart]
+        raw = [encode.run(None, {"sample": sample})[0] for sample in samples]
+        steps = _step_indices(pack, len(samples))
+        latents = [_coded(pack, prior, each, step_index) for each, step_index in zip(raw, steps, strict=True)]
+        fine = [_coded(pack, prior, each, finest) for each in raw]
+        encoders.append(_Judge(encoder, samples, samples, samples))
+        decoders.append(_Judge(decoder, latents, fine, samples))
     outcomes = [
-        _convert(pack.folder / graph_file_name("encoder", "int8"), graphs["encoder"], samples, painted),
-        _convert(pack.folder / graph_file_name("decoder", "int8"), graphs["decoder"], latents, lambda picture: picture),
+        _convert(pack.folder / graph_file_name("encoder", "int8"), *encoders),
+        _convert(pack.folder / graph_file_name("decoder", "int8"), *decoders),
     ]
     update_manifest(pack.folder, int8=report(outcomes))
     if gives_pixels(originals["decoder"]):
@@ -110,36 +128,85 @@ def add_int8(pack: ModelPack, photographs: Path) -> list[Outcome]:
 def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The figures in the form in which the manifest keeps them."""
     return {
-        "bounds": {"psnr_db": MIN_PSNR_DB, "lpips": MAX_LPIPS},
+        "bounds": {"psnr_db": MIN_PSNR_DB, "lpips": MAX_LPIPS, "lost_db": MAX_LOST_DB},
         "graphs": [asdict(outcome) for outcome in outcomes],
     }
 
 
-def _convert(
-    path: Path,
-    graph: onnx.ModelProto,
-    groups: Sequence[Sequence[Floats]],
-    picture_of: Callable[[Floats], Floats],
-) -> Outcome:
-    """``groups``: inputs to calibrate with, and to judge by; ``picture_of``: what an output looks like in the end."""
-    seen, judged = groups
+@dataclass(frozen=True)
+class _Verdict:
+    likeness: Likeness
+    lost_db: float
 
-    def pictures(model: onnx.ModelProto, inputs: Sequence[Floats]) -> list[Floats]:
-        session, source = open_session(model), model.graph.input[0].name
-        return [picture_of(session.run(None, {source: array})[0]) for array in inputs]
+    def holds(self, *, on_others: bool = False) -> bool:
+        """Within the bounds; ``on_others``: by such a margin that other photographs will be too."""
+        more_db, of_lpips, of_lost = (MARGIN_DB, MARGIN_LPIPS, MARGIN_LOST) if on_others else (0.0, 1.0, 1.0)
+        return (
+            self.likeness.psnr_db >= MIN_PSNR_DB + more_db
+            and (self.likeness.lpips is None or self.likeness.lpips <= MAX_LPIPS * of_lpips)
+            and self.lost_db <= MAX_LOST_DB * of_lost
+        )
 
-    calibration = calibrate(graph, seen)
+
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """One half of a pack in float, and what its outputs look like in the end."""
+
+    graph: onnx.ModelProto
+    picture_of: Picture
+    coded_picture_of: Picture
+    """After coding at the finest step."""
+
+
+class _Judge:
+    """Compares graphs with the float one that they were made from, on some photographs.
+
+    Args:
+        half: The float graph.
+        inputs: What its pictures are judged on.
+        finest: What files of the finest step are judged on: inputs too.
+        photographs: What ``finest`` show, samples (1, 3, H, W).
+    """
+
+    def __init__(
+        self, half: _Half, inputs: Sequence[Floats], finest: Sequence[Floats], photographs: Sequence[Floats]
+    ) -> None:
+        self.half, self.inputs = half, inputs
+        self._finest, self._photographs = finest, photographs
+        session = open_session(half.graph)
+        self._before = self._pictures(session)
+        self._before_db = self._psnr_db(session)
+
+    def __call__(self, model: onnx.ModelProto) -> _Verdict:
+        session = open_session(model)
+        likeness = compare(self._pictures(session), self._before)
+        return _Verdict(likeness, round(self._before_db - self._psnr_db(session), 4))
+
+    def _pictures(self, session: Any) -> list[Floats]:
+        return [self.half.picture_of(_run(session, array)) for array in self.inputs]
+
+    def _psnr_db(self, session: Any) -> float:
+        """Of files of the finest step to the photographs, the mean."""
+        pictures = (self.half.coded_picture_of(_run(session, array)) for array in self._finest)
+        return float(np.mean([psnr_db(*pair) for pair in zip(pictures, self._photographs, strict=True)]))
+
+
+def _run(session: Any, array: Floats) -> Floats:
+    output: Floats = session.run(None, {session.get_inputs()[0].name: array})[0]
+    return output
+
+
+def _convert(path: Path, seen: _Judge, apart: _Judge) -> Outcome:
+    """``seen``: what the graph is calibrated with; ``apart``: what decides whether it is kept."""
+    graph = seen.half.graph
+    calibration = calibrate(graph, seen.inputs)
     if not calibration.layers:
         raise ModelError(f"there is no convolution to compute in int8 for {path}")
-    before = pictures(graph, seen)
-    sure = (MIN_PSNR_DB + MARGIN_DB, MAX_LPIPS * MARGIN)
-    converted, floats, share = _choose(
-        graph, calibration, lambda model: _holds(compare(pictures(model, seen), before), *sure)
-    )
-    likeness = compare(pictures(converted, judged), pictures(graph, judged))
+    converted, floats, share = _choose(graph, calibration, lambda model: seen(model).holds(on_others=True))
+    verdict = apart(converted)
     data = converted.SerializeToString(deterministic=True)
     try:
-        if _holds(likeness, MIN_PSNR_DB, MAX_LPIPS):
+        if verdict.holds():
             write_atomic(path, data)
         else:
             path.unlink(missing_ok=True)
@@ -149,8 +216,9 @@ def _convert(
         file=path.name,
         kept=path.exists(),
         bytes=len(data),
-        likeness=likeness,
-        photographs=len(judged),
+        likeness=verdict.likeness,
+        lost_db=verdict.lost_db,
+        photographs=len(apart.inputs),
         convolutions=len(calibration.layers),
         left_in_float=tuple(floats),
         float_share=round(share, 4),
@@ -175,10 +243,6 @@ def _choose(
         counts = range(min(fewest + 1, limit), limit)
         count = counts.start + bisect_left(counts, True, key=lambda count: holds(converted(count)))
     return converted(count), [layer.output for layer in order[:count]], float(shares[count])
-
-
-def _holds(likeness: Likeness, min_psnr_db: float, max_lpips: float) -> bool:
-    return likeness.psnr_db >= min_psnr_db and (likeness.lpips is None or likeness.lpips <= max_lpips)
 
 
 def _original(pack: ModelPack, half: str) -> onnx.ModelProto:
@@ -239,7 +303,8 @@ def main(arguments: Sequence[str]) -> int:
             f"{outcome.file}: {'kept' if outcome.kept else 'REFUSED'}, {outcome.bytes / 1e6:.2f} MB; "
             f"on {outcome.photographs} photographs PSNR {shown.psnr_db:.2f} dB (worst {shown.worst_psnr_db:.2f}, "
             f"at least {MIN_PSNR_DB:g}), LPIPS {lpips} (at most {MAX_LPIPS:g}), "
-            f"largest difference {shown.max_abs:.1f} of 255; {len(outcome.left_in_float)} of {outcome.convolutions} "
+            f"largest difference {shown.max_abs:.1f} of 255; finest files lose {outcome.lost_db:.3f} dB (at most "
+            f"{MAX_LOST_DB:g}); {len(outcome.left_in_float)} of {outcome.convolutions} "
             f"convolutions in float ({outcome.float_share:.1%} of the multiplications)"
         )
     return 0 if all(outcome.kept for outcome in outcomes) else 1

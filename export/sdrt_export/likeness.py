@@ -35,12 +35,19 @@ def compare(pictures: Sequence[Floats], references: Sequence[Floats]) -> Likenes
     What is not a number counts as black.
     """
     pairs = [(_clamped(one), _clamped(two)) for one, two in zip(pictures, references, strict=True)]
-    psnrs, largest = [], 0.0
-    for one, two in pairs:
-        difference = (one.astype(np.float64) - two) * 127.5
-        largest = max(largest, float(np.abs(difference).max()))
-        psnrs.append(10 * np.log10(255**2 / max(float(np.square(difference).mean()), 255**2 * 1e-15)))
+    psnrs = [psnr_db(*pair) for pair in pairs]
+    largest = max(float(np.abs(_levels_apart(*pair)).max()) for pair in pairs)
     return Likeness(round(float(np.mean(psnrs)), 2), round(min(psnrs), 2), float(f"{largest:.3g}"), _lpips(pairs))
+
+
+def psnr_db(picture: Floats, reference: Floats) -> float:
+    """The PSNR of one picture, unrounded, at most 150; arguments as for ``compare``."""
+    error = float(np.square(_levels_apart(_clamped(picture), _clamped(reference))).mean())
+    return float(10 * np.log10(255**2 / max(error, 255**2 * 1e-15)))
+
+
+def _levels_apart(one: Floats, two: Floats) -> NDArray[np.float64]:
+    return (one.astype(np.float64) - two) * 127.5
 
 
 def _clamped(sample: Floats) -> Floats:

@@ -99,7 +99,7 @@ class FileWriter:
             one. With resampling cells are merged; each merged cell takes the finest step of its parts.
         mask: bool (rows, columns), the cells that patches in ``chunks`` cover, see ``sdrt.container.patches``. Latents
             that only hidden pixels depend on become 0. None: no patches.
-        guess: The step index at which the search for a target size begins. None: the pack's default.
+        guess: The step index at which the search for a target size begins. None: where photographs reach it.
     """
 
     coder: LatentCoder
@@ -149,11 +149,14 @@ class FileWriter:
         coarse = pack.quality_range[0]
         quality = self.options.quality
         guess = pack.default_step if quality is None else rate.step_for_quality(quality, pack.quality_range)
-        if self.guess is not None and budget_bytes is not None:
-            guess = self.guess
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
             coarsest = MAX_STEP_INDEX if is_last else coarse
+            if self.guess is not None and budget_bytes is not None:
+                guess = self.guess
+            elif budget_bytes is not None:
+                pixels = self.width_px * self.height_px / resampling**2
+                guess = rate.step_for_rate(pack.default_step, 8 * budget_bytes / pixels)
             try:
                 values = latents(resampling, is_last)
                 data, file = self._search(values, resampling, guess, coarsest)
