@@ -53,7 +53,7 @@ FREE_SHARE = 0.05
 MAX_SHARE = 0.5
 """A graph that is more than half float saves too little to be worth a second file."""
 
-MARGIN_DB, MARGIN_LPIPS, MARGIN_LOST = 1.5, 0.5, 0.25
+MARGIN_DB, MARGIN_LPIPS, MARGIN_LOST = 1.5, 0.5, 0.1
 """Margin to the bounds during calibration: other photographs lose more, smooth ones ten times as much as rough ones."""
 
 _CROPS, _SEEN, _JUDGED = 96, 12, 8
