@@ -101,7 +101,7 @@ def test_the_wheel_holds_the_runtime_and_its_pack_only(wheel: Path) -> None:
     ):
         assert f"sdrt/{wanted}" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pt", ".pyc"))]
-    assert wheel.stat().st_size < 20e6
+    assert wheel.stat().st_size < 60e6  # PyPI takes 100 MB
 
 
 def test_nobody_gets_torch(wheel: Path) -> None:
