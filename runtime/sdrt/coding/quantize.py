@@ -157,7 +157,7 @@ def _decisions(
 def _bits(prior: Prior, prediction: Prediction, symbols: Float32) -> Float32:
     """The bits of whole numbers (positions, n), by the prior's tables; escapes without what follows them."""
     entry, _low, _high = table_entries(prior, prediction, symbols.astype(np.int32).ravel())
-    return prior.costs[prior.row_offsets[prediction.table] + entry].reshape(symbols.shape)
+    return np.asarray(prior.costs[prior.row_offsets[prediction.table] + entry], np.float32).reshape(symbols.shape)
 
 
 def coarsest_within(

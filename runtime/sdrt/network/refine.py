@@ -3,7 +3,7 @@
 The encoder computes in one pass what is good for photographs in general; ``refine`` optimizes for this one.
 The format does not change, and decoding is not slower. What is minimized is a Lagrangian: the distortion of the decoded
 picture, and the bits of its symbols, weighed so that their sum stays what it was. At each step the codec chooses the
-symbols as it will in the file, and the decoder paints these. A choice between two integers has no gradient, so it counts
+symbols as it will in the file, and the decoder paints these. A choice between two integers has no gradient, it counts
 as softly undecided: a latent is worth something only near the threshold of its choice (``coding.quantize.soften``).
 Painting latents unrounded, or letting gradients straight through the rounding, fails where most symbols are 0
 (docs/EFFORT.md).
@@ -55,8 +55,8 @@ LAMBDA = math.log(2) / 6
 _MEAN_DECAY, _SQUARE_DECAY = 0.9, 0.95
 _EPSILON = 1e-12
 _LAST_RATE = 0.1
-_SETTLED = 0.5  # of the way to its integer: so that the search for a size may change the step without undoing choices
-_MOST_STEERED = 0.1
+_STEERS_BY = 0.5, 3.0
+"""How the logarithm of the weight of bits follows their excess, as a share, and the change of this excess."""
 _LEVELS = 127.5
 """8-bit levels of a sample's unit."""
 _NO_PULL = np.zeros((1, 1, 1, 1), np.float32)
@@ -242,22 +242,22 @@ class _Frame:
         painted, price = self._error_of_a_step(here, symbols)
         error_weight = self._counted(2 * recipe.error_weight / (LAMBDA * price))
         eyes_weight = np.float32(recipe.eyes_weight / (math.sqrt(LAMBDA * price) * _LEVELS))
-        bit_weight = 1.0
+        bit_weight, over = 1.0, 0.0
         mean, square = np.zeros_like(here[kept]), 0.0
         for step in range(1, recipe.steps + 1):
             pull = _NO_PULL if self.viewer is None else eyes_weight * self.viewer(painted)
             painted, slope = self._run(symbols, error_weight, pull)
             change = (slope[kept] + np.float32(bit_weight) * bits[kept]) * slopes[kept]
             mean += (1 - _MEAN_DECAY) * (change - mean)
-            square += (1 - _SQUARE_DECAY) * (float(np.square(change).mean()) - square)
+            undecided = max(1, int(np.count_nonzero(slopes[kept])))
+            square += (1 - _SQUARE_DECAY) * (float(np.square(change).sum()) / undecided - square)
             # As in Adam, but with one length for all latents: what has a small gradient has little to gain.
             length = math.sqrt(square / (1 - _SQUARE_DECAY**step)) * (1 - _MEAN_DECAY**step)
             here[kept] -= np.float32(recipe.rate_at(step) / (length + _EPSILON)) * mean
             symbols, slopes, bits, cost = self._soften(here)
-            over = cost / budget - 1 if budget else 0.0
-            bit_weight *= math.exp(min(max(over, -_MOST_STEERED), _MOST_STEERED))
+            over, before = (cost / budget - 1 if budget else 0.0), over
+            bit_weight *= math.exp(_STEERS_BY[0] * over + _STEERS_BY[1] * (over - before))
             step_done()
-        here += _SETTLED * (symbols - here)
         refined: Floats = here[kept] * sizes[kept]
         return refined
 
