@@ -93,7 +93,7 @@ def test_a_step_map_is_a_part_of_the_picture_that_is_refined(pack: ModelPack, ph
     plain, _ = writer.write(lambda *_: latents)
     better, _ = writer.write(
         lambda *_: latents,
-        lambda values, indices, sizes: refine.refine(values, photo, how, pack=pack, step_sizes=sizes, indices=indices),
+        lambda values, quantizer: refine.refine(values, photo, how, pack=pack, quantizer=quantizer),
     )
     assert squared_error(codec, better, photo) < 0.98 * squared_error(codec, plain, photo)
 

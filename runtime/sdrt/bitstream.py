@@ -162,9 +162,10 @@ class FileWriter:
                 values = latents(resampling, is_last)
                 data, file = self._search(values, resampling, guess, coarsest)
                 if refine is not None:
-                    values = refine(values, self._quantizer(values, resampling, file.step_index))
+                    import os; K = int(os.environ.get('K','0'))
+                    values = refine(values, self._quantizer(values, resampling, file.step_index + K))
                     with suppress(rate.TargetError):
-                        data, file = self._search(values, resampling, file.step_index, coarsest)
+                        data, file = self._search(values, resampling, file.step_index + K, coarsest)
             except rate.TargetError as error:
                 if is_last:
                     raise rate.TargetError(f"{error}{self._of_them_chunks}") from None
@@ -207,7 +208,7 @@ class FileWriter:
         prior, indices = self.coder.prior, self._steps(latents, step_index, resampling)
         weight = self._bit_weight(step_index)
 
-        def soften(values: Latents, indices: StepIndices) -> tuple[Latents, Latents, Latents, float]:
+        def soften(values: Latents, indices: StepIndices) -> tuple[Latents, Latents, float]:
             return quantize.soften(values, prior, indices, weight=weight)
 
         return Quantizer(indices, quantize.step_sizes(prior, indices), soften)

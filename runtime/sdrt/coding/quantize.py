@@ -80,7 +80,7 @@ def quantize(
 
 def soften(
     latents: Float32, prior: Prior, step_indices: NDArray[np.integer], *, weight: float | None = None
-) -> tuple[Float32, Float32, Float32, float]:
+) -> tuple[Float32, Float32, float]:
     """Quantizes as `quantize` does, for gradient descent on the latents. Arguments and errors are the same.
 
     Returns:
@@ -90,12 +90,12 @@ def soften(
         extents. How many bits more the upper one takes. The bits of all chosen symbols, without the extents.
     """
     exact = _counted(latents, prior, step_indices)
-    slopes, bits, costs = (np.zeros_like(exact) for _ in range(3))
-    symbols = _decisions(exact, prior, step_indices, _price(prior, weight), (slopes, bits, costs))
-    results = np.empty((3, prior.channels, *exact.shape[:2]), np.float32)
-    for result, array in zip(results, (symbols, slopes, bits), strict=True):
+    gaps, costs = np.zeros_like(exact), np.zeros_like(exact)
+    symbols = _decisions(exact, prior, step_indices, _price(prior, weight), (gaps, costs))
+    results = np.empty((2, prior.channels, *exact.shape[:2]), np.float32)
+    for result, array in zip(results, (symbols, gaps), strict=True):
         result[prior.order] = array.transpose(2, 0, 1)
-    return results[0], results[1], results[2], float(costs.sum(dtype=np.float64))
+    return results[0], results[1], float(costs.sum(dtype=np.float64))
 
 
 def _counted(latents: Float32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
@@ -120,7 +120,7 @@ def _decisions(
     prior: Prior,
     step_indices: NDArray[np.integer],
     price: float,
-    choices: tuple[Float32, Float32, Float32] | None = None,
+    choices: tuple[Float32, Float32] | None = None,
 ) -> Int32:
     """The chosen symbols, int32 (h, w, C), for latents in steps, float32 (h, w, C). ``price`` is lambda.
 
@@ -146,8 +146,7 @@ def _decisions(
             values = np.asarray(np.minimum(below + (saved > 0), MAX_SYMBOL), np.int32)
             canvas.scatter(values, places, symbols[:, :, channels])
             if choices is not None:
-                undecided = 1 / (2 + 2 * np.cosh(saved / _SOFTNESS))  # the logistic function's slope
-                noted = 2 / _SOFTNESS * undecided, upper - lower, np.where(saved > 0, upper, lower)
+                noted = upper - lower, np.where(saved > 0, upper, lower)
                 for array, target in zip(noted, choices, strict=True):
                     canvas.scatter(array, places, target[:, :, channels])
         canvas.store(scan, places, values)

@@ -45,7 +45,7 @@ INPUTS = ("latent_sample", "photo", "error_weight", "pull")
 OUTPUTS = ("sample", "latent_sample.gradient")
 """Ends of the graph that ``packs.search.read_gradient`` gives, as ``sdrt_export.pack_gradient`` describes them."""
 
-Soften = Callable[[Floats, StepIndices], tuple[Floats, Floats, Floats, float]]
+Soften = Callable[[Floats, StepIndices], tuple[Floats, Floats, float]]
 """What ``coding.quantize.soften`` does: normalized latents (C, h, w) and their step indices (h, w) -> symbols, their
 slopes, the bits that the upper of two integers takes more, each float32 (C, h, w); and the bits of all symbols."""
 
@@ -95,8 +95,8 @@ def recipe_of(effort: int, tune: str) -> Recipe:
     """What an effort from 1 to 9 means for a tuning, "psnr" or "eyes". docs/EFFORT.md has what was measured."""
     steps = STEPS[effort]
     if tune == "psnr":
-        return Recipe(steps, rate=0.02 * math.sqrt(27 / steps), error_weight=1)
-    return Recipe(steps, rate=0.008 * math.sqrt(27 / steps), error_weight=0.5, eyes_weight=16, share=0.25)
+        return Recipe(steps, rate=0.2, error_weight=1)
+    return Recipe(steps, rate=0.1, error_weight=1, eyes_weight=4, share=0.25)
 
 
 @dataclass(frozen=True)
@@ -238,30 +238,39 @@ class _Frame:
         """The kept part of latents (C, h, w), refined; the rest of the frame is not changed."""
         recipe, kept, sizes = self.recipe, self.kept, self.quantizer.step_sizes
         here = latents / sizes
-        symbols, slopes, bits, budget = self._soften(here)
+        symbols, gaps, budget = self._soften(here)
+        import os; budget *= float(os.environ.get('BUD','1'))
         painted, price = self._error_of_a_step(here, symbols)
-        error_weight = self._counted(2 * recipe.error_weight / (LAMBDA * price))
-        eyes_weight = np.float32(recipe.eyes_weight / (math.sqrt(LAMBDA * price) * _LEVELS))
-        bit_weight, over = 1.0, 0.0
-        mean, square = np.zeros_like(here[kept]), 0.0
+        error_weight = self._counted(recipe.error_weight / price)
+        eyes_weight = np.float32(recipe.eyes_weight / (math.sqrt(price) * _LEVELS))
+        bit_weight, over = 0.0, 0.0
+        mean, square = np.zeros_like(here[kept]), np.zeros((len(here), 1, 1), np.float32)
+        import os
+        dbg = os.environ.get('DBG'); beta = float(os.environ.get('BETA', '0')); lim = float(os.environ.get('LIM', '.05'))
+        S = [float(x) for x in os.environ.get('STEER', '2,6').split(',')]
         for step in range(1, recipe.steps + 1):
             pull = _NO_PULL if self.viewer is None else eyes_weight * self.viewer(painted)
             painted, slope = self._run(symbols, error_weight, pull)
-            change = (slope[kept] + np.float32(bit_weight) * bits[kept]) * slopes[kept]
-            mean += (1 - _MEAN_DECAY) * (change - mean)
-            undecided = max(1, int(np.count_nonzero(slopes[kept])))
-            square += (1 - _SQUARE_DECAY) * (float(np.square(change).sum()) / undecided - square)
-            # As in Adam, but with one length for all latents: what has a small gradient has little to gain.
-            length = math.sqrt(square / (1 - _SQUARE_DECAY**step)) * (1 - _MEAN_DECAY**step)
-            here[kept] -= np.float32(recipe.rate_at(step) / (length + _EPSILON)) * mean
-            symbols, slopes, bits, cost = self._soften(here)
+            if dbg == '1': print(step, 'err %.4f' % (np.square((painted-self.photo)[self.area]).mean()*127.5**2), 'bits %.4f w %.3f' % (over, bit_weight), 'nz', (symbols!=0).sum(), 'rms g %.3f y-q %.3f' % (np.sqrt(np.square(slope).mean()), np.sqrt(np.square(here-symbols).mean())))
+            target = symbols[kept] - slope[kept] - np.float32(bit_weight) * gaps[kept]
+            change = target - here[kept]
+            mean = beta * mean + (1 - beta) * change
+            square = .9 * square + .1 * np.square(change).mean((1, 2), keepdims=True)
+            length = np.sqrt(square / (1 - .9**step))
+            fall = recipe.rate_at(step) / recipe.rate
+            here[kept] += np.float32(fall / (1 - beta**step)) * np.minimum(recipe.rate, lim / (length + 1e-12)) * mean
+            symbols, gaps, cost = self._soften(here)
             over, before = (cost / budget - 1 if budget else 0.0), over
-            bit_weight *= math.exp(_STEERS_BY[0] * over + _STEERS_BY[1] * (over - before))
+            bit_weight += LAMBDA / 2 * (S[0] * over + S[1] * (over - before))
             step_done()
+        if dbg == '1':
+            painted, _ = self._run(symbols, error_weight, _NO_PULL)
+            print('end', 'err %.4f' % (np.square((painted-self.photo)[self.area]).mean()*127.5**2), 'bits %.4f w %.3f' % (over, bit_weight), 'nz', (symbols!=0).sum())
+        if dbg == '2': print('end bits %.4f mu %.3f nz %d' % (over, bit_weight / (LAMBDA / 2), (symbols != 0).sum()))
         refined: Floats = here[kept] * sizes[kept]
         return refined
 
-    def _soften(self, here: Floats) -> tuple[Floats, Floats, Floats, float]:
+    def _soften(self, here: Floats) -> tuple[Floats, Floats, float]:
         return self.quantizer.soften(here * self.quantizer.step_sizes, self.quantizer.indices)
 
     def _counted(self, weight: float) -> Floats:
