@@ -162,10 +162,9 @@ class FileWriter:
                 values = latents(resampling, is_last)
                 data, file = self._search(values, resampling, guess, coarsest)
                 if refine is not None:
-                    import os; K = int(os.environ.get('K','0'))
-                    values = refine(values, self._quantizer(values, resampling, file.step_index + K))
+                    values = refine(values, self._quantizer(values, resampling, file.step_index))
                     with suppress(rate.TargetError):
-                        data, file = self._search(values, resampling, file.step_index + K, coarsest)
+                        data, file = self._search(values, resampling, file.step_index, coarsest)
             except rate.TargetError as error:
                 if is_last:
                     raise rate.TargetError(f"{error}{self._of_them_chunks}") from None
@@ -208,10 +207,10 @@ class FileWriter:
         prior, indices = self.coder.prior, self._steps(latents, step_index, resampling)
         weight = self._bit_weight(step_index)
 
-        def soften(values: Latents, indices: StepIndices) -> tuple[Latents, Latents, float]:
-            return quantize.soften(values, prior, indices, weight=weight)
+        def choose(values: Latents, indices: StepIndices) -> tuple[Latents, Latents, Latents]:
+            return quantize.choose(values, prior, indices, weight=weight)
 
-        return Quantizer(indices, quantize.step_sizes(prior, indices), soften)
+        return Quantizer(indices, quantize.step_sizes(prior, indices), choose)
 
     def _bit_weight(self, step_index: int) -> float:
         """The weight of bits in quantization that the options ask for."""

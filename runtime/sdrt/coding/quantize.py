@@ -23,7 +23,6 @@ BIT_PRICE = log(2) / 6
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 _FOR_PSNR = 1.0
 _KEPT = np.float32(0.6)  # of a step: what is smaller is not worth an extent of its own
-_SOFTNESS = np.float32(0.5)  # squared steps; training's
 
 
 def bit_weight_for_psnr(prior: Prior) -> float:
@@ -78,24 +77,23 @@ def quantize(
     return with_extents(_decisions(exact, prior, step_indices, price), prior)
 
 
-def soften(
+def choose(
     latents: Float32, prior: Prior, step_indices: NDArray[np.integer], *, weight: float | None = None
-) -> tuple[Float32, Float32, float]:
-    """Quantizes as `quantize` does, for gradient descent on the latents. Arguments and errors are the same.
+) -> tuple[Float32, Float32, Float32]:
+    """Chooses symbols as `quantize` does, and says what they cost. Arguments and errors are the same.
 
     Returns:
-        Three arrays, float32 (C, h, w), in the order of the latent space, and a number:
-        The chosen symbols. The slope of each in its latent counted in steps, if the choice between the two nearest
-        integers were a logistic function of what the upper one saves; 0 where no choice is near, and beyond the
-        extents. How many bits more the upper one takes. The bits of all chosen symbols, without the extents.
+        Three arrays, float32 (C, h, w), in the order of the latent space: the chosen symbols, their bits, and how many
+        bits more the upper of the two nearest integers takes. Bits are those of the prior's tables, without extents
+        and what follows an escape.
     """
     exact = _counted(latents, prior, step_indices)
-    gaps, costs = np.zeros_like(exact), np.zeros_like(exact)
-    symbols = _decisions(exact, prior, step_indices, _price(prior, weight), (gaps, costs))
-    results = np.empty((2, prior.channels, *exact.shape[:2]), np.float32)
-    for result, array in zip(results, (symbols, gaps), strict=True):
+    bits, gaps = np.zeros_like(exact), np.zeros_like(exact)
+    symbols = _decisions(exact, prior, step_indices, _price(prior, weight), (bits, gaps))
+    results = np.empty((3, prior.channels, *exact.shape[:2]), np.float32)
+    for result, array in zip(results, (symbols, bits, gaps), strict=True):
         result[prior.order] = array.transpose(2, 0, 1)
-    return results[0], results[1], float(costs.sum(dtype=np.float64))
+    return results[0], results[1], results[2]
 
 
 def _counted(latents: Float32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
@@ -120,12 +118,11 @@ def _decisions(
     prior: Prior,
     step_indices: NDArray[np.integer],
     price: float,
-    choices: tuple[Float32, Float32] | None = None,
+    costs: tuple[Float32, Float32] | None = None,
 ) -> Int32:
     """The chosen symbols, int32 (h, w, C), for latents in steps, float32 (h, w, C). ``price`` is lambda.
 
-    ``choices``: arrays of zeros (h, w, C), for each choice's slope, the bits that the upper integer takes more, and the
-    bits of the chosen one.
+    ``costs``: arrays of zeros (h, w, C), for the bits of each symbol, and those that the upper integer takes more.
     """
     symbols = np.zeros(exact.shape, np.int32)
     extents = with_extents((np.abs(exact) > _KEPT).astype(np.int32), prior)[:, :, : prior.offset]
@@ -145,9 +142,8 @@ def _decisions(
             saved = 2 * (wanted - below) - 1 - prices * (upper - lower)
             values = np.asarray(np.minimum(below + (saved > 0), MAX_SYMBOL), np.int32)
             canvas.scatter(values, places, symbols[:, :, channels])
-            if choices is not None:
-                noted = upper - lower, np.where(saved > 0, upper, lower)
-                for array, target in zip(noted, choices, strict=True):
+            if costs is not None:
+                for array, target in zip((np.where(saved > 0, upper, lower), upper - lower), costs, strict=True):
                     canvas.scatter(array, places, target[:, :, channels])
         canvas.store(scan, places, values)
     return symbols

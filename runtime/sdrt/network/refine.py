@@ -1,12 +1,14 @@
 """Refines one picture's latents by gradient descent through the decoder, so that they decode closer to the photograph.
 
-The encoder computes in one pass what is good for photographs in general; ``refine`` optimizes for this one.
-The format does not change, and decoding is not slower. What is minimized is a Lagrangian: the distortion of the decoded
-picture, and the bits of its symbols, weighed so that their sum stays what it was. At each step the codec chooses the
-symbols as it will in the file, and the decoder paints these. A choice between two integers has no gradient, it counts
-as softly undecided: a latent is worth something only near the threshold of its choice (``coding.quantize.soften``).
-Painting latents unrounded, or letting gradients straight through the rounding, fails where most symbols are 0
-(docs/EFFORT.md).
+The encoder computes in one pass what is good for photographs in general; ``refine`` optimizes for this one. The format
+does not change, and decoding is not slower.
+
+The codec chooses symbols x for latents y that make ``|y - x|**2 + lambda * bits(x)`` small. This is the wanted Lagrangian
+wherever ``|y - x|**2`` stands for the distortion of the decoded picture. Near symbols q with the gradient g it does at
+``y = q - g / 2``, with distortion in units of what a squared step costs. So each step paints the symbols that the codec
+chooses, and moves the latents towards that point: majorization and minimization, the iterative thresholding of sparse
+codes (Daubechies, Defrise and De Mol, 2004) with the codec as the threshold. Where latents end, the codec's choice is
+right for any weight of bits and for steps nearby, so rate control goes on as with the encoder's (docs/EFFORT.md).
 
 A large picture is refined tile by tile: each tile's latents descend with their neighbors' held still, as these were
 left by the tiles before.
@@ -45,18 +47,15 @@ INPUTS = ("latent_sample", "photo", "error_weight", "pull")
 OUTPUTS = ("sample", "latent_sample.gradient")
 """Ends of the graph that ``packs.search.read_gradient`` gives, as ``sdrt_export.pack_gradient`` describes them."""
 
-Soften = Callable[[Floats, StepIndices], tuple[Floats, Floats, float]]
-"""What ``coding.quantize.soften`` does: normalized latents (C, h, w) and their step indices (h, w) -> symbols, their
-slopes, the bits that the upper of two integers takes more, each float32 (C, h, w); and the bits of all symbols."""
+Choose = Callable[[Floats, StepIndices], tuple[Floats, Floats, Floats]]
+"""What ``coding.quantize.choose`` does: normalized latents (C, h, w) and their step indices (h, w) -> symbols, their
+bits, the bits that the upper of the two nearest integers takes more, each float32 (C, h, w)."""
 
-LAMBDA = math.log(2) / 6
-"""Squared steps that a bit is worth: at high rates D = step**2 / 12, and a bit halves the step."""
-
-_MEAN_DECAY, _SQUARE_DECAY = 0.9, 0.95
+_LAST = 0.1
+_MEMORY = 0.9
 _EPSILON = 1e-12
-_LAST_RATE = 0.1
-_STEERS_BY = 0.5, 3.0
-"""How the logarithm of the weight of bits follows their excess, as a share, and the change of this excess."""
+_STEERS_BY = 0.25, 0.7
+"""How the extra price of a bit, in squared steps, follows their excess, as a share, and the change of this excess."""
 _LEVELS = 127.5
 """8-bit levels of a sample's unit."""
 _NO_PULL = np.zeros((1, 1, 1, 1), np.float32)
@@ -67,36 +66,39 @@ class Recipe:
     """What is minimized besides bits, and how.
 
     With s, the root mean square of what a change of one step in one latent changes in the picture, in 8-bit levels,
-    the distortion of a pixel is ``error_weight * e / (LAMBDA s**2) + eyes_weight * d / (LAMBDA**.5 s)`` bits: e its
-    squared error, summed over the channels, and d the distance of the perceptual networks.
+    the distortion of a pixel, in squared steps, is ``error_weight * e / s**2 + eyes_weight * d / s``: e its squared
+    error, summed over the channels, and d the distance of the perceptual networks.
 
     Args:
-        steps: of gradient descent, 1 or more.
-        rate: root mean square of the change of latents in the first steps, in quantizer steps; it falls to a tenth
-            along half a cosine.
-        error_weight: of the squared error. 1: the codec's own weight.
+        steps: of the descent, 1 or more.
+        rate: the part of the way to their aim that latents go in a first step, above 0, at most 1.
+        reach: the largest root mean square change of a channel in a first step, in quantizer steps. It keeps decoders
+            steady that were not trained for a codec: some of their channels matter a hundred times more than others.
+            Both fall to a tenth along half a cosine.
+        error_weight: of the squared error. 1: the codec's own.
         eyes_weight: of the perceptual networks' distance, in levels.
         share: of the picture that the networks see at each step, above 0.
     """
 
     steps: int
     rate: float
-    error_weight: float
+    reach: float
+    error_weight: float = 1.0
     eyes_weight: float = 0.0
     share: float = 1.0
 
-    def rate_at(self, step: int) -> float:
-        """The rate of a step, the first of which is 1."""
+    def slowness_at(self, step: int) -> float:
+        """What ``rate`` and ``reach`` are multiplied by at a step, the first of which is 1."""
         along = (step - 1) / max(self.steps - 1, 1)
-        return self.rate * (_LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * along)) / 2)
+        return _LAST + (1 - _LAST) * (1 + math.cos(math.pi * along)) / 2
 
 
 def recipe_of(effort: int, tune: str) -> Recipe:
     """What an effort from 1 to 9 means for a tuning, "psnr" or "eyes". docs/EFFORT.md has what was measured."""
     steps = STEPS[effort]
     if tune == "psnr":
-        return Recipe(steps, rate=0.2, error_weight=1)
-    return Recipe(steps, rate=0.1, error_weight=1, eyes_weight=4, share=0.25)
+        return Recipe(steps, rate=0.5, reach=min(0.1, 0.26 / math.sqrt(steps)))
+    return Recipe(steps, rate=min(0.3, 0.5 / math.sqrt(steps)), reach=0.02, eyes_weight=2, share=0.25)
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ class Quantizer:
     Args:
         indices: int (h, w), the step index at each position.
         step_sizes: float32 (C, h, w), its steps.
-        soften: chooses symbols, with gradients.
+        choose: chooses symbols.
     """
 
     indices: StepIndices
     step_sizes: Floats
-    soften: Soften
+    choose: Choose
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def refine(
                 photo=photo,
                 area=(slice(None), slice(None), *area),
                 level=None if level is None else level[frame],
-                quantizer=Quantizer(quantizer.indices[here], quantizer.step_sizes[frame], quantizer.soften),
+                quantizer=Quantizer(quantizer.indices[here], quantizer.step_sizes[frame], quantizer.choose),
                 kept=(slice(None), _kept(row), _kept(column)),
                 viewer=viewer,
             ).descend(refined[frame], step_done)
@@ -238,40 +240,29 @@ class _Frame:
         """The kept part of latents (C, h, w), refined; the rest of the frame is not changed."""
         recipe, kept, sizes = self.recipe, self.kept, self.quantizer.step_sizes
         here = latents / sizes
-        symbols, gaps, budget = self._soften(here)
-        import os; budget *= float(os.environ.get('BUD','1'))
-        painted, price = self._error_of_a_step(here, symbols)
-        error_weight = self._counted(recipe.error_weight / price)
-        eyes_weight = np.float32(recipe.eyes_weight / (math.sqrt(price) * _LEVELS))
-        bit_weight, over = 0.0, 0.0
-        mean, square = np.zeros_like(here[kept]), np.zeros((len(here), 1, 1), np.float32)
-        import os
-        dbg = os.environ.get('DBG'); beta = float(os.environ.get('BETA', '0')); lim = float(os.environ.get('LIM', '.05'))
-        S = [float(x) for x in os.environ.get('STEER', '2,6').split(',')]
+        symbols, bits, gaps = self._choose(here)
+        budget, over, price = _total(bits[kept]), 0.0, 0.0
+        painted, cost = self._cost_of_a_step(here, symbols)
+        error_weight = self._counted(recipe.error_weight / cost)
+        eyes_weight = np.float32(recipe.eyes_weight / (2 * math.sqrt(cost) * _LEVELS))
+        square = np.zeros((len(here), 1, 1), np.float32)
         for step in range(1, recipe.steps + 1):
             pull = _NO_PULL if self.viewer is None else eyes_weight * self.viewer(painted)
-            painted, slope = self._run(symbols, error_weight, pull)
-            if dbg == '1': print(step, 'err %.4f' % (np.square((painted-self.photo)[self.area]).mean()*127.5**2), 'bits %.4f w %.3f' % (over, bit_weight), 'nz', (symbols!=0).sum(), 'rms g %.3f y-q %.3f' % (np.sqrt(np.square(slope).mean()), np.sqrt(np.square(here-symbols).mean())))
-            target = symbols[kept] - slope[kept] - np.float32(bit_weight) * gaps[kept]
-            change = target - here[kept]
-            mean = beta * mean + (1 - beta) * change
-            square = .9 * square + .1 * np.square(change).mean((1, 2), keepdims=True)
-            length = np.sqrt(square / (1 - .9**step))
-            fall = recipe.rate_at(step) / recipe.rate
-            here[kept] += np.float32(fall / (1 - beta**step)) * np.minimum(recipe.rate, lim / (length + 1e-12)) * mean
-            symbols, gaps, cost = self._soften(here)
-            over, before = (cost / budget - 1 if budget else 0.0), over
-            bit_weight += LAMBDA / 2 * (S[0] * over + S[1] * (over - before))
+            painted, half_slope = self._run(symbols, error_weight, pull)
+            way = symbols[kept] - half_slope[kept] - np.float32(price / 2) * gaps[kept] - here[kept]
+            square += (1 - _MEMORY) * (np.square(way).mean((1, 2), keepdims=True) - square)
+            length = np.sqrt(square / (1 - _MEMORY**step))
+            rate = np.minimum(recipe.rate, recipe.reach / (length + _EPSILON))
+            here[kept] += np.float32(recipe.slowness_at(step)) * rate * way
+            symbols, bits, gaps = self._choose(here)
+            over, before = (_total(bits[kept]) / budget - 1 if budget else 0.0), over
+            price += _STEERS_BY[0] * over + _STEERS_BY[1] * (over - before)
             step_done()
-        if dbg == '1':
-            painted, _ = self._run(symbols, error_weight, _NO_PULL)
-            print('end', 'err %.4f' % (np.square((painted-self.photo)[self.area]).mean()*127.5**2), 'bits %.4f w %.3f' % (over, bit_weight), 'nz', (symbols!=0).sum())
-        if dbg == '2': print('end bits %.4f mu %.3f nz %d' % (over, bit_weight / (LAMBDA / 2), (symbols != 0).sum()))
         refined: Floats = here[kept] * sizes[kept]
         return refined
 
-    def _soften(self, here: Floats) -> tuple[Floats, Floats, float]:
-        return self.quantizer.soften(here * self.quantizer.step_sizes, self.quantizer.indices)
+    def _choose(self, here: Floats) -> tuple[Floats, Floats, Floats]:
+        return self.quantizer.choose(here * self.quantizer.step_sizes, self.quantizer.indices)
 
     def _counted(self, weight: float) -> Floats:
         """``weight`` for each pixel that counts, float32 (1, 1, H, W)."""
@@ -279,8 +270,8 @@ class _Frame:
         weights[self.area] = weight
         return weights
 
-    def _error_of_a_step(self, here: Floats, symbols: Floats) -> tuple[Floats, float]:
-        """The picture of the symbols, and what a squared step in one latent changes there: squared, in samples, summed.
+    def _cost_of_a_step(self, here: Floats, symbols: Floats) -> tuple[Floats, float]:
+        """The picture of the symbols, and what a squared step in one latent costs there: in samples, squared, summed.
 
         Of a decoder that shows no difference, or latents that are whole numbers: as if a step were a level.
         """
@@ -303,3 +294,7 @@ class _Frame:
         if not np.isfinite(slope).all():
             raise EngineError(f"model pack {self.pack.name}: the gradient of its decoder is not finite")
         return painted, slope[0, : len(counted)] * raw_steps
+
+
+def _total(bits: Floats) -> float:
+    return float(bits.sum(dtype=np.float64))
