@@ -119,7 +119,7 @@ def test_memory_is_that_of_a_frame(pack: ModelPack, make_photo: Callable[[int, i
         frames.append(arrays["photo"][0, 0].size)
         return gradient(arrays)
 
-    how = refine.Refinement(refine.Recipe(6, rate=0.5, reach=0.1), counted, None)
+    how = refine.Refinement(refine.Recipe(6, reach=0.1), counted, None)
     calls: list[tuple[int, int]] = []
     whole, tiled = (
         refine.refine(
@@ -171,7 +171,7 @@ def test_what_is_thrown_away_is_not_refined(pack: ModelPack, make_photo: Callabl
         return gradient(arrays)
 
     latents = np.zeros((12, 12, 8), np.float32)
-    how = refine.Refinement(refine.Recipe(1, rate=0.5, reach=0.1), watched, None)
+    how = refine.Refinement(refine.Recipe(1, reach=0.1), watched, None)
     refine.refine(latents, photo, how, pack=pack, quantizer=rounding(latents, 1.0))
     assert seen[0].shape == (96, 64)
     assert seen[0][:90, :61].all()
@@ -221,7 +221,7 @@ def test_a_small_autoencoder_of_stable_diffusions_kind(
     refined = refine.refine(
         latents,
         target,
-        refine.Refinement(refine.Recipe(10, rate=0.5, reach=0.1), gradient, None),
+        refine.Refinement(refine.Recipe(10, reach=0.1), gradient, None),
         pack=pack,
         quantizer=rounding(latents, 0.05),
     )

@@ -51,8 +51,11 @@ Choose = Callable[[Floats, StepIndices], tuple[Floats, Floats, Floats]]
 """What ``coding.quantize.choose`` does: normalized latents (C, h, w) and their step indices (h, w) -> symbols, their
 bits, the bits that the upper of the two nearest integers takes more, each float32 (C, h, w)."""
 
+LAMBDA = math.log(2) / 6
+"""Squared steps that a bit is worth: at high rates D = step**2 / 12, and a bit halves the step."""
+_RATE = np.float32(0.5)
+"""The part of the way to their aim that latents go in a first step, unless their channel's reach is shorter."""
 _LAST = 0.1
-_MEMORY = 0.9
 _EPSILON = 1e-12
 _STEERS_BY = 0.25, 0.7
 """How the extra price of a bit, in squared steps, follows their excess, as a share, and the change of this excess."""
@@ -71,24 +74,22 @@ class Recipe:
 
     Args:
         steps: of the descent, 1 or more.
-        rate: the part of the way to their aim that latents go in a first step, above 0, at most 1.
-        reach: the largest root mean square change of a channel in a first step, in quantizer steps. It keeps decoders
-            steady that were not trained for a codec: some of their channels matter a hundred times more than others.
-            Both fall to a tenth along half a cosine.
+        reach: the largest root mean square change of a channel in a first step, in quantizer steps. It keeps the descent
+            steady where networks ask for much, or where some channels matter a hundred times more than others, as in
+            decoders that were not trained for a codec. Steps fall to a tenth along half a cosine.
         error_weight: of the squared error. 1: the codec's own.
         eyes_weight: of the perceptual networks' distance, in levels.
         share: of the picture that the networks see at each step, above 0.
     """
 
     steps: int
-    rate: float
     reach: float
     error_weight: float = 1.0
     eyes_weight: float = 0.0
     share: float = 1.0
 
     def slowness_at(self, step: int) -> float:
-        """What ``rate`` and ``reach`` are multiplied by at a step, the first of which is 1."""
+        """What changes are multiplied by at a step, the first of which is 1."""
         along = (step - 1) / max(self.steps - 1, 1)
         return _LAST + (1 - _LAST) * (1 + math.cos(math.pi * along)) / 2
 
@@ -97,8 +98,8 @@ def recipe_of(effort: int, tune: str) -> Recipe:
     """What an effort from 1 to 9 means for a tuning, "psnr" or "eyes". docs/EFFORT.md has what was measured."""
     steps = STEPS[effort]
     if tune == "psnr":
-        return Recipe(steps, rate=0.5, reach=min(0.1, 0.26 / math.sqrt(steps)))
-    return Recipe(steps, rate=min(0.3, 0.5 / math.sqrt(steps)), reach=0.02, eyes_weight=2, share=0.25)
+        return Recipe(steps, reach=min(0.1, 0.26 / math.sqrt(steps)))
+    return Recipe(steps, reach=min(0.03, 0.1 / math.sqrt(steps)), eyes_weight=1.7, share=0.25)
 
 
 @dataclass(frozen=True)
@@ -245,19 +246,30 @@ class _Frame:
         painted, cost = self._cost_of_a_step(here, symbols)
         error_weight = self._counted(recipe.error_weight / cost)
         eyes_weight = np.float32(recipe.eyes_weight / (2 * math.sqrt(cost) * _LEVELS))
-        square = np.zeros((len(here), 1, 1), np.float32)
+        longest = np.full((len(here), 1, 1), _EPSILON, np.float32)
+        best, least = here[kept].copy(), math.inf
+
+        def judge() -> None:
+            nonlocal best, least
+            error = float(np.square(painted - self.photo, dtype=np.float64)[self.area].sum()) / cost
+            if (loss := recipe.error_weight * error + LAMBDA * _total(bits[kept])) < least:
+                best, least = here[kept].copy(), loss
+
         for step in range(1, recipe.steps + 1):
             pull = _NO_PULL if self.viewer is None else eyes_weight * self.viewer(painted)
             painted, half_slope = self._run(symbols, error_weight, pull)
+            judge()
             way = symbols[kept] - half_slope[kept] - np.float32(price / 2) * gaps[kept] - here[kept]
-            square += (1 - _MEMORY) * (np.square(way).mean((1, 2), keepdims=True) - square)
-            length = np.sqrt(square / (1 - _MEMORY**step))
-            rate = np.minimum(recipe.rate, recipe.reach / (length + _EPSILON))
-            here[kept] += np.float32(recipe.slowness_at(step)) * rate * way
+            longest = np.maximum(longest, np.sqrt(np.square(way).mean((1, 2), keepdims=True)))
+            here[kept] += np.float32(recipe.slowness_at(step)) * np.minimum(_RATE, recipe.reach / longest) * way
             symbols, bits, gaps = self._choose(here)
             over, before = (_total(bits[kept]) / budget - 1 if budget else 0.0), over
             price += _STEERS_BY[0] * over + _STEERS_BY[1] * (over - before)
             step_done()
+        if self.viewer is None:  # whose networks have not seen all of any one picture
+            painted, _ = self._run(symbols, error_weight, _NO_PULL)
+            judge()
+            here[kept] = best
         refined: Floats = here[kept] * sizes[kept]
         return refined
 
