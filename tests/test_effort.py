@@ -19,6 +19,9 @@ import sdrt
 from sdrt import model_cache
 from sdrt.bitstream import FileWriter
 from sdrt.codec import Codec
+from sdrt.coding import payload, quantize
+from sdrt.coding.prior_file import build_prior
+from sdrt.coding.symbols import to_channels
 from sdrt.command import cli
 from sdrt.errors import ModelError, OutputError
 from sdrt.network import onnxruntime_session, refine, transform, viewer
@@ -87,6 +90,38 @@ def test_effort_buys_quality_at_the_same_size(
     errors = [squared_error(codec, data, photo) for data in files]
     assert all(490 <= len(data) <= 500 for data in files)
     assert errors[2] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_descent_chooses_what_the_codec_codes(weight: float) -> None:
+    """`choose` gives the symbols of `quantize`, and nearly all the bits that they take, in the latent space's order."""
+    arrays = generic_arrays(6)
+    arrays["order"] = np.array([3, 1, 5, 0, 2, 4], np.uint8)
+    prior = build_prior(arrays)
+    latents = np.random.default_rng(1).normal(0, 2, (6, 9, 11)).astype(np.float32)
+    indices = np.full((9, 11), 500)
+    coded = quantize.quantize(latents, prior, indices, weight=weight)
+    symbols, bits, gaps = quantize.choose(latents, prior, indices, weight=weight)
+    np.testing.assert_array_equal(symbols, to_channels(coded, prior))
+    assert bits.sum() == pytest.approx(payload.bits(coded, prior, indices), rel=0.02)
+    assert np.sign(gaps)[latents > 3].mean() > 0.9, "larger numbers take more bits"
+    assert np.sign(gaps)[latents < -3].mean() < -0.9
+
+
+def test_a_descent_that_finds_nothing_better_changes_nothing(pack: ModelPack, photo: Pixels) -> None:
+    """For the squared error the best of all steps counts, the first of which sees the encoder's latents."""
+    latents = transform.to_latents(photo, pack, Engine(pack.encoder_path(), device="cpu"))
+    how = refine.Refinement(refine.Recipe(3, reach=100.0), gradient_of(pack), None)
+    quantizer = rounding(latents, 0.5)
+    refined = refine.refine(latents, photo, how, pack=pack, quantizer=quantizer)
+    errors = []
+    for values in (latents, refined):
+        symbols, _, _ = quantizer.choose(values, quantizer.indices)
+        strips = transform.pixel_strips(
+            symbols * np.float32(0.5), pack, Engine(pack.decoder_path(), device="cpu"), (0, 0, *photo.shape[1::-1])
+        )
+        errors.append(float(np.square(np.concatenate(list(strips)).astype(float) - photo).mean()))
+    assert errors[1] <= errors[0] * 1.001
 
 
 def test_a_step_map_is_a_part_of_the_picture_that_is_refined(pack: ModelPack, photo: Pixels) -> None:

@@ -84,8 +84,8 @@ def choose(
 
     Returns:
         Three arrays, float32 (C, h, w), in the order of the latent space: the chosen symbols, their bits, and how many
-        bits more the upper of the two nearest integers takes. Bits are those of the prior's tables, without extents
-        and what follows an escape.
+        bits more the upper of the two nearest integers takes. Bits are those of the prior's tables, without extents,
+        low bits and what follows an escape.
     """
     exact = _counted(latents, prior, step_indices)
     bits, gaps = np.zeros_like(exact), np.zeros_like(exact)

@@ -3,12 +3,12 @@
 The encoder computes in one pass what is good for photographs in general; ``refine`` optimizes for this one. The format
 does not change, and decoding is not slower.
 
-The codec chooses symbols x for latents y that make ``|y - x|**2 + lambda * bits(x)`` small. This is the wanted Lagrangian
-wherever ``|y - x|**2`` stands for the distortion of the decoded picture. Near symbols q with the gradient g it does at
-``y = q - g / 2``, with distortion in units of what a squared step costs. So each step paints the symbols that the codec
-chooses, and moves the latents towards that point: majorization and minimization, the iterative thresholding of sparse
-codes (Daubechies, Defrise and De Mol, 2004) with the codec as the threshold. Where latents end, the codec's choice is
-right for any weight of bits and for steps nearby, so rate control goes on as with the encoder's (docs/EFFORT.md).
+For latents y the codec chooses symbols x that make ``|y - x|**2 + lambda * bits(x)`` small. This is the Lagrangian that
+is wanted if ``|y - x|**2`` stands for the distortion of the decoded picture, in units of what a squared step costs. Near
+symbols q with the gradient g it does for ``y = q - g / 2``. So each step paints the symbols that the codec chooses, and
+moves the latents towards this point: majorization and minimization, the iterative thresholding of sparse codes
+(Daubechies, Defrise and De Mol, 2004), with the codec as the threshold. The latents then say what other symbols would
+cost, so rate control goes on with them as with the encoder's (docs/EFFORT.md).
 
 A large picture is refined tile by tile: each tile's latents descend with their neighbors' held still, as these were
 left by the tiles before.
@@ -74,9 +74,9 @@ class Recipe:
 
     Args:
         steps: of the descent, 1 or more.
-        reach: the largest root mean square change of a channel in a first step, in quantizer steps. It keeps the descent
-            steady where networks ask for much, or where some channels matter a hundred times more than others, as in
-            decoders that were not trained for a codec. Steps fall to a tenth along half a cosine.
+        reach: the largest root mean square change of a channel in a first step, in quantizer steps. It keeps the
+            descent steady where networks ask for much, or where some channels matter a hundred times more than others,
+            as in decoders that were not trained for a codec. Steps fall to a tenth along half a cosine.
         error_weight: of the squared error. 1: the codec's own.
         eyes_weight: of the perceptual networks' distance, in levels.
         share: of the picture that the networks see at each step, above 0.
