@@ -5,7 +5,7 @@ does not change, and decoding is not slower.
 
 For latents y the codec chooses symbols x that make ``|y - x|**2 + lambda * bits(x)`` small. This is the Lagrangian that
 is wanted if ``|y - x|**2`` stands for the distortion of the decoded picture, in units of what a squared step costs.
-Near symbols q with the gradient g it does for ``y = q - g / 2``. So each step paints the symbols that the codec chooses,
+Near symbols q with the gradient g it does for ``y = q - g / 2``. So each step paints the symbols that the codec picks,
 and moves the latents towards this point: majorization and minimization, the iterative thresholding of sparse codes
 (Daubechies, Defrise and De Mol, 2004), with the codec as the threshold. The latents then say what other symbols would
 cost, so rate control goes on with them as with the encoder's (docs/EFFORT.md).
