@@ -99,7 +99,7 @@ def recipe_of(effort: int, tune: str) -> Recipe:
     steps = STEPS[effort]
     if tune == "psnr":
         return Recipe(steps, reach=min(0.1, 0.26 / math.sqrt(steps)))
-    return Recipe(steps, reach=min(0.03, 0.1 / math.sqrt(steps)), eyes_weight=1.7, share=0.25)
+    return Recipe(steps, reach=min(0.03, 0.1 / math.sqrt(steps)), eyes_weight=1.1, share=0.25)
 
 
 @dataclass(frozen=True)
