@@ -168,7 +168,7 @@ def test_memory_is_that_of_a_frame(pack: ModelPack, make_photo: Callable[[int, i
         )
         for tile_px in (None, 72)
     )
-    assert max(frames[8:]) <= 72**2 < frames[0]
+    assert max(frames[9:]) <= 72**2 < frames[0]
     assert calls[6:] == [(done, len(calls) - 6) for done in range(1, len(calls) - 5)], "progress counts all tiles"
     painted = [
         np.concatenate(
