@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.bitstream import Latents, Refine
-from sdrt.container.step_map import StepIndices
 from sdrt.network.engine import Engine
-from sdrt.network.refine import Refinement, refine
+from sdrt.network.refine import Quantizer, Refinement, refine
 from sdrt.network.transform import Progress, to_latents
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.scaling import reduce
@@ -83,8 +82,8 @@ class Analysis:
             return None
         how = self._refinement
 
-        def refined(latents: Latents, indices: StepIndices, step_sizes: NDArray[np.float32]) -> Latents:
+        def refined(latents: Latents, quantizer: Quantizer) -> Latents:
             assert self._reduced is not None, "refine() comes after latents()"
-            return self._descend(latents, self._reduced, how, step_sizes=step_sizes, indices=indices)
+            return self._descend(latents, self._reduced, how, quantizer=quantizer)
 
         return refined

@@ -21,6 +21,7 @@ from sdrt.container import patches, sdl, step_map
 from sdrt.container.step_map import Offsets, StepIndices
 from sdrt.errors import ModelError
 from sdrt.limits import MAX_STEP_INDEX
+from sdrt.network.refine import Quantizer
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
@@ -31,8 +32,8 @@ Symbols = NDArray[np.int32]
 """int32 (C, h, w), the integers that a payload codes."""
 LatentsOf = Callable[[int, bool], Latents]
 """Resampling factor, whether this is the last call -> the latents of the reduced picture."""
-Refine = Callable[[Latents, StepIndices, NDArray[np.float32]], Latents]
-"""The last latents of a ``LatentsOf``, their step indices (h, w) and step sizes (C, h, w) -> improved latents."""
+Refine = Callable[[Latents, Quantizer], Latents]
+"""The last latents of a ``LatentsOf``, and how they will be quantized -> improved latents."""
 Written = tuple[bytes, sdl.SdlFile]
 """A file: its bytes, and its parsed content."""
 Paint = Callable[[bytes], NDArray[np.uint8]]
@@ -161,8 +162,7 @@ class FileWriter:
                 values = latents(resampling, is_last)
                 data, file = self._search(values, resampling, guess, coarsest)
                 if refine is not None:
-                    indices = self._steps(values, file.step_index, resampling)
-                    values = refine(values, indices, quantize.step_sizes(self.coder.prior, indices))
+                    values = refine(values, self._quantizer(values, resampling, file.step_index))
                     with suppress(rate.TargetError):
                         data, file = self._search(values, resampling, file.step_index, coarsest)
             except rate.TargetError as error:
@@ -202,6 +202,25 @@ class FileWriter:
 
         return quantize.coarsest_within(latents, self.coder.prior, max_error, finest=finest, steps=steps)
 
+    def _quantizer(self, latents: Latents, resampling: int, step_index: int) -> Quantizer:
+        """How ``_file`` quantizes ``latents`` at one step."""
+        prior, indices = self.coder.prior, self._steps(latents, step_index, resampling)
+        weight = self._bit_weight(step_index)
+
+        def choose(values: Latents, indices: StepIndices) -> tuple[Latents, Latents, Latents]:
+            return quantize.choose(values, prior, indices, weight=weight)
+
+        return Quantizer(indices, quantize.step_sizes(prior, indices), choose)
+
+    def _bit_weight(self, step_index: int) -> float:
+        """The weight of bits in quantization that the options ask for."""
+        if self.options.latent_error is not None:
+            return 0.0
+        prior = self.coder.prior
+        # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
+        optimized = self.options.tune == "psnr" or step_index > self.coder.pack.quality_range[0]
+        return quantize.bit_weight_for_psnr(prior) if optimized else prior.bit_weight
+
     def _steps(self, latents: Latents, step_index: int, resampling: int) -> StepIndices:
         """The step index at each position of ``latents``, int64 (h, w)."""
         offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
@@ -224,11 +243,7 @@ class FileWriter:
     def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:
         """The file of ``latents`` at one step. ``bit_weight`` above 1 raises the weight of bits by what exceeds 1."""
         pack, prior = self.coder.pack, self.coder.prior
-        # Below quality 0 rate-distortion optimization drops detail more gracefully than rounding does.
-        optimized = self.options.tune == "psnr" or step_index > pack.quality_range[0]
-        weight = quantize.bit_weight_for_psnr(prior) if optimized else prior.bit_weight
-        if self.options.latent_error is not None:
-            weight = 0.0
+        weight = self._bit_weight(step_index)
         indices = self._steps(latents, step_index, resampling)
         if self.mask is not None:
             side_px = pack.space.downscale * resampling

@@ -7,7 +7,7 @@ of step index i counts steps of ``prior.steps[c] * step_scale(i)``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from sdrt.container.step_map import octaves
 from sdrt.errors import UnsupportedError
 from sdrt.limits import MAX_STEP_INDEX
 
-BIT_PRICE = np.float32(np.log(2) / 6)
+BIT_PRICE = log(2) / 6
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 _FOR_PSNR = 1.0
 _KEPT = np.float32(0.6)  # of a step: what is smaller is not worth an extent of its own
@@ -70,27 +70,62 @@ def quantize(
     Raises:
         ValueError: The latents are not finite or have another number of channels, or an index is out of range.
     """
+    exact = _counted(latents, prior, step_indices)
+    price = _price(prior, weight)
+    if price == 0:
+        return with_extents(np.rint(exact).astype(np.int32), prior)
+    return with_extents(_decisions(exact, prior, step_indices, price), prior)
+
+
+def choose(
+    latents: Float32, prior: Prior, step_indices: NDArray[np.integer], *, weight: float | None = None
+) -> tuple[Float32, Float32, Float32]:
+    """Chooses symbols as `quantize` does, and says what they cost. Arguments and errors are the same.
+
+    Returns:
+        Three arrays, float32 (C, h, w), in the order of the latent space: the chosen symbols, their bits, and how many
+        bits more the upper of the two nearest integers takes. Bits are those of the prior's tables, without extents,
+        low bits and what follows an escape.
+    """
+    exact = _counted(latents, prior, step_indices)
+    bits, gaps = np.zeros_like(exact), np.zeros_like(exact)
+    symbols = _decisions(exact, prior, step_indices, _price(prior, weight), (bits, gaps))
+    results = np.empty((3, prior.channels, *exact.shape[:2]), np.float32)
+    for result, array in zip(results, (symbols, bits, gaps), strict=True):
+        result[prior.order] = array.transpose(2, 0, 1)
+    return results[0], results[1], results[2]
+
+
+def _counted(latents: Float32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
+    """Latents (C, h, w) in steps, float32 (h, w, C), channels in the prior's order. Raises as ``quantize``."""
     if latents.ndim != 3 or latents.shape[0] != prior.channels:
         raise ValueError(f"latents of shape {latents.shape} do not fit a prior of {prior.channels} channels")
     if not np.isfinite(latents).all():
         raise ValueError("latents are not finite")
-    weight = prior.bit_weight if weight is None else weight
     exact = np.asarray(arrange(latents, prior), np.float32)
     exact /= prior.steps[prior.order]
     exact /= _scales(step_indices)[:, :, None]
-    np.clip(exact, -MAX_SYMBOL, MAX_SYMBOL, out=exact)
-    if weight <= 0:
-        return with_extents(np.rint(exact).astype(np.int32), prior)
-    extents = with_extents((np.abs(exact) > _KEPT).astype(np.int32), prior)[:, :, : prior.offset]
-    decided = _decisions(exact, extents, prior, step_indices, np.float32(weight) * BIT_PRICE)
-    return with_extents(decided, prior)
+    return np.clip(exact, -MAX_SYMBOL, MAX_SYMBOL, out=exact)
+
+
+def _price(prior: Prior, weight: float | None) -> float:
+    """Squared steps that a bit is worth at a weight of bits; None is the prior's."""
+    return BIT_PRICE * max(prior.bit_weight if weight is None else weight, 0.0)
 
 
 def _decisions(
-    exact: Float32, extents: Int32, prior: Prior, step_indices: NDArray[np.integer], price: np.float32
+    exact: Float32,
+    prior: Prior,
+    step_indices: NDArray[np.integer],
+    price: float,
+    costs: tuple[Float32, Float32] | None = None,
 ) -> Int32:
-    """The chosen symbols, int32 (h, w, C), for latents in steps, float32 (h, w, C). ``price`` is lambda."""
+    """The chosen symbols, int32 (h, w, C), for latents in steps, float32 (h, w, C). ``price`` is lambda.
+
+    ``costs``: arrays of zeros (h, w, C), for the bits of each symbol, and those that the upper integer takes more.
+    """
     symbols = np.zeros(exact.shape, np.int32)
+    extents = with_extents((np.abs(exact) > _KEPT).astype(np.int32), prior)[:, :, : prior.offset]
     canvas = Canvas(prior, step_indices)
     for scan in prior.scans:
         places = canvas.positions(scan)
@@ -98,23 +133,26 @@ def _decisions(
             values = np.asarray(canvas.rows(extents, places), np.int32)
         else:
             channels = slice(scan.start - prior.offset, scan.stop - prior.offset)
-            weights: Float32 = np.asarray(prior.sensitivity[prior.order[channels]] / price, np.float32)
+            prices: Float32 = np.asarray(price / prior.sensitivity[prior.order[channels]], np.float32)
             wanted = np.asarray(canvas.rows(exact, places)[:, channels], np.float32)
-            values = _decide(prior, predict(canvas, scan, places), wanted, weights)
+            below = np.floor(wanted)
+            prediction = predict(canvas, scan, places)
+            lower, upper = (_bits(prior, prediction, below + step) for step in (0, 1))
+            # How much cheaper the upper integer is, in squared steps.
+            saved = 2 * (wanted - below) - 1 - prices * (upper - lower)
+            values = np.asarray(np.minimum(below + (saved > 0), MAX_SYMBOL), np.int32)
             canvas.scatter(values, places, symbols[:, :, channels])
+            if costs is not None:
+                for array, target in zip((np.where(saved > 0, upper, lower), upper - lower), costs, strict=True):
+                    canvas.scatter(array, places, target[:, :, channels])
         canvas.store(scan, places, values)
     return symbols
 
 
-def _decide(prior: Prior, prediction: Prediction, exact: Float32, weights: Float32) -> Int32:
-    """The cheaper of the two integers around each value (positions, n). ``weights`` (n,): bits per squared step."""
-    below = np.floor(exact)
-    costs = []
-    for candidate in (below, below + 1):
-        entry, _low, _high = table_entries(prior, prediction, candidate.astype(np.int32).ravel())
-        bits = prior.costs[prior.row_offsets[prediction.table] + entry].reshape(exact.shape)
-        costs.append(bits + weights * np.square(exact - candidate))
-    return np.asarray(np.minimum(below + (costs[1] < costs[0]), MAX_SYMBOL), np.int32)
+def _bits(prior: Prior, prediction: Prediction, symbols: Float32) -> Float32:
+    """The bits of whole numbers (positions, n), by the prior's tables; escapes without what follows them."""
+    entry, _low, _high = table_entries(prior, prediction, symbols.astype(np.int32).ravel())
+    return np.asarray(prior.costs[prior.row_offsets[prediction.table] + entry], np.float32).reshape(symbols.shape)
 
 
 def coarsest_within(

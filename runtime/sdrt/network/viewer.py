@@ -35,7 +35,6 @@ class Viewer:
         networks: the effort pack's graph, with INPUTS and OUTPUTS.
         photo: float32 (1, 3, H, W) in [-1, 1], the original of the frame.
         area: of the frame that counts.
-        weight: of the networks' distance, for each pixel of a window.
         share: of the area that is evaluated at each call, above 0.
         seed: of the sweeps' offsets.
     """
@@ -43,7 +42,6 @@ class Viewer:
     networks: NamedRunner
     photo: Floats
     area: Area
-    weight: float
     share: float
     seed: int = 0
     _pull: Floats = field(init=False)
@@ -55,12 +53,15 @@ class Viewer:
         self._windows = self._sweeps()
 
     def __call__(self, painted: Floats) -> Floats:
-        """The gradient (1, 3, H, W) in the samples of a decoded frame; 0 where no window has been yet."""
+        """The gradient of the distance, for each pixel of a window, in the samples of a decoded frame.
+
+        float32 (1, 3, H, W); 0 where no window has been yet.
+        """
         self._owed_px += self.share * self.photo[0, 0][self.area].size
         while self._owed_px > 0:
             seen = (slice(None), slice(None), *next(self._windows))
             pixels = self.photo[seen][0, 0].size
-            factor = np.array(self.weight * pixels, np.float32)
+            factor = np.array(pixels, np.float32)
             arrays = painted[seen], self.photo[seen], factor
             contiguous = {name: np.ascontiguousarray(array) for name, array in zip(INPUTS, arrays, strict=True)}
             self._pull[seen] = self.networks(contiguous)[OUTPUTS[0]]
