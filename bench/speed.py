@@ -54,7 +54,8 @@ def our_contestants(photo: Image.Image, threads: int, arithmetic: Arithmetic) ->
     packs = sorted(search.list_packs(), key=lambda p: p.name != DEFAULT_PACK)
     for pack in packs:
         cell = pack.space.downscale
-        shape = (1, pack.space.channels, photo.height // cell, photo.width // cell)
+        channels = pack.space.channels + pack.quality_input
+        shape = (1, channels, photo.height // cell, photo.width // cell)
         for device, precision in _our_ways(pack.precisions):
             path = pack.decoder_path(graph_precision(device, precision, pack.precisions))
             name = f"sdrt {pack.name}, {device} {precision}: decoder network"

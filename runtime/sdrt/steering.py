@@ -88,14 +88,15 @@ def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tupl
     downscale = writer.coder.pack.space.downscale
     _, _, side = step_map.cells(1, 1, downscale)
     painted = paint(written[0])
-    offsets = wrong_offsets(rgb, painted, side * downscale)
+    offsets, wrongness = wrong_offsets(rgb, painted, side * downscale), _wrongness(rgb, painted)
+    del painted  # of a large picture, hundreds of megabytes
     if offsets is None:
         return writer, written
     if writer.offsets is not None:
         offsets = np.where(writer.offsets == 0, offsets, writer.offsets)
     finer = replace(writer, offsets=offsets, guess=written[1].step_index)
     again = write(finer)
-    if _wrongness(rgb, paint(again[0])) < _wrongness(rgb, painted):
+    if _wrongness(rgb, paint(again[0])) < wrongness:
         return finer, again
     return writer, written
 

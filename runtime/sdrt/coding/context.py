@@ -244,7 +244,7 @@ def replay(prior: Prior, coded: Int32, step_indices: NDArray[np.integer]) -> Ite
     canvas = Canvas(prior, step_indices)
     for scan in prior.scans:
         places = canvas.positions(scan)
-        values: Int32 = np.asarray(canvas.rows(coded, places)[:, scan.start : scan.stop], np.int32)
+        values: Int32 = np.asarray(canvas.rows(coded[:, :, scan.start : scan.stop], places), np.int32)
         yield scan, values, predict(canvas, scan, places)
         canvas.store(scan, places, values)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sdrt.coding.context import Canvas, Prediction, predict, table_entries
 from sdrt.coding.prior import MAX_SYMBOL, Float32, Int32, Prior
-from sdrt.coding.symbols import arrange, to_channels, with_extents
+from sdrt.coding.symbols import arrange, extents_of, to_channels, with_extents
 from sdrt.container.step_map import octaves
 from sdrt.errors import UnsupportedError
 from sdrt.limits import MAX_STEP_INDEX
@@ -74,7 +74,9 @@ def quantize(
     price = _price(prior, weight)
     if price == 0:
         return with_extents(np.rint(exact).astype(np.int32), prior)
-    return with_extents(_decisions(exact, prior, step_indices, price), prior)
+    symbols = _decisions(exact, prior, step_indices, price)
+    del exact  # of a large picture, hundreds of megabytes
+    return with_extents(symbols, prior)
 
 
 def choose(
@@ -124,8 +126,8 @@ def _decisions(
 
     ``costs``: arrays of zeros (h, w, C), for the bits of each symbol, and those that the upper integer takes more.
     """
+    extents = extents_of((exact > _KEPT) | (exact < -_KEPT), prior)
     symbols = np.zeros(exact.shape, np.int32)
-    extents = with_extents((np.abs(exact) > _KEPT).astype(np.int32), prior)[:, :, : prior.offset]
     canvas = Canvas(prior, step_indices)
     for scan in prior.scans:
         places = canvas.positions(scan)
@@ -134,7 +136,7 @@ def _decisions(
         else:
             channels = slice(scan.start - prior.offset, scan.stop - prior.offset)
             prices: Float32 = np.asarray(price / prior.sensitivity[prior.order[channels]], np.float32)
-            wanted = np.asarray(canvas.rows(exact, places)[:, channels], np.float32)
+            wanted = np.asarray(canvas.rows(exact[:, :, channels], places), np.float32)
             below = np.floor(wanted)
             prediction = predict(canvas, scan, places)
             lower, upper = (_bits(prior, prediction, below + step) for step in (0, 1))
@@ -206,7 +208,7 @@ def dequantize(coded: Int32, prior: Prior, step_indices: NDArray[np.integer]) ->
     Raises:
         ValueError: An index is out of range.
     """
-    latents = to_channels(coded, prior).astype(np.float32)
+    latents = to_channels(coded, prior, np.float32)
     latents *= prior.steps[:, None, None]
     latents *= _scales(step_indices)
     return latents

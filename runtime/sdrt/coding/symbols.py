@@ -5,10 +5,14 @@ This is the only layout between quantizer and payload; `arrange` enters it from 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.coding.prior import Int32, Prior
+
+_Number = TypeVar("_Number", np.int32, np.float32)
 
 
 def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
@@ -16,9 +20,9 @@ def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
     return np.ascontiguousarray(symbols[prior.order].transpose(1, 2, 0))
 
 
-def to_channels(coded: Int32, prior: Prior) -> Int32:
-    """Reorders int32 (h, w, coded channels) to int32 (C, h, w) in latent space order, without the extents."""
-    symbols = np.empty((prior.channels, *coded.shape[:2]), np.int32)
+def to_channels(coded: Int32, prior: Prior, dtype: type[_Number] = np.int32) -> NDArray[_Number]:  # type: ignore[assignment]
+    """Reorders int32 (h, w, coded channels) to ``dtype`` (C, h, w) in latent space order, without the extents."""
+    symbols = np.empty((prior.channels, *coded.shape[:2]), dtype)
     symbols[prior.order] = coded[:, :, prior.offset :].transpose(2, 0, 1)
     return symbols
 
@@ -35,7 +39,21 @@ def with_extents(symbols: Int32, prior: Prior) -> Int32:
     """
     if not prior.extents:
         return symbols
-    nonzero = symbols != 0
+    return np.concatenate([extents_of(symbols != 0, prior), symbols], axis=2)
+
+
+def extents_of(nonzero: NDArray[np.bool_], prior: Prior) -> Int32:
+    """The smallest extents that cover what is not 0.
+
+    Args:
+        nonzero: bool (h, w, C), channels in the prior's order.
+        prior: The prior that they will be coded under.
+
+    Returns:
+        int32 (h, w, 1); (h, w, 0) where the prior codes none.
+    """
+    if not prior.extents:
+        return np.zeros((*nonzero.shape[:2], 0), np.int32)
     # The number of channels up to the last that is not 0.
     used = np.where(nonzero.any(2), prior.channels - nonzero[:, :, ::-1].argmax(2), 0)
-    return np.concatenate([prior.extent_of[used][:, :, None].astype(np.int32), symbols], axis=2)
+    return prior.extent_of[used][:, :, None].astype(np.int32)
