@@ -22,6 +22,7 @@ from sdrt.limits import MAX_STEP_INDEX
 BIT_PRICE = log(2) / 6
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 _FOR_PSNR = 1.0
+_PLACES = 2**15  # positions that are decided at a time
 _KEPT = np.float32(0.6)  # of a step: what is smaller is not worth an extent of its own
 
 
@@ -73,10 +74,9 @@ def quantize(
     exact = _counted(latents, prior, step_indices)
     price = _price(prior, weight)
     if price == 0:
-        return with_extents(np.rint(exact).astype(np.int32), prior)
-    symbols = _decisions(exact, prior, step_indices, price)
-    del exact  # of a large picture, hundreds of megabytes
-    return with_extents(symbols, prior)
+        return with_extents(np.rint(exact, out=exact), prior)
+    _decide(exact, prior, step_indices, price)
+    return with_extents(exact, prior)
 
 
 def choose(
@@ -91,9 +91,9 @@ def choose(
     """
     exact = _counted(latents, prior, step_indices)
     bits, gaps = np.zeros_like(exact), np.zeros_like(exact)
-    symbols = _decisions(exact, prior, step_indices, _price(prior, weight), (bits, gaps))
+    _decide(exact, prior, step_indices, _price(prior, weight), (bits, gaps))
     results = np.empty((3, prior.channels, *exact.shape[:2]), np.float32)
-    for result, array in zip(results, (symbols, bits, gaps), strict=True):
+    for result, array in zip(results, (exact, bits, gaps), strict=True):
         result[prior.order] = array.transpose(2, 0, 1)
     return results[0], results[1], results[2]
 
@@ -115,40 +115,44 @@ def _price(prior: Prior, weight: float | None) -> float:
     return BIT_PRICE * max(prior.bit_weight if weight is None else weight, 0.0)
 
 
-def _decisions(
+def _decide(
     exact: Float32,
     prior: Prior,
     step_indices: NDArray[np.integer],
     price: float,
     costs: tuple[Float32, Float32] | None = None,
-) -> Int32:
-    """The chosen symbols, int32 (h, w, C), for latents in steps, float32 (h, w, C). ``price`` is lambda.
+) -> None:
+    """Replaces latents in steps, float32 (h, w, C), by the chosen symbols. ``price`` is lambda.
 
+    In place and in parts: those of a large picture are hundreds of megabytes.
     ``costs``: arrays of zeros (h, w, C), for the bits of each symbol, and those that the upper integer takes more.
     """
     extents = extents_of((exact > _KEPT) | (exact < -_KEPT), prior)
-    symbols = np.zeros(exact.shape, np.int32)
+    for extent, (start, stop) in enumerate(zip((0, *prior.extents), prior.extents, strict=False), 1):
+        exact[extents[:, :, 0] < extent, start:stop] = 0
     canvas = Canvas(prior, step_indices)
     for scan in prior.scans:
         places = canvas.positions(scan)
         if scan.start < prior.offset:
-            values = np.asarray(canvas.rows(extents, places), np.int32)
-        else:
-            channels = slice(scan.start - prior.offset, scan.stop - prior.offset)
-            prices: Float32 = np.asarray(price / prior.sensitivity[prior.order[channels]], np.float32)
-            wanted = np.asarray(canvas.rows(exact[:, :, channels], places), np.float32)
+            canvas.store(scan, places, np.asarray(canvas.rows(extents, places), np.int32))
+            continue
+        channels = slice(scan.start - prior.offset, scan.stop - prior.offset)
+        prices: Float32 = np.asarray(price / prior.sensitivity[prior.order[channels]], np.float32)
+        values = np.empty((len(places), scan.size), np.int32)
+        for first in range(0, len(places), _PLACES):
+            some = places[first : first + _PLACES]
+            wanted = np.asarray(canvas.rows(exact[:, :, channels], some), np.float32)
             below = np.floor(wanted)
-            prediction = predict(canvas, scan, places)
+            prediction = predict(canvas, scan, some)
             lower, upper = (_bits(prior, prediction, below + step) for step in (0, 1))
             # How much cheaper the upper integer is, in squared steps.
             saved = 2 * (wanted - below) - 1 - prices * (upper - lower)
-            values = np.asarray(np.minimum(below + (saved > 0), MAX_SYMBOL), np.int32)
-            canvas.scatter(values, places, symbols[:, :, channels])
+            values[first : first + _PLACES] = np.minimum(below + (saved > 0), MAX_SYMBOL)
             if costs is not None:
                 for array, target in zip((np.where(saved > 0, upper, lower), upper - lower), costs, strict=True):
-                    canvas.scatter(array, places, target[:, :, channels])
+                    canvas.scatter(array, some, target[:, :, channels])
+        canvas.scatter(values, places, exact[:, :, channels])
         canvas.store(scan, places, values)
-    return symbols
 
 
 def _bits(prior: Prior, prediction: Prediction, symbols: Float32) -> Float32:

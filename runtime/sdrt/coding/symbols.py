@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from sdrt.coding.prior import Int32, Prior
 
+_ROWS = 64  # that are reordered at a time: a copy of all would be hundreds of megabytes
 _Number = TypeVar("_Number", np.int32, np.float32)
 
 
 def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
     """Reorders (C, h, w), latent space order, to contiguous (h, w, C) in the prior's channel order."""
-    return np.ascontiguousarray(symbols[prior.order].transpose(1, 2, 0))
+    arranged = np.empty((*symbols.shape[1:], prior.channels), symbols.dtype)
+    for first in range(0, len(arranged), _ROWS):
+        rows = slice(first, first + _ROWS)
+        arranged[rows] = symbols[:, rows][prior.order].transpose(1, 2, 0)
+    return arranged
 
 
 def to_channels(coded: Int32, prior: Prior, dtype: type[_Number] = np.int32) -> NDArray[_Number]:  # type: ignore[assignment]
@@ -27,19 +32,20 @@ def to_channels(coded: Int32, prior: Prior, dtype: type[_Number] = np.int32) -> 
     return symbols
 
 
-def with_extents(symbols: Int32, prior: Prior) -> Int32:
+def with_extents(symbols: NDArray[_Number], prior: Prior) -> Int32:
     """Prepends the extents, the smallest that cover the symbols, as channel 0 if the prior codes extents.
 
     Args:
-        symbols: int32 (h, w, C), as ``arrange`` returns them.
+        symbols: Whole numbers (h, w, C), as ``arrange`` returns them.
         prior: The prior that they will be coded under.
 
     Returns:
         int32 (h, w, coded channels).
     """
-    if not prior.extents:
-        return symbols
-    return np.concatenate([extents_of(symbols != 0, prior), symbols], axis=2)
+    coded = np.empty((*symbols.shape[:2], prior.coded_channels), np.int32)
+    coded[:, :, : prior.offset] = extents_of(symbols != 0, prior)
+    coded[:, :, prior.offset :] = symbols
+    return coded
 
 
 def extents_of(nonzero: NDArray[np.bool_], prior: Prior) -> Int32:
