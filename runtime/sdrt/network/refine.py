@@ -102,7 +102,7 @@ def recipe_of(effort: int, tune: str) -> Recipe:
     return Recipe(steps, reach=min(0.03, 0.1 / math.sqrt(steps)), eyes_weight=1.1, share=0.25)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantizer:
     """How the codec will quantize what is refined.
 
