@@ -20,8 +20,6 @@ from sdrt.pixels.picture import Pixels
 
 _OCTAVE = OCTAVE // UNIT
 """Offsets that double the step."""
-_FACE_WEIGHT = 2**0.5
-"""Of faces that nobody asked for: a portrait's face is a large part of it, and the rest pays."""
 _FINER = _OCTAVE // 4
 """Offsets by which wrong structure gets finer steps: half an octave took more from the rest than it gave."""
 _LINED = 0.45
@@ -38,9 +36,8 @@ def regions_of(rgb: Pixels, options: EncodeOptions, pack: ModelPack) -> list[Reg
     wanted = options.protect == "faces" or (options.protect == "auto" and pack.quality_input)
     if not wanted or options.latent_error is not None:
         return list(options.regions)
-    weight = Region.weight if options.protect == "faces" else _FACE_WEIGHT
     try:
-        return [*options.regions, *(Region(*box, weight) for box in find_faces(rgb))]
+        return [*options.regions, *(Region(*box) for box in find_faces(rgb))]
     except UnsupportedError:
         if options.protect == "faces":
             raise
