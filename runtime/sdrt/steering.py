@@ -85,10 +85,11 @@ def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tupl
     downscale = writer.coder.pack.space.downscale
     _, _, side = step_map.cells(1, 1, downscale)
     painted = paint(written[0])
-    offsets, wrongness = wrong_offsets(rgb, painted, side * downscale), _wrongness(rgb, painted)
-    del painted  # of a large picture, hundreds of megabytes
+    offsets = wrong_offsets(rgb, painted, side * downscale)
     if offsets is None:
         return writer, written
+    wrongness = _wrongness(rgb, painted)
+    del painted  # of a large picture, hundreds of megabytes
     if writer.offsets is not None:
         offsets = np.where(writer.offsets == 0, offsets, writer.offsets)
     finer = replace(writer, offsets=offsets, guess=written[1].step_index)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sdrt.coding.context import Canvas, Prediction, predict, table_entries
 from sdrt.coding.prior import MAX_SYMBOL, Float32, Int32, Prior
-from sdrt.coding.symbols import arrange, extents_of, to_channels, with_extents
+from sdrt.coding.symbols import arrange, extents_of, in_latent_order, to_channels, with_extents
 from sdrt.container.step_map import octaves
 from sdrt.errors import UnsupportedError
 from sdrt.limits import MAX_STEP_INDEX
@@ -92,10 +92,8 @@ def choose(
     exact = _counted(latents, prior, step_indices)
     bits, gaps = np.zeros_like(exact), np.zeros_like(exact)
     _decide(exact, prior, step_indices, _price(prior, weight), (bits, gaps))
-    results = np.empty((3, prior.channels, *exact.shape[:2]), np.float32)
-    for result, array in zip(results, (exact, bits, gaps), strict=True):
-        result[prior.order] = array.transpose(2, 0, 1)
-    return results[0], results[1], results[2]
+    shown, costs, more = (in_latent_order(array, prior, np.float32) for array in (exact, bits, gaps))
+    return shown, costs, more
 
 
 def _counted(latents: Float32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:

@@ -27,9 +27,14 @@ def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
 
 def to_channels(coded: Int32, prior: Prior, dtype: type[_Number] = np.int32) -> NDArray[_Number]:  # type: ignore[assignment]
     """Reorders int32 (h, w, coded channels) to ``dtype`` (C, h, w) in latent space order, without the extents."""
-    symbols = np.empty((prior.channels, *coded.shape[:2]), dtype)
-    symbols[prior.order] = coded[:, :, prior.offset :].transpose(2, 0, 1)
-    return symbols
+    return in_latent_order(coded[:, :, prior.offset :], prior, dtype)
+
+
+def in_latent_order(values: NDArray[np.generic], prior: Prior, dtype: type[_Number]) -> NDArray[_Number]:
+    """Reorders (h, w, C), channels in the prior's order, to ``dtype`` (C, h, w): the inverse of ``arrange``."""
+    ordered = np.empty((prior.channels, *values.shape[:2]), dtype)
+    ordered[prior.order] = values.transpose(2, 0, 1)
+    return ordered
 
 
 def with_extents(symbols: NDArray[_Number], prior: Prior) -> Int32:
