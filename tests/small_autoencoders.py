@@ -106,7 +106,7 @@ SETTINGS = {
     "AutoencoderKLWan": VIDEO,
     "AutoencoderKLQwenImage21": RGBA,
 }
-"""Class -> a configuration. Of classes with one prefix in ``ADAPTERS`` the last one's graphs are tried."""
+"""Class -> a configuration. Of classes with one prefix and one configuration the last one's graphs are tried."""
 
 
 def make(class_name: str, settings: Mapping[str, Any], seed: int = 1) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_the_page_says_what_the_code_does() -> None:
     beside = [f"`{device}`" for device, facts in DEVICE_FACTS.items() if facts.refines_on == "cpu"]
     words = f"beside the devices {', '.join(beside[:-1])} and {beside[-1]} on the CPU"
     assert words in " ".join((DOCS / "EFFORT.md").read_text(encoding="utf-8").split())
+
+
+def test_an_extra_that_installs_a_device_is_there() -> None:
+    """Each extra in a row's ``install`` is one of pyproject.toml and on the page, and brings the row's packages."""
+    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    section = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    extras = {name: re.findall(r'"([\w-]+)', line) for name, line in re.findall(r"^(\w+) = (\[.*)$", section, re.M)}
+    for device, facts in DEVICE_FACTS.items():
+        for extra in re.findall(r"sdrt\[(\w+)\]", facts.install):
+            assert f"`sdrt[{extra}]`" in rows_of_the_page()[device][0]
+            wanted = [facts.wheel if facts.engine == "onnxruntime" else facts.engine, facts.plugin]
+            assert {each.replace("_", "-") for each in wanted if each} <= set(extras.get(extra, ())), device
 
 
 def test_each_device_takes_the_graph_that_suits_it() -> None:

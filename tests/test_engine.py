@@ -404,7 +404,7 @@ def test_openvino_reports_to_nobody(graph: Path) -> None:
 def test_every_installed_onnxruntime_is_listed() -> None:
     """Two ONNX Runtime packages at once overwrite each other: doctor needs to see every one."""
     names = [line.split()[0] for line in installed_onnxruntimes()]
-    assert len(names) == len(set(names))
+    assert len(names) == len(set(names)) and len(WHEELS) == len(set(WHEELS))
     assert set(names) <= set(WHEELS)
 
 

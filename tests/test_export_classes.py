@@ -48,13 +48,14 @@ UNMATCHED = {
     "upsample_match_channel": False,
 }
 """AutoencoderKLHunyuanImage of one width whose sides halve once, before the first of two blocks."""
-_OF_PREFIX = {CLASSES[name].prefix: name for name in small.SETTINGS}
-DISTINCT = {name: small.SETTINGS[name] for name in _OF_PREFIX.values()} | {
+_ALIKE = {(CLASSES[name].prefix, repr(settings)): name for name, settings in small.SETTINGS.items()}
+DISTINCT = {name: small.SETTINGS[name] for name in _ALIKE.values()} | {
     "AutoencoderDC, shuffled": SHUFFLED,
     "AutoencoderKLHunyuanImage, unmatched": UNMATCHED,
     "AutoencoderKLQwenImage21, not residual": {**small.RGBA, "is_residual": False},
 }
-"""One class for each prefix, for those that share a prefix share their graphs; and other forms of a configuration."""
+"""All classes, but for one of those that share prefix and configuration, and so their graphs; and other forms of a
+configuration."""
 
 
 @pytest.fixture(scope="module", params=DISTINCT)

@@ -20,6 +20,8 @@ pytest.importorskip("diffusers")
 
 from tests import small_autoencoders as small
 
+from sdrt_export.autoencoders import REFUSED
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -162,13 +164,7 @@ def test_the_number_of_groups_is_taken_for_granted_aloud(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("class_name", "why"),
-    [
-        ("UNet2DConditionModel", "are supported"),
-        ("VQModel", "codebook"),
-        ("AsymmetricAutoencoderKL", "mask"),
-        ("AutoencoderKLTemporalDecoder", "video"),
-        (None, "describes None"),
-    ],
+    [("UNet2DConditionModel", "are supported"), (None, "describes None"), *REFUSED.items()],
 )
 def test_other_classes_are_refused_with_the_reason(folder: Path, class_name: str | None, why: str) -> None:
     """A class without an adapter is named, with why it cannot be and which can."""

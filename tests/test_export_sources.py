@@ -206,10 +206,14 @@ def test_every_form_is_read_as_diffusers_reads_it(form: Form, tmp_path: Path) ->
 
 
 def test_the_page_lists_the_forms_that_were_tried() -> None:
-    """The table of sources in docs/PACKS.md is the list above, row for row, with who read the weights to compare."""
+    """The table of sources in docs/PACKS.md is the list above, row for row, with who read the weights to compare.
+
+    Every class has one at least.
+    """
     page = (ROOT / "docs" / "PACKS.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.endswith(("| diffusers |", "| sdrt_export |"))]
     assert rows == [f"| {form.words} | `{form.class_name}` | {form.read_by} |" for form in FORMS]
+    assert {form.class_name for form in FORMS} == set(CLASSES)
 
 
 def test_the_page_lists_the_prefixes_of_ids() -> None:

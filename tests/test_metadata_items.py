@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.make_container_golden import SAMPLES
+from tests.make_container_golden import GOOD, SAMPLES
 
 from sdrt.codec import Codec
 from sdrt.container import sdl
 from sdrt.errors import OutputError
+from sdrt.file_info import info
 from sdrt.limits import MAX_ANCILLARY_BYTES
+from sdrt.metadata_chunks import from_chunks
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.load import load
-from sdrt.pixels.metadata import ITEMS, Metadata
+from sdrt.pixels.metadata import ITEMS, Metadata, is_utf8
 from sdrt.pixels.picture import Picture
 from sdrt.pixels.save import SAVE_OPTIONS, save, to_pil
 
@@ -46,6 +49,10 @@ def source(picture: Picture, suffix: str) -> bytes:
     file = io.BytesIO()
     save(picture, file, suffix=suffix)
     return file.getvalue()
+
+
+def with_chunk(kind: bytes, data: bytes) -> sdl.SdlFile:
+    return replace(GOOD["plain"], chunks=(sdl.Chunk(kind, data),))
 
 
 def encoded(given: Picture | Image.Image | bytes, notes: list[str]) -> bytes:
@@ -106,21 +113,22 @@ def test_it_is_broken_in_png(name: str, photo: Pixels) -> None:
 
 @items
 def test_the_largest_is_kept(name: str, testpack: ModelPack, photo: Pixels) -> None:
-    """An item of exactly the limit of a chunk is in the file, and in a PNG."""
-    picture = with_item(photo[:16, :16], name, sample(name, MAX_ANCILLARY_BYTES))
-    data = encoded(picture, [])
-    assert sdl.unpack(data).chunks == (sdl.Chunk(ITEMS[name].chunk, sample(name, MAX_ANCILLARY_BYTES)),)
+    """An item of exactly its limit is in the file, and in a PNG; no limit is beyond that of a chunk."""
+    assert ITEMS[name].max_bytes <= MAX_ANCILLARY_BYTES
+    largest = sample(name, ITEMS[name].max_bytes)
+    picture = with_item(photo[:16, :16], name, largest)
+    assert sdl.unpack(encoded(picture, [])).chunks == (sdl.Chunk(ITEMS[name].chunk, largest),)
     assert load(source(picture, ".png")).metadata == picture.metadata
 
 
 @pytest.mark.parametrize(("name", "suffix"), [*((name, "") for name in ITEMS), *BEYOND_JPEG])
 def test_too_much_for_a_file_costs_no_picture(name: str, suffix: str, testpack: ModelPack, photo: Pixels) -> None:
-    """An item beyond the limit of a chunk is left out with a note, whatever file or image it came in."""
-    picture = with_item(photo[:16, :16], name, sample(name, MAX_ANCILLARY_BYTES + 1))
+    """An item beyond its limit is left out with a note, whatever file or image it came in."""
+    picture = with_item(photo[:16, :16], name, sample(name, ITEMS[name].max_bytes + 1))
     for given in (source(picture, suffix),) if suffix else (picture, to_pil(picture)):
         notes: list[str] = []
         assert sdl.unpack(encoded(given, notes)).chunks == ()
-        assert len(notes) == 1 and str(MAX_ANCILLARY_BYTES) in notes[0]
+        assert len(notes) == 1 and str(ITEMS[name].max_bytes) in notes[0]
 
 
 @pytest.mark.parametrize("name", [name for name, item in ITEMS.items() if item.utf8])
@@ -132,6 +140,29 @@ def test_a_text_that_is_no_utf8(name: str, testpack: ModelPack, photo: Pixels) -
         assert sdl.unpack(encoded(picture, notes)).chunks == ()
         assert len(notes) == 1 and "UTF-8" in notes[0]
         assert load(source(picture, ".png")).metadata == picture.metadata
+
+
+@items
+def test_info_says_a_text_that_is_shown(name: str) -> None:
+    """``sdrt.info`` has the text of an item whose row says ``shown``, and of no other."""
+    item, text = ITEMS[name], sample(name)
+    assert item.utf8 or not item.shown, "what is shown is a text"
+    assert info(sdl.pack(with_chunk(item.chunk, text))).texts == ({name: text.decode()} if item.shown else {})
+
+
+@pytest.mark.parametrize("shown", [False, True])
+@items
+def test_what_no_file_should_hold_costs_no_picture(name: str, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader takes an item of a file that is too long, or a text that is no UTF-8, for absent; so does ``info``."""
+    item = replace(ITEMS[name], max_bytes=len(sample(name)), utf8=ITEMS[name].utf8 or shown, shown=shown)
+    monkeypatch.setitem(ITEMS, name, item)
+    for data in (sample(name) + b" ", *([b"\xff"] if item.utf8 else [])):
+        file = with_chunk(item.chunk, data)
+        assert from_chunks(file.chunks) == Metadata() and info(sdl.pack(file)).texts == {}
+    if is_utf8(sample(name)):
+        file = with_chunk(item.chunk, sample(name))
+        assert from_chunks(file.chunks) == Metadata(**{name: sample(name)})
+        assert list(info(sdl.pack(file)).texts) == [name] * shown
 
 
 def test_latents_and_pictures_keep_the_same(testpack: ModelPack, photo: Pixels) -> None:

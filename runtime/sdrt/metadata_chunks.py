@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from sdrt.container import sdl
-from sdrt.limits import MAX_ANCILLARY_BYTES
-from sdrt.pixels.metadata import ITEMS, Metadata, is_utf8
+from sdrt.pixels.metadata import ITEMS, Metadata
 
 
 def to_chunks(metadata: Metadata) -> tuple[tuple[sdl.Chunk, ...], tuple[str, ...]]:
@@ -15,16 +14,16 @@ def to_chunks(metadata: Metadata) -> tuple[tuple[sdl.Chunk, ...], tuple[str, ...
         data = getattr(metadata, name)
         if data is None:
             continue
-        if len(data) > MAX_ANCILLARY_BYTES:
-            notes.append(f"{name.upper()} has {len(data)} bytes, at most {MAX_ANCILLARY_BYTES} fit: not kept")
-        elif item.utf8 and not is_utf8(data):
-            notes.append(f"{name.upper()} is not UTF-8: not kept")
-        else:
+        why = item.why_not(data)
+        if why is None:
             chunks.append(sdl.Chunk(item.chunk, data))
+        else:
+            notes.append(f"{name.upper()} {why}: not kept")
     return tuple(chunks), tuple(notes)
 
 
 def from_chunks(chunks: tuple[sdl.Chunk, ...]) -> Metadata:
-    """The items in ``chunks``; other chunks are ignored."""
+    """The items in ``chunks``. Other chunks are ignored, and so are items that no file should hold."""
     data = {chunk.kind: chunk.data for chunk in chunks}
-    return Metadata(**{name: data.get(item.chunk) for name, item in ITEMS.items()})
+    found = {name: data[item.chunk] for name, item in ITEMS.items() if item.chunk in data}
+    return Metadata(**{name: held for name, held in found.items() if ITEMS[name].why_not(held) is None})

@@ -9,10 +9,10 @@ from sdrt.errors import EngineError
 from sdrt.network import onnxruntime_session, tensorrt_cache
 from sdrt.network.devices import DEVICE_FACTS, DEVICES
 
-WHEELS = (
-    *dict.fromkeys(facts.wheel for facts in DEVICE_FACTS.values()),
-    "onnxruntime-openvino",
-    "onnxruntime-directml",
+WHEELS = tuple(
+    dict.fromkeys(
+        [*(facts.wheel for facts in DEVICE_FACTS.values()), "onnxruntime-openvino", "onnxruntime-directml"],
+    )
 )
 """Packages that hold ONNX Runtime, in the same files: those of our devices, and others that people have."""
 

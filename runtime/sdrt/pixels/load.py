@@ -26,10 +26,10 @@ from sdrt.pixels.colorimetry import ADOBE_RGB
 from sdrt.pixels.declared import Declared, Excerpt
 from sdrt.pixels.examine import encoding_in, examine
 from sdrt.pixels.formats import PREFIX_BYTES, add_plugin, check_picture, check_prefix, seek_whole, unknown
+from sdrt.pixels.image_metadata import read_metadata
 from sdrt.pixels.jpeg_segments import SIGNATURE as JPEG_SIGNATURE
 from sdrt.pixels.jpeg_segments import completed
 from sdrt.pixels.libtiff import overheard
-from sdrt.pixels.metadata import read_metadata
 from sdrt.pixels.picture import Picture, Pixels
 from sdrt.pixels.pillow_state import reading
 from sdrt.pixels.save import one_line
