@@ -142,6 +142,13 @@ def test_a_text_that_is_no_utf8(name: str, testpack: ModelPack, photo: Pixels) -
         assert load(source(picture, ".png")).metadata == picture.metadata
 
 
+def test_the_page_has_every_item() -> None:
+    """docs/PICTURES.md names each item, by its name or as the field of ``Metadata``."""
+    page = (Path(__file__).parents[1] / "docs" / "PICTURES.md").read_text(encoding="utf-8").split("## Metadata")[1]
+    words = page.split("\n## ")[0]
+    assert not [name for name in ITEMS if name.upper() not in words and f"`Metadata.{name}`" not in words]
+
+
 @items
 def test_info_says_a_text_that_is_shown(name: str) -> None:
     """``sdrt.info`` has the text of an item whose row says ``shown``, and of no other."""
