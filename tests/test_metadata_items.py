@@ -15,12 +15,11 @@ from tests.make_container_golden import GOOD, SAMPLES
 from sdrt.codec import Codec
 from sdrt.container import sdl
 from sdrt.errors import OutputError
-from sdrt.file_info import info
 from sdrt.limits import MAX_ANCILLARY_BYTES
 from sdrt.metadata_chunks import from_chunks
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels.load import load
-from sdrt.pixels.metadata import ITEMS, Metadata, is_utf8
+from sdrt.pixels.metadata import ITEMS, Metadata
 from sdrt.pixels.picture import Picture
 from sdrt.pixels.save import SAVE_OPTIONS, save, to_pil
 
@@ -150,26 +149,12 @@ def test_the_page_has_every_item() -> None:
 
 
 @items
-def test_info_says_a_text_that_is_shown(name: str) -> None:
-    """``sdrt.info`` has the text of an item whose row says ``shown``, and of no other."""
-    item, text = ITEMS[name], sample(name)
-    assert item.utf8 or not item.shown, "what is shown is a text"
-    assert info(sdl.pack(with_chunk(item.chunk, text))).texts == ({name: text.decode()} if item.shown else {})
-
-
-@pytest.mark.parametrize("shown", [False, True])
-@items
-def test_what_no_file_should_hold_costs_no_picture(name: str, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader takes an item of a file that is too long, or a text that is no UTF-8, for absent; so does ``info``."""
-    item = replace(ITEMS[name], max_bytes=len(sample(name)), utf8=ITEMS[name].utf8 or shown, shown=shown)
-    monkeypatch.setitem(ITEMS, name, item)
-    for data in (sample(name) + b" ", *([b"\xff"] if item.utf8 else [])):
-        file = with_chunk(item.chunk, data)
-        assert from_chunks(file.chunks) == Metadata() and info(sdl.pack(file)).texts == {}
-    if is_utf8(sample(name)):
-        file = with_chunk(item.chunk, sample(name))
-        assert from_chunks(file.chunks) == Metadata(**{name: sample(name)})
-        assert list(info(sdl.pack(file)).texts) == [name] * shown
+def test_what_no_file_should_hold_costs_no_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader takes an item of a file that is too long, or a text that is no UTF-8, for absent."""
+    monkeypatch.setitem(ITEMS, name, replace(ITEMS[name], max_bytes=len(sample(name))))
+    for data in (sample(name) + b" ", *([b"\xff"] if ITEMS[name].utf8 else [])):
+        assert from_chunks(with_chunk(ITEMS[name].chunk, data).chunks) == Metadata()
+    assert from_chunks(with_chunk(ITEMS[name].chunk, sample(name)).chunks) == Metadata(**{name: sample(name)})
 
 
 def test_latents_and_pictures_keep_the_same(testpack: ModelPack, photo: Pixels) -> None:

@@ -17,10 +17,12 @@ from sdrt.errors import ModelError
 
 torch = pytest.importorskip("torch", reason="the training stage needs torch")
 
+from sdrt.coding.activity import adapted  # noqa: E402
 from sdrt.packs.manifest import GRADIENT, is_prior  # noqa: E402
 from sdrt.packs.search import load_pack  # noqa: E402
 from sdrt_export.halo import dependence  # noqa: E402
 from sdrt_export.photographs import held_out  # noqa: E402
+from sdrt_export.prior_plan import generic_prior  # noqa: E402
 from sdrt_metrics import fidelity, perceptual, weights  # noqa: E402 (after importorskip, on purpose)
 from sdrt_train import data, train  # noqa: E402
 from sdrt_train.data import CropConfig, CropSource, list_photos, load_photos, recolored  # noqa: E402
@@ -42,7 +44,7 @@ from sdrt_train.rate_model import RateModel, bits_of, channel_groups  # noqa: E4
 from sdrt_train.recipe import Recipe, StageConfig, read_recipe  # noqa: E402
 from sdrt_train.schedule import rate_factor  # noqa: E402
 from sdrt_train.train import run  # noqa: E402
-from sdrt_train.trainer import MAP_CELL, Trainer  # noqa: E402
+from sdrt_train.trainer import MAP_CELL, Trainer, adapted_offsets  # noqa: E402
 from sdrt_train.workers import Workers  # noqa: E402
 
 SMALL = ModelConfig(8, (8, 12, 16), (1, 1, 1), (16, 12, 8), (1, 1, 1))
@@ -359,6 +361,18 @@ def test_step_maps_differ_from_cell_to_cell() -> None:
     assert float(cells.std((3, 5)).max()) < 1e-5 and float(mapped.std((2, 3)).max()) > 0.1
     flat_levels = Trainer(small_recipe(maps=0.0), torch.device("cpu"))._quality_levels(4, 8)
     assert float(flat_levels.std((2, 3)).max()) < 1e-5 and float(flat_levels.std()) > 0
+
+
+def test_training_adapts_steps_as_files_do() -> None:
+    """What a picture's activity adds to the level in training, the codec adds to the step index, cut cells included."""
+    prior = generic_prior(24)
+    random = torch.Generator().manual_seed(3)
+    busy = torch.rand(1, 1, 4, 5, generator=random).repeat_interleave(MAP_CELL, 2).repeat_interleave(MAP_CELL, 3)
+    latents = (8 * busy * torch.randn(1, 24, 16, 20, generator=random))[:, :, :15, :18]
+    added = adapted_offsets(latents, level_map(1, 15, 18, 0.0))
+    offsets = adapted(latents[0].numpy(), prior, DOWNSCALE, 512, None)
+    assert (prior.steps == 1).all() and offsets is not None and offsets.std() > 0.5
+    assert np.array_equal(4 * added[0, 0, ::MAP_CELL, ::MAP_CELL].numpy(), offsets)
 
 
 def test_decisions_cost_fewer_bits_and_stay_beside_the_value() -> None:

@@ -14,7 +14,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.coding import payload, quantize, rate
+from sdrt.coding import activity, payload, quantize, rate
 from sdrt.coding.prior_file import load_prior
 from sdrt.coding.symbols import to_channels
 from sdrt.container import patches, sdl, step_map
@@ -119,7 +119,7 @@ class FileWriter:
         for resampling in sdl.RESAMPLINGS:
             side_px = cell * resampling
             shape = channels, ceil(self.height_px / side_px), ceil(self.width_px / side_px)
-            files.append(self._file(np.zeros(shape, np.float32), resampling, MAX_STEP_INDEX, 1.0))
+            files.append(self._file(np.zeros(shape, np.float32), resampling, None, MAX_STEP_INDEX, 1.0))
         return min(((sdl.pack(file), file) for file in files), key=lambda written: len(written[0]))
 
     @cached_property
@@ -160,11 +160,12 @@ class FileWriter:
                 guess = rate.step_for_rate(pack.default_step, 8 * budget_bytes / pixels)
             try:
                 values = latents(resampling, is_last)
-                data, file = self._search(values, resampling, guess, coarsest)
+                offsets = self._offsets(values, resampling, guess)
+                data, file = self._search(values, resampling, offsets, guess, coarsest)
                 if refine is not None:
-                    values = refine(values, self._quantizer(values, resampling, file.step_index))
+                    values = refine(values, self._quantizer(values, offsets, file.step_index))
                     with suppress(rate.TargetError):
-                        data, file = self._search(values, resampling, file.step_index, coarsest)
+                        data, file = self._search(values, resampling, offsets, file.step_index, coarsest)
             except rate.TargetError as error:
                 if is_last:
                     raise rate.TargetError(f"{error}{self._of_them_chunks}") from None
@@ -172,18 +173,20 @@ class FileWriter:
             return data, file
         raise AssertionError("the last resampling returns or raises")
 
-    def _search(self, latents: Latents, resampling: int, guess: int, coarsest: int) -> tuple[bytes, sdl.SdlFile]:
+    def _search(
+        self, latents: Latents, resampling: int, offsets: Offsets | None, guess: int, coarsest: int
+    ) -> tuple[bytes, sdl.SdlFile]:
         """The finest file of ``latents`` within the budget; without a budget, the file at ``guess``."""
         written: dict[bytes, sdl.SdlFile] = {}
 
         def code(step_index: int, bit_weight: float = 1.0) -> bytes:
-            file = self._file(latents, resampling, step_index, bit_weight)
+            file = self._file(latents, resampling, offsets, step_index, bit_weight)
             data = sdl.pack(file)
             written[data] = file
             return data
 
         if self.options.latent_error is not None:
-            data = code(self._step_within(self.options.latent_error, latents, resampling))
+            data = code(self._step_within(self.options.latent_error, latents, offsets))
         elif self.budget_bytes is None:
             data = code(guess)
         else:
@@ -191,20 +194,20 @@ class FileWriter:
             data = rate.finest_within(code, self.budget_bytes, guess=guess, finest=finest, coarsest=coarsest)
         return data, written[data]
 
-    def _step_within(self, max_error: float, latents: Latents, resampling: int) -> int:
+    def _step_within(self, max_error: float, latents: Latents, offsets: Offsets | None) -> int:
         """The coarsest step index with at most this error. Raises UnsupportedError if there is none."""
         pack = self.coder.pack
         # A decoder with quality_input was not trained beyond its finest level.
         finest = pack.quality_range[1] if pack.quality_input else 0
 
         def steps(index: int) -> StepIndices:
-            return self._steps(latents, index, resampling)
+            return self._steps(latents, index, offsets)
 
         return quantize.coarsest_within(latents, self.coder.prior, max_error, finest=finest, steps=steps)
 
-    def _quantizer(self, latents: Latents, resampling: int, step_index: int) -> Quantizer:
+    def _quantizer(self, latents: Latents, offsets: Offsets | None, step_index: int) -> Quantizer:
         """How ``_file`` quantizes ``latents`` at one step."""
-        prior, indices = self.coder.prior, self._steps(latents, step_index, resampling)
+        prior, indices = self.coder.prior, self._steps(latents, step_index, offsets)
         weight = self._bit_weight(step_index)
 
         def choose(values: Latents, indices: StepIndices) -> tuple[Latents, Latents, Latents]:
@@ -221,9 +224,16 @@ class FileWriter:
         optimized = self.options.tune == "psnr" or step_index > self.coder.pack.quality_range[0]
         return quantize.bit_weight_for_psnr(prior) if optimized else prior.bit_weight
 
-    def _steps(self, latents: Latents, step_index: int, resampling: int) -> StepIndices:
-        """The step index at each position of ``latents``, int64 (h, w)."""
+    def _offsets(self, latents: Latents, resampling: int, guess: int) -> Offsets | None:
+        """The step map of the coded picture, which will have about the step index ``guess``; None: a flat one."""
+        pack = self.coder.pack
         offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
+        if self.options.tune == "psnr" or self.options.latent_error is not None or not pack.quality_input:
+            return offsets
+        return activity.adapted(latents, self.coder.prior, pack.space.downscale, guess, offsets)
+
+    def _steps(self, latents: Latents, step_index: int, offsets: Offsets | None) -> StepIndices:
+        """The step index at each position of ``latents``, int64 (h, w)."""
         rows, columns = latents.shape[1:]
         return step_map.spread(offsets, step_index, rows, columns, self.coder.pack.space.downscale)
 
@@ -240,11 +250,13 @@ class FileWriter:
         """The end of the message on a size that cannot be reached: what each chunk takes of it; empty without any."""
         return "".join(f", {len(chunk.data)} of them in chunk {chunk.kind.decode('ascii')}" for chunk in self.chunks)
 
-    def _file(self, latents: Latents, resampling: int, step_index: int, bit_weight: float) -> sdl.SdlFile:
+    def _file(
+        self, latents: Latents, resampling: int, offsets: Offsets | None, step_index: int, bit_weight: float
+    ) -> sdl.SdlFile:
         """The file of ``latents`` at one step. ``bit_weight`` above 1 raises the weight of bits by what exceeds 1."""
         pack, prior = self.coder.pack, self.coder.prior
         weight = self._bit_weight(step_index)
-        indices = self._steps(latents, step_index, resampling)
+        indices = self._steps(latents, step_index, offsets)
         if self.mask is not None:
             side_px = pack.space.downscale * resampling
             latents = np.where(patches.hidden(self.mask, latents.shape[1:], side_px, _SEEN_AROUND), 0, latents)
@@ -252,7 +264,6 @@ class FileWriter:
         with np.errstate(over="ignore"):  # what exceeds float32 in steps becomes the largest symbol
             coded = quantize.quantize(latents, prior, indices, weight=weight + bit_weight - 1)
         chunks = [*self.chunks, *sdl.resampling_chunks(resampling)]
-        offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
         if offsets is not None and offsets.any():
             chunks.append(sdl.Chunk(sdl.STEP_MAP, step_map.encode_step_map(offsets)))
         return sdl.SdlFile(

@@ -14,7 +14,6 @@ from sdrt.limits import DEFAULT_MAX_PIXELS
 from sdrt.network.devices import precisions_by_device
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
-from sdrt.pixels.metadata import ITEMS
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Info:
         precisions: Device -> precision of the graph that decodes there by default; empty without a model.
         alpha: Whether the picture has transparency.
         chunks: Kind of each optional chunk -> its number of data bytes.
-        texts: Item of metadata -> its text, of those whose row in ``ITEMS`` says ``shown``. A broken one is left out.
     """
 
     width_px: int
@@ -54,7 +52,6 @@ class Info:
     precisions: dict[str, str]
     alpha: bool
     chunks: dict[str, int]
-    texts: dict[str, str]
 
 
 def info(source: SdlSource, *, max_pixels: int | None = DEFAULT_MAX_PIXELS) -> Info:
@@ -94,13 +91,7 @@ def describe(file: sdl.SdlFile, file_bytes: int, pack: ModelPack | None) -> Info
         precisions={} if pack is None else precisions_by_device(pack.precisions),
         alpha=file.chunk(sdl.ALPHA) is not None,
         chunks={chunk.kind.decode("ascii"): len(chunk.data) for chunk in file.chunks},
-        texts=_texts_of(file),
     )
-
-
-def _texts_of(file: sdl.SdlFile) -> dict[str, str]:
-    found = {name: file.chunk(item.chunk) for name, item in ITEMS.items() if item.shown}
-    return {name: data.decode() for name, data in found.items() if data and ITEMS[name].why_not(data) is None}
 
 
 def _quality_of(file: sdl.SdlFile, pack: ModelPack) -> float | None:

@@ -112,7 +112,8 @@ class EncodeOptions:
             small files.
         keep_metadata: Keep the picture's metadata, see ``Metadata``; they count towards a target.
         exact_alpha: Keep all of alpha exactly. Otherwise 0 and 255 are exact, and 1 to 254 within 8 levels.
-        tune: "eyes": perceptual quality. "psnr": fewer bits at equal squared error, less sharp.
+        tune: "eyes": perceptual quality, with finer steps where the picture is smooth. "psnr": fewer bits at equal
+            squared error, less sharp.
         resampling: Encode the picture at 1/2, 1/4 or 1/8 of its sides (2, 4, 8); decoding enlarges it again. 1: never.
             None: only if a target cannot be reached at quality 0.
         protect: "text": type, line art and screens that the network gets wrong are coded by a classical codec, as

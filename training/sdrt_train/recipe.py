@@ -45,7 +45,8 @@ class StageConfig:
         average: decay of the weights' running average.
         learns: "all", "encoder" (with the rate model) or "decoder"; the rest stands still.
         decisions: the decoder sees symbols chosen by rate and distortion, of strength 0 to this.
-        maps: share of crops whose step differs from cell to cell.
+        maps: share of crops whose step differs from cell to cell at random.
+        adapted: share of crops whose step follows the picture's activity, as in files.
         loss: weights of the distortion.
     """
 
@@ -60,6 +61,7 @@ class StageConfig:
     learns: str = "all"
     decisions: float = 1.0
     maps: float = 0.25
+    adapted: float = 0.0
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:

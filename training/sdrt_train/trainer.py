@@ -21,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdrt.coding import activity
+from sdrt.coding.quantize import KEPT
+from sdrt.container import step_map
 from sdrt_train.loss import Distortion
 from sdrt_train.model import (
     DOWNSCALE,
@@ -40,7 +43,8 @@ from sdrt_train.replay import Replayed
 from sdrt_train.schedule import rate_factor
 from sdrt_train.workers import Workers
 
-MAP_CELL = 4  # latents: a cell of the step map is 64 pixels wide
+MAP_CELL = step_map.CELL_PX // DOWNSCALE  # latents: a cell of the step map
+_OFFSETS = step_map.OCTAVE // step_map.UNIT
 _FLOOR_BITS = 0.05  # a pixel: what is cheaper, as flat pictures are, is not made much of
 _TRANSFORM_LEARNS = 0.02  # of the learning rate: rows of an orthonormal basis are small numbers
 _WIDE = 32
@@ -77,6 +81,25 @@ def width_factor(parameter: Tensor) -> float:
     """
     inputs = parameter[0].numel() if parameter.dim() > 1 else 1
     return min(1.0, _FULL_RATE_INPUTS / inputs)
+
+
+def adapted_offsets(latents: Tensor, level: Tensor) -> Tensor:
+    """What the codec adds to the level of each position for its activity, see `sdrt.coding.activity`.
+
+    Args:
+        latents: (N, C, h, w).
+        level: (N, 1, h, w), log2 of the step before.
+
+    Returns:
+        (N, 1, h, w), octaves.
+    """
+    height, width = latents.shape[2:]
+    symbols = (latents.abs() > float(KEPT) * torch.exp2(level)).sum(1, keepdim=True, dtype=torch.float32)
+    counts = F.avg_pool2d(symbols, MAP_CELL, ceil_mode=True)
+    octaves = torch.log2(counts + activity.FLOOR)
+    octaves = activity.STRENGTH * (octaves - octaves.mean((2, 3), keepdim=True))
+    octaves = (octaves.clamp(activity.FINEST, activity.COARSEST) * _OFFSETS).round() / _OFFSETS
+    return F.interpolate(octaves, scale_factor=MAP_CELL, mode="nearest")[..., :height, :width]
 
 
 class Trainer:
@@ -229,6 +252,10 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
             with torch.set_grad_enabled(stage.learns != "decoder"):
                 latents = self.model.encoder(batch).float()
+            if stage.adapted > 0:
+                adapted = torch.rand(n, 1, 1, 1, device=self.device) < stage.adapted
+                level = level + adapted * adapted_offsets(latents.detach(), level)
+                step = torch.exp2(level)
             strength = stage.decisions * torch.rand(n, device=self.device)
             symbols, bits = self.rate.soft_decide(latents / step, level, strength)
             picture = self.model.decoder(symbols * step, level).float()

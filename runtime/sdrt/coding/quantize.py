@@ -23,7 +23,8 @@ BIT_PRICE = log(2) / 6
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 _FOR_PSNR = 1.0
 _PLACES = 2**15  # positions that are decided at a time
-_KEPT = np.float32(0.6)  # of a step: what is smaller is not worth an extent of its own
+KEPT = np.float32(0.6)
+"""Of a step: what is smaller is rarely worth a symbol that is not 0."""
 
 
 def bit_weight_for_psnr(prior: Prior) -> float:
@@ -125,7 +126,7 @@ def _decide(
     In place and in parts: those of a large picture are hundreds of megabytes.
     ``costs``: arrays of zeros (h, w, C), for the bits of each symbol, and those that the upper integer takes more.
     """
-    extents = extents_of((exact > _KEPT) | (exact < -_KEPT), prior)
+    extents = extents_of((exact > KEPT) | (exact < -KEPT), prior)
     for extent, (start, stop) in enumerate(zip((0, *prior.extents), prior.extents, strict=False), 1):
         exact[extents[:, :, 0] < extent, start:stop] = 0
     canvas = Canvas(prior, step_indices)

@@ -55,7 +55,7 @@ def _add_encode(commands: argparse._SubParsersAction[Any]) -> None:
         "--tune",
         choices=("eyes", "psnr"),
         default="eyes",
-        help="psnr: fewer bytes at equal squared error, less sharp to the eye",
+        help="psnr: fewer bytes at equal squared error, one step for the whole picture; less sharp to the eye",
     )
     encode.add_argument(
         "--effort",

@@ -1,6 +1,6 @@
 """Metadata as one value, handed from readers to writers; ``ITEMS`` has the facts of each item.
 
-Needs the standard library alone, for ``sdrt info`` reads the table too. ``image_metadata`` reads a Pillow image.
+``image_metadata`` reads a Pillow image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Item:
     ``chunk``: its kind in an .sdl file. ``png``: its text's keyword in a PNG; its chunk there unless ``png_text``.
     ``png_profile``: that text is a raw profile of it. ``utf8``: it is that, not any bytes. ``formats``: others that
     Pillow writes it to and reads it from. ``jpeg_prefix``: what stands before it in its segment of a JPEG.
-    ``max_bytes``: the most of it that an .sdl file holds. ``shown``: ``sdrt info`` says what it holds, UTF-8 only.
+    ``max_bytes``: the most of it that an .sdl file holds.
     """
 
     chunk: bytes
@@ -32,7 +32,6 @@ class Item:
     formats: tuple[str, ...] = ("JPEG", "WEBP", "AVIF")
     jpeg_prefix: bytes = b""
     max_bytes: int = MAX_ANCILLARY_BYTES
-    shown: bool = False
 
     def why_not(self, data: bytes) -> str | None:
         """Why no .sdl file holds this item with these bytes, after its name in a note; None: one may."""
