@@ -31,8 +31,8 @@ def half_busy(prior: Prior, rows: int = 4, columns: int = 6) -> NDArray[np.float
 def test_smooth_parts_get_finer_steps(testpack: ModelPack) -> None:
     """By at most an octave, busy ones coarser by at most half of one; cells that the grid cuts count by their share."""
     prior = load_prior(read_prior(testpack))
-    whole = adapted(half_busy(prior), prior, 8, 512, None)
-    cut = adapted(half_busy(prior)[:, : 3 * CELL + 1, : 5 * CELL + 2], prior, 8, 512, None)
+    whole = adapted(half_busy(prior), prior.steps, 8, 512)
+    cut = adapted(half_busy(prior)[:, : 3 * CELL + 1, : 5 * CELL + 2], prior.steps, 8, 512)
     assert whole is not None and cut is not None and whole.shape == cut.shape == (4, 6)
     for offsets in (whole, cut):
         assert (offsets[:, :3] > 0).all() and (offsets[:, 3:] < 0).all()
@@ -43,10 +43,10 @@ def test_smooth_parts_get_finer_steps(testpack: ModelPack) -> None:
 def test_the_callers_map_is_added(testpack: ModelPack) -> None:
     """Within what a map can hold."""
     prior = load_prior(read_prior(testpack))
-    alone = adapted(half_busy(prior), prior, 8, 512, None)
+    alone = adapted(half_busy(prior), prior.steps, 8, 512)
     asked = np.zeros((4, 6), np.int8)
     asked[0, 0], asked[0, 5] = -3, -7
-    both = adapted(half_busy(prior), prior, 8, 512, asked)
+    both = adapted(half_busy(prior), prior.steps, 8, 512, asked)
     assert alone is not None and both is not None
     assert both[0, 0] == alone[0, 0] - 3 and both[0, 5] == -7
     assert (both[1:] == alone[1:]).all()
@@ -57,7 +57,7 @@ def test_pictures_of_one_kind_have_no_map(testpack: ModelPack, busy: bool) -> No
     prior = load_prior(read_prior(testpack))
     latents = half_busy(prior, columns=12)
     latents = latents[:, :, : 6 * CELL] if busy else latents[:, :, 6 * CELL :]
-    assert adapted(latents, prior, 8, 512, None) is None
+    assert adapted(latents, prior.steps, 8, 512) is None
 
 
 def test_a_map_never_costs_more_than_it_gives(testpack: ModelPack) -> None:
@@ -66,9 +66,9 @@ def test_a_map_never_costs_more_than_it_gives(testpack: ModelPack) -> None:
     latents = half_busy(prior)
     latents[2:] = 0
     latents[:, :, 4:] = 0
-    assert adapted(latents, prior, 8, 512, None) is None
+    assert adapted(latents, prior.steps, 8, 512) is None
     asked = np.eye(4, 6, dtype=np.int8)
-    assert adapted(latents, prior, 8, 512, asked) is asked
+    assert adapted(latents, prior.steps, 8, 512, asked) is asked
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,10 @@ def test_later_groups_are_as_large_as_what_they_see() -> None:
     assert channel_groups(4) == [1, 1, 1, 1]
 
 
+def at_step(latents: NDArray[np.float32], step_index: int = 512) -> Quantizable:
+    return Quantizable(latents, np.full(latents.shape[1:], step_index))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 12, 31, 32, 48, 49, 64, 100, 128, 192, 256])
 def test_plans_are_valid_for_any_number_of_channels(channels: int) -> None:
     """A plan loads as a prior, so that every symbol is coded once; beyond 48 channels it codes extents first."""
@@ -162,7 +166,7 @@ def test_plans_are_valid_for_any_number_of_channels(channels: int) -> None:
 
 def test_a_fitted_prior_beats_a_generic_one_and_repeats() -> None:
     """A few pictures and iterations save a quarter of the bits on others; the same seed gives the same bytes."""
-    training, held = ([Quantizable(textured(i), 512) for i in range(a, b)] for a, b in ((0, 16), (100, 102)))
+    training, held = ([at_step(textured(i)) for i in range(a, b)] for a, b in ((0, 16), (100, 102)))
     config = FitConfig(hidden=8, sparse_hidden=4, iterations=30, batch=256)
     arrays = fit_prior(training, held, config=config)
     prior, generic, indices = build_prior(arrays), generic_prior(6), np.full((20, 20), 512)
@@ -183,7 +187,7 @@ def test_a_wide_prior_is_fitted_and_pays_for_what_is_there() -> None:
         latents = textured(seed, 60, 12) * np.float32(0.05)
         latents[:6] *= 30
         latents[:, 6:] = 0
-        return Quantizable(latents, 512)
+        return at_step(latents)
 
     training, held = [sparse(i) for i in range(8)], [sparse(100)]
     config = FitConfig(hidden=4, sparse_hidden=4, iterations=12, batch=128)
@@ -349,7 +353,7 @@ def test_an_interrupted_training_gives_what_it_would_have_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run after Ctrl-C fits only the scans that are not done, and the prior's bytes are the same; damage too."""
-    training, held = [Quantizable(textured(i, 3, 12), 512) for i in range(4)], [Quantizable(textured(100, 3, 12), 512)]
+    training, held = [at_step(textured(i, 3, 12)) for i in range(4)], [at_step(textured(100, 3, 12))]
     finished = tmp_path / "scans"
     config = FitConfig(hidden=4, sparse_hidden=4, iterations=5, batch=64)
 

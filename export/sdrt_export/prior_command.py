@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sdrt.coding.activity import adapted
 from sdrt.coding.prior import FORMAT
 from sdrt.coding.prior_file import build_prior, write_prior
+from sdrt.container import step_map
 from sdrt.errors import ModelError
 from sdrt.network.engine import Engine
 from sdrt.packs.manifest import PRIOR, ModelPack
@@ -96,9 +98,17 @@ def _fit(pack: ModelPack, options: argparse.Namespace) -> int:
     _say(started, f"sensitivity {sensitivity.min():.3g} to {sensitivity.max():.3g} squared levels")
     steps = np.ones(pack.space.channels, np.float32) if options.uniform_steps else base_steps(sensitivity)
     finished = encoded.folder / f"scans-{_key(options, index_range, steps, torch.__version__)}"
+
+    def map_of(latents: NDArray[np.float32], step_index: int) -> NDArray[np.integer]:
+        """As files have it, see ``FileWriter``."""
+        downscale = pack.space.downscale
+        offsets = adapted(latents, steps, downscale, step_index) if pack.quality_input else None
+        rows, columns = latents.shape[1:]
+        return step_map.spread(offsets, step_index, rows, columns, downscale)
+
     arrays = fit_prior(
-        at_several_steps(training, index_range, options.seed),
-        at_several_steps(held[:_HELD], index_range, options.seed),
+        at_several_steps(training, index_range, options.seed, map_of),
+        at_several_steps(held[:_HELD], index_range, options.seed, map_of),
         steps=steps,
         sensitivity=sensitivity * steps**2 / float((sensitivity * steps**2).mean()),
         config=FitConfig(hidden=options.hidden, iterations=options.iterations, seed=options.seed),

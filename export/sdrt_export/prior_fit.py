@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sdrt.coding.prior import Int32
 from sdrt.coding.prior_file import build_prior
-from sdrt.coding.quantize import step_scale
+from sdrt.coding.quantize import step_sizes
 from sdrt.coding.symbols import arrange, with_extents
 from sdrt_export.prior_plan import Arrays, channel_arrays, plan_scans, unfitted_prior
 from sdrt_export.prior_steps import channel_order
@@ -20,14 +20,16 @@ from sdrt_export.prior_training import FitConfig, Sample, train_networks
 from sdrt_export.progress import Progress
 
 Float32 = NDArray[np.float32]
+MapOf = Callable[[Float32, int], NDArray[np.integer]]
+"""Latents (C, h, w), and the step index of a file -> the step index at each position, (h, w)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Quantizable:
-    """Latents (C, h, w) in ``(raw - shift) * scale`` units, and a step index to quantize them with."""
+    """Latents (C, h, w) in ``(raw - shift) * scale`` units, and the step index (h, w) to quantize each position with."""
 
     latents: Float32
-    step_index: int
+    step_indices: NDArray[np.integer]
 
 
 def fit_prior(
@@ -65,9 +67,9 @@ def fit_prior(
     layout = replace(unfitted_prior(plan), order=order)
 
     def sample(one: Quantizable) -> Sample:
-        exact = arrange(one.latents / (steps * np.float32(step_scale(one.step_index)))[:, None, None], layout)
+        exact = arrange(one.latents / step_sizes(steps, one.step_indices), layout)
         nearest = np.sign(exact) * np.floor(np.abs(exact) + (0.5 - dead_zone))
-        return Sample(with_extents(nearest.astype(np.int32), layout), np.full(exact.shape[:2], one.step_index))
+        return Sample(with_extents(nearest.astype(np.int32), layout), one.step_indices)
 
     samples, kept = [sample(one) for one in training], [sample(one) for one in held]
     arrays = {**train_networks(plan, samples, kept, config, finished), **per_channel, **shape_arrays()}
@@ -81,9 +83,15 @@ def fit_prior(
         return {**arrays, **count_tables(build_prior(arrays), counted())}
 
 
-def at_several_steps(latents: Sequence[Float32], index_range: tuple[int, int], seed: int) -> list[Quantizable]:
-    """Each of the latents at a few step indices, drawn from a range, both ends included."""
+def at_several_steps(
+    latents: Sequence[Float32], index_range: tuple[int, int], seed: int, map_of: MapOf
+) -> list[Quantizable]:
+    """Each of the latents at a few step indices, drawn from a range, both ends included; ``map_of`` spreads them."""
     random = np.random.default_rng(seed)
     times = max(2, min(8, 600 // len(latents)))
     indices = random.integers(index_range[0], index_range[1] + 1, (len(latents), times))
-    return [Quantizable(one, index) for one, row in zip(latents, indices.tolist(), strict=True) for index in row]
+    return [
+        Quantizable(one, map_of(one, index))
+        for one, row in zip(latents, indices.tolist(), strict=True)
+        for index in row
+    ]

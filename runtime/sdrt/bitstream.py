@@ -213,7 +213,7 @@ class FileWriter:
         def choose(values: Latents, indices: StepIndices) -> tuple[Latents, Latents, Latents]:
             return quantize.choose(values, prior, indices, weight=weight)
 
-        return Quantizer(indices, quantize.step_sizes(prior, indices), choose)
+        return Quantizer(indices, quantize.step_sizes(prior.steps, indices), choose)
 
     def _bit_weight(self, step_index: int) -> float:
         """The weight of bits in quantization that the options ask for."""
@@ -230,7 +230,7 @@ class FileWriter:
         offsets = None if self.offsets is None else step_map.reduced(self.offsets, resampling)
         if self.options.tune == "psnr" or self.options.latent_error is not None or not pack.quality_input:
             return offsets
-        return activity.adapted(latents, self.coder.prior, pack.space.downscale, guess, offsets)
+        return activity.adapted(latents, self.coder.prior.steps, pack.space.downscale, guess, offsets)
 
     def _steps(self, latents: Latents, step_index: int, offsets: Offsets | None) -> StepIndices:
         """The step index at each position of ``latents``, int64 (h, w)."""

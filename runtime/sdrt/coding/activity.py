@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.coding.prior import Prior
 from sdrt.coding.quantize import KEPT, step_scale
 from sdrt.container import step_map
 from sdrt.container.step_map import Offsets
@@ -30,13 +29,17 @@ _CHUNK_BYTES = 6
 
 
 def adapted(
-    latents: NDArray[np.float32], prior: Prior, downscale: int, step_index: int, offsets: Offsets | None
+    latents: NDArray[np.float32],
+    steps: NDArray[np.float32],
+    downscale: int,
+    step_index: int,
+    offsets: Offsets | None = None,
 ) -> Offsets | None:
     """The step map of a picture: what its activity asks for, added to what the caller asks for.
 
     Args:
         latents: float32 (C, h, w), normalized units.
-        prior: The prior that they will be coded under.
+        steps: float32 (C,), of the prior that they will be coded under.
         downscale: Pixels along a side of a latent position.
         step_index: 0..1023, about where the file will be coded: decides which symbols are not 0.
         offsets: The caller's, int8, of the cells of this grid; None: all are 0.
@@ -46,7 +49,7 @@ def adapted(
     """
     scale = np.float32(KEPT * step_scale(step_index))
     symbols = np.zeros(latents.shape[1:], np.int32)
-    for channel, step in zip(latents, prior.steps, strict=True):  # one by one: large pictures have gigabytes of latents
+    for channel, step in zip(latents, steps, strict=True):  # one by one: large pictures have gigabytes of latents
         symbols += np.abs(channel) > scale * step
     side = step_map.cells(1, 1, downscale)[2]
     counts = _cell_sums(symbols, side) / _cell_sums(np.ones_like(symbols), side)

@@ -217,6 +217,9 @@ def dequantize(coded: Int32, prior: Prior, step_indices: NDArray[np.integer]) ->
     return latents
 
 
-def step_sizes(prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
-    """The quantizer step of each latent, float32 (C, h, w), for step indices (h, w). Raises as ``dequantize``."""
-    return np.asarray(prior.steps[:, None, None] * _scales(step_indices), np.float32)
+def step_sizes(steps: Float32, step_indices: NDArray[np.integer]) -> Float32:
+    """The quantizer step of each latent, float32 (C, h, w), from a prior's ``steps`` (C,) and step indices (h, w).
+
+    Raises as ``dequantize``.
+    """
+    return np.asarray(steps[:, None, None] * _scales(step_indices), np.float32)
