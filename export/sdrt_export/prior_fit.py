@@ -26,7 +26,7 @@ MapOf = Callable[[Float32, int], NDArray[np.integer]]
 
 @dataclass(frozen=True, eq=False)
 class Quantizable:
-    """Latents (C, h, w) in ``(raw - shift) * scale`` units, and the step index (h, w) to quantize each position with."""
+    """Latents (C, h, w) in ``(raw - shift) * scale`` units, and the step index (h, w) of each position."""
 
     latents: Float32
     step_indices: NDArray[np.integer]
