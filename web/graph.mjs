@@ -7,13 +7,15 @@
  *   convolutions read onnxruntime does not make uint8 by itself.
  * - Convolutions of 3 x 3 in float become Winograd's F(4, 3) along rows (Lavin and Gray, arXiv:1509.09308): four outputs
  *   with six products instead of twelve. This needs rows of a multiple of four, which DepthToSpace makes.
+ * - The sum of two results of DepthToSpace becomes DepthToSpace of a sum, with channels innermost: as the convolutions in 8
+ *   bits want them. onnxruntime then leaves them there until the next DepthToSpace.
  */
 
 /** Numbers of fields in onnx.proto. */
 const MODEL = { graph: 7 };
 const GRAPH = { node: 1, initializer: 5, valueInfo: 13 };
 const NODE = { input: 1, output: 2, opType: 4, attribute: 5 };
-const ATTRIBUTE = { name: 1, integer: 3, integers: 8, type: 20 };
+const ATTRIBUTE = { name: 1, integer: 3, text: 4, integers: 8, type: 20 };
 const TENSOR = { dims: 1, type: 2, name: 8, raw: 9 };
 const [FLOAT, UINT8, INT8, INT64] = [1, 2, 3, 7];
 const [INTEGER_ATTRIBUTE, INTEGERS_ATTRIBUTE] = [2, 7];
@@ -54,36 +56,79 @@ export function forWeb(bytes) {
     added.push({ number: GRAPH.initializer, value: tensor(name, type, dims, values) });
     return name;
   };
-  const widened = new Map(nodes.filter(({ opType }) => opType === "Cast").map(({ input, output }) => [output, input[0]]));
+  const widened = new Map(); // constants as they are used -> what they are made of
+  for (const { opType, input, output } of nodes)
+    if (["Cast", "DequantizeLinear"].includes(opType)) widened.set(output, { opType, name: input[0] });
+  const sums = sumsOfDepth(nodes);
+  const absorbed = new Set([...sums.values()].flat().map(({ output }) => output));
   const factors = new Map(); // of values: a number that their width is a multiple of; 1 of all others
   const rewritten = nodes.flatMap((node) => {
     const { opType, input, output, attributes } = node;
     const factor = Math.max(...input.map((name) => factors.get(name) ?? 1));
-    const kernel = opType === "Conv" && tensors.get(widened.get(input[1]) ?? input[1])?.dims;
-    const isPlain = kernel && kernel.slice(2).join() === "3,3" && keepsSize(attributes);
+    const weights = opType === "Conv" && (widened.get(input[1]) ?? { name: input[1] });
+    const kernel = tensors.get(weights.name)?.dims;
+    const isAsWide = AS_WIDE.includes(opType) || (kernel && keepsSize(kernel, attributes));
     if (opType === "DepthToSpace") factors.set(output, factor * attributes.blocksize[0]);
-    else if (AS_WIDE.includes(opType) || isPlain) factors.set(output, factor);
-    return isPlain && factors.get(input[0]) % OUTPUTS === 0 ? winograd(input, output, kernel, constant) : [node.bytes];
+    else if (isAsWide) factors.set(output, factor);
+    if (absorbed.has(output)) return [];
+    if (sums.has(output)) return depthOfSum(sums.get(output), output, constant);
+    const isFloat = kernel && weights.opType !== "DequantizeLinear";
+    const isPlain = isFloat && isAsWide && kernel.slice(2).join() === "3,3" && (attributes.group ?? [1])[0] === 1;
+    return isPlain && factor % OUTPUTS === 0 ? winograd(input, output, kernel, constant) : [node.bytes];
   });
   const kept = graph.filter(({ number }) => number !== GRAPH.node && number !== GRAPH.valueInfo);
   const value = message([...rewritten.map((each) => ({ number: GRAPH.node, value: each })), ...kept, ...added]);
   return message(model.map((field) => (field.number === MODEL.graph ? { number: MODEL.graph, value } : field)));
 }
 
-/** Whether a convolution of 3 x 3 with these attributes gives as many rows and columns as it is given. */
-function keepsSize({ pads = [], strides = [1], group = [1], dilations = [1] }) {
-  return pads.join() === "1,1,1,1" && [...strides, ...group, ...dilations].every((each) => each === 1);
+/** Whether a convolution gives as many rows and columns as it is given. */
+function keepsSize(kernel, { pads = [0, 0, 0, 0], strides = [1], dilations = [1] }) {
+  const border = kernel.slice(2).map((size) => (size - 1) / 2);
+  return pads.join() === [...border, ...border].join() && [...strides, ...dilations].every((each) => each === 1);
 }
 
-/** Zero points of activations: 128 of uint8 instead of 0 of int8. Weights keep theirs. */
+/** Zero points of activations: uint8 instead of int8, and 128 more. Weights keep theirs. */
 function makeUnsigned(nodes, tensors) {
   const activations = new Set(nodes.filter(({ opType }) => opType === "QuantizeLinear").map(({ output }) => output));
   const isActivation = ({ opType, input, output }) => activations.has(opType === "QuantizeLinear" ? output : input[0]);
   for (const [name, { field, dims, type }] of tensors) {
-    const readers = nodes.filter(({ input }) => input[2] === name && tensors.has(name));
-    const isZero = readers.length && readers.every((node) => isActivation(node)) && type === INT8 && dims.length === 0;
-    if (isZero) field.value = tensor(name, UINT8, dims, [128]);
+    const readers = nodes.filter(({ input }) => input[2] === name);
+    const [zero] = fieldsOf(field.value).filter(({ number }) => number === TENSOR.raw).map(({ value }) => value);
+    if (type === INT8 && zero?.length === 1 && readers.length && readers.every(isActivation))
+      field.value = tensor(name, UINT8, dims, [(zero[0] + 128) % 256]);
   }
+}
+
+/** Sums to be quantized, of two values that DepthToSpace gives to nobody else: their outputs -> the DepthToSpace nodes. */
+function sumsOfDepth(nodes) {
+  const makers = new Map(nodes.map((node) => [node.output, node]));
+  const readers = (name) => nodes.filter(({ input }) => input.includes(name));
+  const isDepth = (node) => node?.opType === "DepthToSpace" && node.attributes.mode === "CRD" && readers(node.output).length === 1;
+  const found = new Map();
+  for (const { opType, input, output } of nodes) {
+    const depths = opType === "Add" ? input.map((name) => makers.get(name)) : [];
+    if (depths.length && depths.every(isDepth) && new Set(depths.map(({ attributes }) => attributes.blocksize[0])).size === 1)
+      if (readers(output).some((reader) => reader.opType === "QuantizeLinear")) found.set(output, depths);
+  }
+  return found;
+}
+
+/** The nodes that replace a sum of DepthToSpace: (batch, channels, block, block, rows, columns), channels innermost. */
+function depthOfSum(depths, output, constant) {
+  const named = (what) => `${output}.${what}`;
+  const integers = (what, values) => constant(named(what), INT64, [values.length], values.map(BigInt));
+  const block = depths[0].attributes.blocksize[0];
+  return [
+    node("Add", depths.map(({ input }) => input[0]), named("sum")),
+    node("Transpose", [named("sum")], named("inner"), { perm: [0, 2, 3, 1] }),
+    node("Reshape", [named("inner"), integers("blocks.shape", [0, 0, 0, -1, block, block])], named("blocks")),
+    node("Transpose", [named("blocks")], named("spread"), { perm: [0, 1, 4, 2, 5, 3] }),
+    node("Shape", [named("inner")], named("sizes")),
+    node("Mul", [named("sizes"), integers("grown", [1, block, block, 0])], named("enlarged")),
+    node("Sub", [named("enlarged"), integers("inferred", [0, 0, 0, 1])], named("shape")), // the channels: -1
+    node("Reshape", [named("spread"), named("shape")], named("wide")),
+    node("Transpose", [named("wide")], output, { perm: [0, 3, 1, 2] }),
+  ];
 }
 
 /** The nodes that replace a convolution of 3 x 3; `source` has (batch, channels, rows, columns). */
@@ -119,13 +164,15 @@ function winograd([source, weights, bias], output, [channelsOut, channelsIn], co
   ];
 }
 
+const integersOf = (attribute) => [...numbers(attribute, ATTRIBUTE.integer), ...numbers(attribute, ATTRIBUTE.integers)];
+
 /** What is asked of a node. */
 function readNode(bytes) {
   const fields = fieldsOf(bytes);
   const attributes = fields
     .filter(({ number }) => number === NODE.attribute)
     .map(({ value }) => fieldsOf(value))
-    .map((each) => [text(each, ATTRIBUTE.name), [...numbers(each, ATTRIBUTE.integer), ...numbers(each, ATTRIBUTE.integers)]]);
+    .map((each) => [text(each, ATTRIBUTE.name), text(each, ATTRIBUTE.text) || integersOf(each)]);
   return {
     bytes, opType: text(fields, NODE.opType), input: texts(fields, NODE.input), output: text(fields, NODE.output),
     attributes: Object.fromEntries(attributes),
