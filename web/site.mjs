@@ -3,10 +3,12 @@
  * can serve, and serves it on localhost.
  *
  * The folder `sdl/` in it is what a site needs, three files: `sdl.js`, all modules of `sdl/` here and onnxruntime-web's
- * script, joined and minified by esbuild; onnxruntime-web's WebAssembly as it is; and `pack.zip`, a decoder-only pack.
+ * script, joined and minified by esbuild; onnxruntime-web's WebAssembly as it is; and `pack.zip`, a decoder-only pack
+ * whose graph `graph.mjs` has rewritten.
  * The page itself has the pack's encoder as well, in `encoder.zip`.
  */
 
+import { createHash } from "node:crypto";
 import { copyFileSync, createReadStream, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize, resolve } from "node:path";
@@ -16,6 +18,7 @@ import { deflateRawSync } from "node:zlib";
 
 import { build } from "esbuild";
 
+import { forWeb } from "./graph.mjs";
 import { crc32 } from "./sdl/container.js";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
@@ -51,9 +54,18 @@ function packZip(pack, half) {
   const graph = [`${half}.int8.onnx`, `${half}.onnx`].find((name) => manifest.files[name]);
   const names = Object.keys(manifest.files).filter((name) => name === graph || /^prior(\..+)?\.npz$/.test(name));
   manifest.files = Object.fromEntries(names.map((name) => [name, manifest.files[name]]));
-  const members = names.map((name) => [name, readFileSync(join(pack, name))]);
-  return zip([["manifest.json", Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`)], ...members]);
+  const contents = new Map(names.map((name) => [name, readFileSync(join(pack, name))]));
+  if (half === "decoder" && graph) {
+    const content = contents.get(graph);
+    if (sha256(content) !== manifest.files[graph].sha256) throw new Error(`${join(pack, graph)} is not the manifest's`);
+    const rewritten = forWeb(content);
+    contents.set(graph, rewritten);
+    manifest.files[graph] = { bytes: rewritten.length, sha256: sha256(rewritten) };
+  }
+  return zip([["manifest.json", Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`)], ...contents]);
 }
+
+const sha256 = (content) => createHash("sha256").update(content).digest("hex");
 
 /** A zip archive, deflated, because few servers compress zips. @param {[string, Buffer][]} members */
 function zip(members) {

@@ -137,14 +137,13 @@ async function runTile(engine, latents, grid, row, column, cell) {
   const rgba = new Uint8ClampedArray(high * wide * 4);
   const plane = high * wide;
   let sum = 0;
-  for (let i = 0, to = 0; i < plane; i++, to += 4) {
-    for (let c = 0; c < 3; c++) {
+  for (let c = 0; c < 3; c++)
+    for (let i = 0, to = c; i < plane; i++, to += 4) {
       const value = done ? data[3 * i + c] : Math.fround(Math.fround(data[c * plane + i] * 127.5) + 127.5);
       sum += value;
-      rgba[to + c] = value; // rounded, ties to even, and clipped
+      rgba[to] = value; // rounded, ties to even, and clipped
     }
-    rgba[to + 3] = 255;
-  }
+  for (let to = 3; to < rgba.length; to += 4) rgba[to] = 255;
   if (Number.isNaN(sum)) throw new EngineError("the decoder gave values that are not numbers");
   return rgba;
 }

@@ -71,7 +71,9 @@ const fraction = (mean) => mean - 8 * center(mean);
 
 /** The number of each symbol's table: class * FRACTIONS + |fraction|. @returns {Uint16Array} */
 export function tablesOf({ classOf }, { means, scales }) {
-  return Uint16Array.from(means, (mean, i) => classOf[scales[i]] * FRACTIONS + Math.abs(fraction(mean)));
+  const tables = new Uint16Array(means.length);
+  for (let i = 0; i < means.length; i++) tables[i] = classOf[scales[i]] * FRACTIONS + Math.abs(fraction(means[i]));
+  return tables;
 }
 
 /**
