@@ -153,13 +153,10 @@ class FileWriter:
         for resampling in self.resamplings:
             is_last = resampling == self.resamplings[-1]
             coarsest = MAX_STEP_INDEX if is_last else coarse
-            if self.guess is not None and budget_bytes is not None:
-                guess = self.guess
-            elif budget_bytes is not None:
-                pixels = self.width_px * self.height_px / resampling**2
-                guess = rate.step_for_rate(pack.default_step, 8 * budget_bytes / pixels)
             try:
                 values = latents(resampling, is_last)
+                if budget_bytes is not None:
+                    guess = self.guess or activity.likely_step(values, self.coder.prior.steps, budget_bytes)
                 offsets = self._offsets(values, resampling, guess)
                 data, file = self._search(values, resampling, offsets, guess, coarsest)
                 if refine is not None:

@@ -1,11 +1,11 @@
 """Rate control: the finest step whose file fits a budget, in few codings.
 
-Only the coding repeats; the networks have run before. A file shrinks as the step index rises, by 0.5 to 2 % per index
-in pictures that are not tiny. Its size to a small power is nearly a linear function of the index: 0.6 fits one default
-pack, 0.15 the wide one after it. So the search takes one between, and bends the line as soon as three sizes are known
-(inverse quadratic interpolation, as in Brent's method), inside a bracket that every coding shrinks. In small files one
-index is worth several per cent: the bytes that the best step leaves unused are then filled by the next finer step,
-quantized with a larger weight on bits.
+Only the coding repeats; the networks have run before. The search begins where the latents say: bits are nearly
+proportional to the symbols that are not 0 (``activity``). A file shrinks as the step index rises, by 0.5 to 2 % per
+index in pictures that are not tiny. Its size to a small power is nearly a linear function of the index: 0.6 fits one
+default pack, 0.15 the wide one after it. So the search takes one between, and bends the line as soon as three sizes
+are known (inverse quadratic interpolation, as in Brent's method), inside a bracket that every coding shrinks. A file
+that is a little too large then gets a larger weight on bits, which fills the budget where no step does.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ class TargetError(UnsupportedError):
 
 FULL = 0.995
 """The search ends at a file that uses at least this share of its budget."""
-FILLED = 0.98
-"""Below this share a finer step is tried with a larger weight on bits."""
+_NEAR = 1.03
+"""A file of at most this share of the budget is made to fit by a larger weight on bits."""
 _INTERPOLATED = 5
 """Codings before the search bisects: few curves are so crooked, and a bound must hold for all."""
-_MAX_BIT_WEIGHT = 16.0
-_BIT_WEIGHT_TRIES = 5
+_MAX_DOUBLINGS = 4.0
+"""Of the weight on bits."""
+_FILL_TRIES = 5
+_SHRINKS = 0.2
+"""By how much a doubled weight on bits shrinks a file, about, as a share of its size."""
 _STRAIGHT = 0.3
 """The power of a file's size that is taken for linear in the index."""
-_EMPTY = 340
+_EMPTY = 250
 """Indices from the first guess to an empty file, were it linear: gives the slope until two sizes are known."""
-_USUAL_BPP = 0.22
-"""What a photograph spends at a pack's default step, roughly: medians of two packs are .22 and .33, on bench/photos."""
-_HALVES = 64
-"""Indices that halve a file, roughly: 101 and 52 there."""
 
 
 def budget_of(target_bpp: float, width_px: int, height_px: int) -> int:
@@ -56,19 +55,14 @@ def step_for_quality(quality: float, quality_range: tuple[int, int]) -> int:
     return round(coarse + (fine - coarse) * quality / 100)
 
 
-def step_for_rate(default_step: int, bpp: float) -> int:
-    """The step index at which a photograph is likely to spend ``bpp`` bits a pixel, for a pack with this default."""
-    return default_step + round(_HALVES * math.log2(_USUAL_BPP / max(bpp, sys.float_info.min)))
-
-
 def finest_within(
     code: Callable[[int, float], bytes], budget_bytes: int, *, guess: int, finest: int, coarsest: int = MAX_STEP_INDEX
 ) -> bytes:
-    """The file of the finest step index whose size is at most ``budget_bytes``, and at least 98 % of it if possible.
+    """A file of at most ``budget_bytes``, and at least 99.5 % of it if possible: of about the finest step that fits.
 
     Args:
         code: ``code(index, bit_weight)`` makes a file. ``bit_weight``: 1 for the weight of bits (lambda) that the
-            options ask for, above 1 for a larger one, which saves bytes at the same step. ``code`` is called at most 20
+            options ask for, above 1 for a larger one, which saves bytes at the same step. ``code`` is called at most 25
             times, on photographs three to four times (tests/test_shipped_pack.py). Sizes should fall with both
             arguments; where they do not, the result still fits the budget.
         budget_bytes: The size that must not be exceeded.
@@ -85,12 +79,16 @@ def finest_within(
     """
     fits, too_large = coarsest + 1, finest - 1  # the open bracket: indices not yet tried lie strictly between
     sizes: dict[int, int] = {}
-    best, smallest = b"", sys.maxsize
+    best, smallest, latest = b"", sys.maxsize, 0
+    aim = max((1 + FULL) / 2 * budget_bytes, sys.float_info.min)
+
+    def full() -> bool:
+        return bool(best) and len(best) >= FULL * budget_bytes
 
     def fit(index: int, bit_weight: float = 1.0) -> bool:
-        nonlocal best, smallest
+        nonlocal best, smallest, latest
         coded = code(index, bit_weight)
-        smallest = min(smallest, len(coded))
+        latest, smallest = len(coded), min(smallest, len(coded))
         if bit_weight == 1:
             sizes[index] = len(coded)
         if len(coded) > budget_bytes:
@@ -99,21 +97,37 @@ def finest_within(
             best = coded
         return True
 
+    def fill(index: int) -> None:
+        """Codes at one step with larger weights on bits until the budget is full: secants, within a bracket."""
+        low, high = 0.0, _MAX_DOUBLINGS
+        doublings, excess, slope = 0.0, math.log(max(sizes[index], 1) / aim), -_SHRINKS
+        for _ in range(_FILL_TRIES):
+            after = doublings - excess / slope
+            after = after if low < after < high else (low + high) / 2
+            low, high = (low, after) if fit(index, 2.0**after) else (after, high)
+            if full():
+                return
+            more = math.log(max(latest, 1) / aim) - excess
+            slope = more / (after - doublings) if more * (after - doublings) < 0 else -_SHRINKS
+            doublings, excess = after, excess + more
+
     index = min(max(guess, finest), coarsest)
-    while too_large + 1 < fits and not (best and len(best) >= FULL * budget_bytes):
-        if fit(index):
-            fits = index
+    filled: set[int] = set()
+    while not full():
+        is_closed, near = too_large + 1 >= fits, sizes.get(too_large, math.inf) <= _NEAR * budget_bytes
+        may_fill = best or coarsest == MAX_STEP_INDEX if is_closed else near and not filled
+        if may_fill and too_large in sizes and too_large not in filled:
+            filled.add(too_large)
+            fill(too_large)
+        elif is_closed:
+            break
         else:
-            too_large = index
-        after = round(_meeting(sizes, budget_bytes)) if len(sizes) < _INTERPOLATED else (fits + too_large) // 2
-        index = min(max(after, too_large + 1), fits - 1)
-    if fits - 1 >= finest and (best or coarsest == MAX_STEP_INDEX):
-        low, high = 1.0, _MAX_BIT_WEIGHT
-        for _ in range(_BIT_WEIGHT_TRIES):
-            if len(best) >= FILLED * budget_bytes:
-                break
-            middle = (low * high) ** 0.5
-            low, high = (low, middle) if fit(fits - 1, middle) else (middle, high)
+            if fit(index):
+                fits = index
+            else:
+                too_large = index
+            after = round(_meeting(sizes, budget_bytes)) if len(sizes) < _INTERPOLATED else (fits + too_large) // 2
+            index = min(max(after, too_large + 1), fits - 1)
     if not best:
         raise TargetError(
             f"{budget_bytes} bytes cannot be reached: the smallest file of this picture has {smallest} bytes"
