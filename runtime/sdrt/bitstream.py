@@ -26,6 +26,7 @@ from sdrt.network.refine import Quantizer
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
+from sdrt.pixels.picture import Strips
 
 Latents = NDArray[np.float32]
 """float32 (C, h, w), ``(raw - shift) * scale`` in the units of the pack's latent space."""
@@ -37,8 +38,8 @@ Refine = Callable[[Latents, Quantizer], Latents]
 """The last latents of a ``LatentsOf``, and how they will be quantized -> improved latents."""
 Written = tuple[bytes, sdl.SdlFile]
 """A file: its bytes, and its parsed content."""
-Paint = Callable[[bytes], NDArray[np.uint8]]
-"""An .sdl file -> its picture, uint8 (H, W, 3)."""
+Paint = Callable[[bytes], Strips]
+"""An .sdl file -> its picture."""
 
 _SEEN_AROUND = 1
 """Latents that are kept under the rim of a patch, on each side of a visible pixel: the pixel depends on them most."""

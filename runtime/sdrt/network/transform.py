@@ -181,6 +181,7 @@ def pixel_strips(
         start, stop = max(first, top), min(first + len(strip), top + height_px)
         if start < stop:
             yield strip[start - first : stop - first, before : before + width_px]
+        del strip  # before the next is made
 
 
 def _painted(frame: NDArray[np.float32], pack: ModelPack, decoder: Engine) -> NDArray[np.uint8]:
