@@ -22,8 +22,8 @@ from sdrt.limits import MAX_STEP_INDEX
 BIT_PRICE = log(2) / 6
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 _FOR_PSNR = 1.0
-_PLACES = 2**15  # positions that are decided at a time
-_ROWS = 64  # whose extents are found at a time
+_PLACES = 2**13  # positions that are decided at a time
+_ROWS = 16  # whose extents are found at a time
 _KEPT = np.float32(0.6)  # of a step: what is smaller is not worth an extent of its own
 
 
@@ -132,7 +132,7 @@ def _decide(
 ) -> Coded:
     """The chosen symbols, (h, w, coded channels), with the extents within which they were chosen. ``price`` is lambda.
 
-    Latents are counted in steps in parts: those of a large picture are hundreds of megabytes.
+    Latents are counted in steps part by part: those of a large picture are hundreds of megabytes.
     ``costs``: arrays of zeros (h, w, C), for the bits of each symbol, and those that the upper integer takes more.
     """
     scales = _scales(step_indices)

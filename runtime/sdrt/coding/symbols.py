@@ -57,7 +57,7 @@ def with_extents(symbols: NDArray[_Number], prior: Prior) -> Coded:
     Returns:
         (h, w, coded channels).
     """
-    largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)))
+    largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)), len(prior.extents))
     coded = np.empty((*symbols.shape[:2], prior.coded_channels), narrowest(largest))
     coded[:, :, prior.offset :] = symbols
     set_extents(coded, prior)

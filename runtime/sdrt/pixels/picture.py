@@ -99,6 +99,7 @@ class Scroll:
         """Rows from ``start``, at least that of the window before, to ``stop``, exclusive."""
         self._held, self._top = self._held[window.start - self._top :], window.start
         while len(self._held) < window.stop - window.start:
+            self._held = self._held.copy()  # lets go of the strip that it was in before the next one is made
             self._held = np.concatenate([self._held, next(self._rows)])
         return self._held[: window.stop - window.start]
 

@@ -37,7 +37,7 @@ _BLUR_PX = 2
 _LINES_PX = 1 + _SPREAD * _BLUR_PX
 """Pixels around a pixel that its blurred value depends on, and its coherence."""
 
-_BAND_PIXELS = 2**20
+_BAND_PIXELS = 2**19
 """Pixels that are compared at once: floats take twelve times their room."""
 
 
