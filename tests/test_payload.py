@@ -91,6 +91,25 @@ def test_both_decoders_refuse_the_same() -> None:
     assert outcomes == {False, True}
 
 
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [(127, np.int8), (128, np.int16), (2**15 - 1, np.int16), (2**15, np.int32), (MAX_SYMBOL, np.int32)],
+)
+def test_symbols_are_held_in_the_smallest_type(largest: int, dtype: type[np.signedinteger]) -> None:
+    """What a late scan needs room for leaves earlier symbols as they are, and both decoders agree on what follows."""
+    arrays = heavy_arrays(DENSE)
+    prior, indices = build_prior(arrays), flat(5, 6)
+    symbols = laplace((5, 6), prior, 2)
+    assert symbols.dtype == np.int8
+    symbols = symbols.astype(np.int32)
+    symbols[2, 3, -3] = -largest
+    payload = encode(symbols, prior, indices)
+    found = decode(payload, prior, indices)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, symbols)
+    np.testing.assert_array_equal(reference.decode(arrays, payload, indices), symbols)
+
+
 def test_the_largest_symbols_come_back_and_larger_are_refused() -> None:
     """+-2**20 is the largest symbol, and returns; beyond it encode refuses."""
     prior = generic_prior(2)

@@ -18,6 +18,7 @@ from sdrt.options import EncodeOptions, Region
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels import faces, structure
 from sdrt.pixels.faces import find_faces
+from sdrt.pixels.picture import Picture, Scroll, Strips, scatter
 from sdrt.steering import offsets_of, regions_of, revised, wrong_offsets
 
 Pixels = NDArray[np.uint8]
@@ -37,26 +38,34 @@ def test_wrong_strokes_are_found_and_texture_is_not() -> None:
     rgb = lined(256, 256)
     moved = rgb.copy()
     moved[64:128, 64:128] = np.roll(rgb[64:128, 64:128], 9, axis=1)
-    found = wrong_offsets(rgb, moved, 64)
+    found = wrong_offsets(rgb, moved, 64)[0]
     assert found is not None and found.dtype == np.int8
     assert np.flatnonzero(found).tolist() == [5] and found[1, 1] == -1
     noise = np.random.default_rng(0).integers(90, 160, (64, 64, 3))
     before, after = np.full((256, 256, 3), 125, np.uint8), np.full((256, 256, 3), 125, np.uint8)
     before[64:128, 64:128], after[64:128, 64:128] = noise, noise[::-1, ::-1]
     assert structure.compare(before, after, 64).error[1, 1] > 5
-    assert wrong_offsets(before, after, 64) is None
-    assert wrong_offsets(rgb, np.roll(rgb, 9, axis=1), 64) is None
-    assert wrong_offsets(rgb, rgb, 64) is None
+    assert wrong_offsets(before, after, 64)[0] is None
+    assert wrong_offsets(rgb, np.roll(rgb, 9, axis=1), 64)[0] is None
+    assert wrong_offsets(rgb, rgb, 64) == (None, 0)
 
 
-def test_bands_do_not_show() -> None:
-    """A tall picture, compared in bands, has the values of its parts."""
+def lined_share(before: Pixels, after: Pixels) -> NDArray[np.float32]:
+    return np.concatenate([band.lined(32) for band in structure.bands(before, after, 32)])
+
+
+def test_bands_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tall picture, compared in bands, has the values of its parts, and of the same picture in strips."""
+    monkeypatch.setattr(structure, "_BAND_PIXELS", 32 * 40 * 8)
     random = np.random.default_rng(1)
     before, after = random.integers(0, 256, (2, 32 * 20, 40, 3)).astype(np.uint8)
     whole, part = structure.compare(before, after, 32), structure.compare(before[96:544], after[96:544], 32)
     for of_whole, of_part in zip(whole, part, strict=True):
         np.testing.assert_allclose(of_whole[4:16], of_part[1:13], rtol=1e-4, atol=1e-4)
-    lines, of_part = structure.lined(before, after, 32), structure.lined(before[96:544], after[96:544], 32)
+    strips = Strips(40, len(after), iter(np.split(after, [7, 8, 300, 301])))
+    for of_whole, of_strips in zip(whole, structure.compare(before, Scroll(strips), 32), strict=True):
+        np.testing.assert_array_equal(of_whole, of_strips)
+    lines, of_part = lined_share(before, after), lined_share(before[96:544], after[96:544])
     np.testing.assert_allclose(lines[4:16], of_part[1:13], rtol=1e-4, atol=1e-4)
     assert (lines >= 0).all() and (lines <= 1).all()
 
@@ -71,12 +80,12 @@ def test_what_is_wrong_is_written_finer_at_the_same_size_if_that_pays(
     painted: list[bytes] = []
     rgb = np.tile(photo, (3, 2, 1))[:256, :256]
 
-    def paint(data: bytes) -> Pixels:
+    def paint(data: bytes) -> Strips:
         painted.append(data)
         seen = rgb.copy()
         if len(painted) == 1 or not pays:
             seen[64:128, 128:192] = np.roll(rgb[64:128, 128:192], 8, axis=1)
-        return seen
+        return scatter(Picture(seen))
 
     mine = offsets_of([Region(0, 0, 64, 64, 0.5)], 256, 256, testpack.space.downscale)
     writer = FileWriter(codec._models.coder(testpack), 256, 256, (), EncodeOptions(target_bytes=3000), mine)

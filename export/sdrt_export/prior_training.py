@@ -124,7 +124,7 @@ def _shared(canvas: Canvas, scan: Scan, quality: NDArray[np.float32]) -> tuple[N
 def _own(canvas: Canvas, scan: Scan, places: NDArray[np.int64]) -> NDArray[np.int16]:
     if not scan.wide or not scan.own_taps:
         return np.zeros((len(places), 0, scan.size), np.int16)
-    taps = [canvas.symbols[places + canvas.offset(*tap), scan.start : scan.stop] for tap in scan.own_taps]
+    taps = [canvas.seen(places + canvas.offset(*tap), slice(scan.start, scan.stop)) for tap in scan.own_taps]
     return np.stack(taps, axis=1)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdrt.coding import activity, payload, quantize, rate
+from sdrt.coding.prior import Prior
 from sdrt.coding.prior_file import load_prior
-from sdrt.coding.symbols import to_channels
+from sdrt.coding.symbols import Coded, to_channels
 from sdrt.container import patches, sdl, step_map
 from sdrt.container.step_map import Offsets, StepIndices
 from sdrt.errors import ModelError
@@ -25,6 +26,7 @@ from sdrt.network.refine import Quantizer
 from sdrt.options import EncodeOptions
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
+from sdrt.pixels.picture import Strips
 
 Latents = NDArray[np.float32]
 """float32 (C, h, w), ``(raw - shift) * scale`` in the units of the pack's latent space."""
@@ -36,11 +38,37 @@ Refine = Callable[[Latents, Quantizer], Latents]
 """The last latents of a ``LatentsOf``, and how they will be quantized -> improved latents."""
 Written = tuple[bytes, sdl.SdlFile]
 """A file: its bytes, and its parsed content."""
-Paint = Callable[[bytes], NDArray[np.uint8]]
-"""An .sdl file -> its picture, uint8 (H, W, 3)."""
+Paint = Callable[[bytes], Strips]
+"""An .sdl file -> its picture."""
 
 _SEEN_AROUND = 1
 """Latents that are kept under the rim of a patch, on each side of a visible pixel: the pixel depends on them most."""
+
+
+@dataclass(frozen=True, eq=False)
+class CodedLatents:
+    """The latents of a file, dequantized window by window: as symbols they take a quarter of the room.
+
+    Args:
+        coded: (h, w, coded channels), see ``sdrt.coding.symbols``.
+        prior: The prior that they were coded under.
+        indices: The step index of each position.
+    """
+
+    coded: Coded
+    prior: Prior
+    indices: StepIndices
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns."""
+        return self.prior.channels, *self.indices.shape
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> Latents:
+        """Latents of all channels, for the first slice is ``:``, in some rows and columns. ``[:, :, :]`` is all."""
+        rows_and_columns = window[1:]
+        with np.errstate(over="ignore"):  # a step beyond float32: `pixel_strips` refuses what comes of it
+            return quantize.dequantize(self.coded[rows_and_columns], self.prior, self.indices[rows_and_columns])
 
 
 class LatentCoder:
@@ -67,12 +95,10 @@ class LatentCoder:
         """The quantized latents, int32 (C, h, w). Raises CorruptError for an invalid payload or step map."""
         return to_channels(payload.decode(file.payload, self.prior, self.step_indices(file)), self.prior)
 
-    def latents(self, file: sdl.SdlFile) -> tuple[Latents, StepIndices]:
-        """The dequantized latents of ``file``, and the step index at each position. Raises as ``symbols``."""
+    def latents(self, file: sdl.SdlFile) -> CodedLatents:
+        """The latents of ``file``. Raises as ``symbols``."""
         indices = self.step_indices(file)
-        coded = payload.decode(file.payload, self.prior, indices)
-        with np.errstate(over="ignore"):  # a step beyond float32: `pixel_strips` refuses what comes of it
-            return quantize.dequantize(coded, self.prior, indices), indices
+        return CodedLatents(payload.decode(file.payload, self.prior, indices), self.prior, indices)
 
     def step_indices(self, file: sdl.SdlFile) -> StepIndices:
         """The step index at each latent position of ``file``. Raises CorruptError for an invalid step map."""

@@ -10,9 +10,6 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sdrt.arguments import check_count, check_integer
 from sdrt.atomic import write_atomic
 from sdrt.container.source import SdlSource
@@ -168,7 +165,7 @@ class Codec(LatentCodec):
             coder=coder,
             encoder=encoder,
             refinement=refinement,
-            paint=self._painted,
+            paint=self.decode_strips,
             max_pixels=self._max_pixels,
             tile_px=self._tile_px,
             progress=progress,
@@ -339,10 +336,6 @@ class Codec(LatentCodec):
             ArgumentError: ``workers`` is not such a number.
         """
         return InOrder(self.decode, files, workers)
-
-    def _painted(self, data: bytes) -> NDArray[np.uint8]:
-        """The pixels of a file that is being written, uint8 (H, W, 3)."""
-        return self.decode_picture(data).rgb
 
     def _engine(self, pack: ModelPack, half: Literal["encoder", "decoder"]) -> Engine:
         engine = self._models.engine(pack, half)

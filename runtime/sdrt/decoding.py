@@ -45,7 +45,7 @@ def decode_strips(
     painted = overlay is None or not overlay.hides_all  # otherwise no network is needed
     pack = models.decoding_pack(file, to_paint=painted)
     decoder = open_decoder(pack) if painted else None
-    latents, indices = models.coder_of(file).latents(file)
+    latents = models.coder_of(file).latents(file)
     alpha = alpha_of(file)
     metadata = from_chunks(file.chunks)
     if (width_px, height_px) != (file.width_px, file.height_px):
@@ -53,7 +53,7 @@ def decode_strips(
     rows: Iterator[Pixels] = iter(())
     if decoder is not None:
         window = window_of(crop, file.resampling, *file.coded_px)
-        rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=tile_px, indices=indices)
+        rows = pixel_strips(latents, pack, decoder, window, progress, tile_px=tile_px, indices=latents.indices)
         rows = enlarge(rows, window, file.resampling, crop)
     if overlay is not None:
         rows = overlay.over(rows, crop)
@@ -78,7 +78,7 @@ def decode_thumbnail(
     if pack is None or parts is None:
         strips = decode_strips(file, None, models, open_decoder, tile_px=tile_px, progress=None)
         return reduce_strips(strips, side_px)
-    latents, indices = models.coder_of(file).latents(file)
-    colors = preview(latents, pack, open_decoder(pack), parts, indices=indices)
+    latents = models.coder_of(file).latents(file)
+    colors = preview(latents[:, :, :], pack, open_decoder(pack), parts, indices=latents.indices)
     sides = thumbnail_sides(file.width_px, file.height_px, side_px)
     return reduce_preview(colors, preview_box(pack, *file.coded_px, parts), alpha_of(file), sides)

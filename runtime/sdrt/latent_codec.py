@@ -63,7 +63,7 @@ class LatentCodec:
         """
         file = self._read(data)
         coder = self._models.coder_of(file)
-        normalized = coder.latents(file)[0]
+        normalized = coder.latents(file)[:, :, :]
         return normalized if scaled else to_raw(normalized, coder.pack.space)
 
     def latents_many(

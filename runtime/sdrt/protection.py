@@ -22,7 +22,7 @@ from sdrt.container import sdl
 from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, cells, encode_patches, kept_lines
 from sdrt.errors import UnsupportedError
 from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
-from sdrt.pixels.picture import Pixels
+from sdrt.pixels.picture import Pixels, gather
 from sdrt.pixels.scaling import reduce
 from sdrt.pixels.type_cells import cell_sums, equal_share, type_cells, widened
 
@@ -115,7 +115,7 @@ def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: Late
             raise refusal
         return whole.written
     budget_bytes = len(plain[0]) if writer.budget_bytes is None else writer.budget_bytes
-    painted = paint(plain[0])
+    painted = gather(paint(plain[0])).rgb
     wrong = marked & (search.squared(painted) > _WRONG * search.cell_pixels)
     if wrong.sum() < _WRONG_SHARE * wrong.size:
         return plain
@@ -210,7 +210,7 @@ class _Search:
         )
         with suppress(UnsupportedError):  # too little is left for the latents
             written = writer.write(self._latents)
-            return Candidate(written, self.error(self._paint(written[0]), mask))
+            return Candidate(written, self.error(gather(self._paint(written[0])).rgb, mask))
         return None
 
     def _with(self, patches: Patches) -> FileWriter:

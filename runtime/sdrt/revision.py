@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sdrt.bitstream import FileWriter, Paint, Write, Written
 from sdrt.container import sdl, truth_map
 from sdrt.pixels import structure
-from sdrt.pixels.picture import Picture, Pixels
+from sdrt.pixels.picture import Picture, Pixels, gather
 
 _ROOM_TO_GROW_BYTES = 2
 """Allowance for the growth of the map between two writings, whose steps differ slightly."""
@@ -33,7 +33,7 @@ def write_with_truth(writer: FileWriter, write: Write, original: Picture, paint:
     for last in (False, True):
         with_room = replace(writer, chunks=(*writer.chunks, sdl.Chunk(sdl.TRUTH, bytes(room))))
         data, file = write(with_room)
-        classes = compared(original, paint(data))
+        classes = compared(original, gather(paint(data)).rgb)
         if writer.budget_bytes is None:
             room = largest
         elif not last and not 0 <= room - min(_size(classes), largest) <= _SPARE * len(data):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil, log2
+from math import ceil, lcm, log2
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from sdrt.options import EncodeOptions, Region
 from sdrt.packs.manifest import ModelPack
 from sdrt.pixels import structure
 from sdrt.pixels.faces import find_faces
-from sdrt.pixels.picture import Pixels
+from sdrt.pixels.picture import Pixels, Scroll
 
 _OCTAVE = OCTAVE // UNIT
 """Offsets that double the step."""
@@ -84,35 +84,39 @@ def revised(writer: FileWriter, write: Write, rgb: Pixels, paint: Paint) -> tupl
     written = write(writer)
     downscale = writer.coder.pack.space.downscale
     _, _, side = step_map.cells(1, 1, downscale)
-    painted = paint(written[0])
-    offsets = wrong_offsets(rgb, painted, side * downscale)
+    offsets, wrongness = wrong_offsets(rgb, Scroll(paint(written[0])), side * downscale)
     if offsets is None:
         return writer, written
-    wrongness = _wrongness(rgb, painted)
-    del painted  # of a large picture, hundreds of megabytes
     if writer.offsets is not None:
         offsets = np.where(writer.offsets == 0, offsets, writer.offsets)
     finer = replace(writer, offsets=offsets, guess=written[1].step_index)
     again = write(finer)
-    if _wrongness(rgb, paint(again[0])) < wrongness:
+    if _wrongness(structure.compare(rgb, Scroll(paint(again[0])), truth_map.CELL_PX)) < wrongness:
         return finer, again
     return writer, written
 
 
-def _wrongness(original: Pixels, painted: Pixels) -> int:
+def _wrongness(compared: structure.Structure) -> int:
     """The sum of the classes of a truth map's cells: 0 where all structure is kept."""
-    compared = structure.compare(original, painted, truth_map.CELL_PX)
     return int(structure.classes(compared, margin=0).sum(dtype=np.int64))
 
 
-def wrong_offsets(original: Pixels, painted: Pixels, cell_px: int) -> Offsets | None:
+def wrong_offsets(original: Pixels, painted: Pixels | Scroll, cell_px: int) -> tuple[Offsets | None, int]:
     """Offsets of a quarter of an octave for the cells with wrong structure; None if there are none, or too many.
 
     A cell is wrong if it is not kept (docs/TRUTH.md) and its error is concentrated along lines.
+
+    Returns:
+        The offsets, and how much structure is wrong in all.
     """
-    wrong = structure.classes(structure.compare(original, painted, cell_px), margin=0) > 0
-    if wrong.any():
-        wrong &= structure.lined(original, painted, cell_px) > _LINED
+    parts, wrongness = [], 0
+    for band in structure.bands(original, painted, lcm(cell_px, truth_map.CELL_PX)):
+        wrong = structure.classes(band.structure(cell_px), margin=0) > 0
+        if wrong.any():
+            wrong &= band.lined(cell_px) > _LINED
+        parts.append(wrong)
+        wrongness += _wrongness(band.structure(truth_map.CELL_PX))
+    wrong = np.concatenate(parts)
     if not 0 < wrong.mean() <= _FEW:
-        return None
-    return np.asarray(np.where(wrong, np.int8(-_FINER), np.int8(0)))
+        return None, wrongness
+    return np.asarray(np.where(wrong, np.int8(-_FINER), np.int8(0))), wrongness

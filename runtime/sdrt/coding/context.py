@@ -28,6 +28,7 @@ from sdrt.coding.prior import (
     Prior,
     Scan,
 )
+from sdrt.coding.symbols import Coded, narrowest
 from sdrt.container.step_map import NEUTRAL_INDEX, OCTAVE
 
 Positions = NDArray[np.int64]
@@ -43,14 +44,14 @@ class Prediction:
     """The predicted distributions of a scan's symbols. The coded residual is ``sign * (symbol - mean)``.
 
     Attributes:
-        mean: int32 (n,), n = positions x channels, channels innermost: the rounded mean.
-        sign: int32 (n,), -1 or 1.
-        table: int32 (n,), the frequency table: class * FRACTIONS + fraction of the mean.
+        mean: int16 (n,), n = positions x channels, channels innermost: the rounded mean.
+        sign: int8 (n,), -1 or 1.
+        table: int16 (n,), the frequency table: class * FRACTIONS + fraction of the mean.
     """
 
-    mean: Int32
-    sign: Int32
-    table: Int32
+    mean: NDArray[np.int16]
+    sign: NDArray[np.int8]
+    table: NDArray[np.int16]
 
 
 def inverse_step(step_index: int) -> int:
@@ -80,10 +81,11 @@ class Canvas:
     Flat arrays over positions, WINDOW cells of margin on every side, zero where nothing is decoded:
 
     Attributes:
-        symbols: int16 (cells, channels), clipped to SYMBOL_LIMIT.
-        energy: float32 (cells, near channels), sums of magnitudes over 3x3 windows.
-        bands, bands_around: float32 (cells, bands), magnitudes of the channels behind, summed over a band and clipped
-            to SYMBOL_LIMIT, at the position, and these over its 3x3 window.
+        symbols: (cells, channels), in the smallest type that holds them, see ``sdrt.coding.symbols``.
+        energy: int16 (cells, near channels), sums of magnitudes over 3x3 windows. Magnitudes are clipped to
+            SYMBOL_LIMIT, here and below.
+        bands, bands_around: int16 (cells, bands), magnitudes of the channels behind, summed over a band and clipped
+            again, at the position, and these over its 3x3 window.
         sums, counts: int64 (near channels,), of the magnitudes so far.
     """
 
@@ -99,9 +101,10 @@ class Canvas:
         self.height, self.width = height, width
         self._stride = width + 2 * WINDOW
         cells, channels = (height + 2 * WINDOW) * self._stride, prior.coded_channels
-        self.symbols = np.zeros((cells, channels), np.int16)
-        self.energy = np.zeros((cells, prior.near), np.float32)
-        self.bands = np.zeros((cells, -(-(channels - prior.near) // BAND)), np.float32)
+        self.symbols: Coded = np.zeros((cells, channels), narrowest(0))
+        self._largest = 0  # magnitude of a symbol
+        self.energy = np.zeros((cells, prior.near), np.int16)
+        self.bands = np.zeros((cells, -(-(channels - prior.near) // BAND)), np.int16)
         self.bands_around = np.zeros_like(self.bands)
         self.sums, self.counts = np.zeros(prior.near, np.int64), np.zeros(prior.near, np.int64)
         self.step_indices = step_indices
@@ -109,6 +112,12 @@ class Canvas:
         indices[WINDOW:-WINDOW, WINDOW:-WINDOW] = step_indices
         self._indices = indices.ravel()
         self._qualities = np.unique(step_indices)
+
+    @property
+    def coded(self) -> Coded:
+        """The symbols without the margins, (h, w, channels): a view."""
+        inner = slice(WINDOW, -WINDOW)
+        return self.symbols.reshape(-1, self._stride, self.symbols.shape[1])[inner, inner]
 
     def offset(self, dy: int, dx: int) -> int:
         """The offset of a tap, ``dy`` rows down and ``dx`` columns right, in flat indices."""
@@ -126,31 +135,36 @@ class Canvas:
             places = places[self.symbols[places, 0] >= scan.min_extent]
         return places
 
+    def cells(self, places: Positions) -> tuple[Positions, Positions]:
+        """Rows and columns of ``places``, without margins."""
+        y, x = np.divmod(places, self._stride)
+        return y - WINDOW, x - WINDOW
+
     def rows(self, array: NDArray[_Number], places: Positions) -> NDArray[_Number]:
         """Gathers from ``array`` (h, w, ...), without margins, at ``places``: (positions, ...)."""
-        y, x = np.divmod(places, self._stride)
-        found: NDArray[_Number] = array[y - WINDOW, x - WINDOW]
+        found: NDArray[_Number] = array[self.cells(places)]
         return found
 
     def scatter(self, values: NDArray[np.generic], places: Positions, target: NDArray[np.generic]) -> None:
         """Scatters ``values`` (positions, ...) into ``target`` (h, w, ...) at ``places``: the inverse of ``rows``."""
-        y, x = np.divmod(places, self._stride)
-        target[y - WINDOW, x - WINDOW] = values
+        target[self.cells(places)] = values
 
     def store(self, scan: Scan, places: Positions, values: Int32) -> None:
         """Records the symbols of a scan, int32 (positions, channels), as context for later scans."""
-        clipped = np.clip(values, -SYMBOL_LIMIT, SYMBOL_LIMIT)
-        self.symbols[places, scan.start : scan.stop] = clipped
-        magnitude = np.abs(clipped).astype(np.float32)
+        magnitudes = np.abs(values)
+        self._largest = max(self._largest, int(magnitudes.max(initial=0)))
+        self.symbols = self.symbols.astype(narrowest(self._largest), copy=False)
+        self.symbols[places, scan.start : scan.stop] = values
+        magnitude = np.minimum(magnitudes, SYMBOL_LIMIT).astype(np.int16)
         if scan.wide:
             first, last = (scan.start - self.prior.near) // BAND, scan.bands[1]
             edges = np.arange(0, scan.size, BAND)
-            magnitude = np.minimum(np.add.reduceat(magnitude, edges, axis=1), SYMBOL_LIMIT)
+            magnitude = np.minimum(np.add.reduceat(magnitude, edges, axis=1, dtype=np.int16), SYMBOL_LIMIT)
             self.bands[places, first:last] = magnitude
             around, channels = self.bands_around, slice(first, last)
         else:
             channels = slice(scan.start, scan.stop)
-            self.sums[channels] += magnitude.sum(0, dtype=np.float64).astype(np.int64)
+            self.sums[channels] += magnitude.sum(0, dtype=np.int64)
             self.counts[channels] += len(places)
             around = self.energy
         for tap in _NEIGHBORHOOD:
@@ -170,13 +184,18 @@ class Canvas:
         bias[:, : scan.mean_weights.shape[1]] += means @ scan.mean_weights >> SIZE_BITS
         return bias.astype(np.float32), np.searchsorted(self._qualities, self._indices[places])
 
+    def seen(self, places: Positions, channels: slice) -> Coded:
+        """The symbols of ``channels`` at ``places``, (positions, channels), clipped to SYMBOL_LIMIT."""
+        found = self.symbols[places, channels]
+        return found if self._largest <= SYMBOL_LIMIT else np.clip(found, -SYMBOL_LIMIT, SYMBOL_LIMIT)
+
     def inputs(self, scan: Scan, places: Positions) -> Float32:
         """The inputs of a scan's network, float32 (positions, inputs)."""
         near, own = scan.near, slice(scan.start, scan.stop)
         shown = near if scan.wide else scan.stop
-        parts: list[NDArray[np.generic]] = [self.symbols[places + self.offset(*tap), :near] for tap in scan.taps]
+        parts: list[NDArray[np.generic]] = [self.seen(places + self.offset(*tap), slice(near)) for tap in scan.taps]
         if not scan.wide:
-            parts += [self.symbols[places + self.offset(*tap), own] for tap in scan.own_taps]
+            parts += [self.seen(places + self.offset(*tap), own) for tap in scan.own_taps]
         parts.append(self.energy[places, :shown])
         here, around = scan.bands
         if around:
@@ -191,7 +210,7 @@ class Canvas:
         """
         total = np.zeros((2, len(places), scan.size), np.float32)
         for tap, mean_weight, scale_weight in zip(scan.own_taps, *scan.own_weights, strict=True):
-            values = self.symbols[places + self.offset(*tap), scan.start : scan.stop]
+            values = self.seen(places + self.offset(*tap), slice(scan.start, scan.stop))
             total[0] += values * mean_weight
             total[1] += np.abs(values) * scale_weight
         return total[0], total[1]
@@ -201,10 +220,12 @@ def predict(canvas: Canvas, scan: Scan, places: Positions) -> Prediction:
     """Runs a scan's network at ``places``. The order of the result is position-major, the scan's channels innermost."""
     prior, size, hidden = canvas.prior, scan.size, scan.hidden
     bias, which = canvas.bias(scan, places)
-    output = np.empty((len(places), 2 * size), np.int32)
+    shape, limit = (len(places), size), SYMBOL_LIMIT << MEAN_BITS
+    mean, sign, table = np.empty(shape, np.int16), np.empty(shape, np.int8), np.empty(shape, np.int16)
     for first in range(0, len(places), _CHUNK):
-        some = places[first : first + _CHUNK]
-        added = bias[which[first : first + _CHUNK]] if len(bias) > 1 else bias
+        part = slice(first, first + _CHUNK)
+        some = places[part]
+        added = bias[which[part]] if len(bias) > 1 else bias
         rows = canvas.inputs(scan, some)
         sums = rows @ scan.weights
         active = sums[:, :hidden] + added[:, :hidden]
@@ -217,25 +238,23 @@ def predict(canvas: Canvas, scan: Scan, places: Positions) -> Prediction:
         total <<= HIDDEN_BITS
         total += (active @ scan.out_weights).astype(np.int32)
         total >>= scan.out_shift
-        output[first : first + _CHUNK] = total
-    limit = SYMBOL_LIMIT << MEAN_BITS
-    eighths = np.clip(output[:, :size], -limit, limit).ravel()
-    scale = np.clip(output[:, size:], 0, SCALE_LIMIT).ravel()
-    mean = (eighths + (1 << MEAN_BITS - 1)) >> MEAN_BITS
-    fraction = eighths - (mean << MEAN_BITS)
-    sign = (fraction >> 31) | 1
-    table = prior.class_of[scale].astype(np.int32)
-    table *= FRACTIONS
-    table += fraction * sign
-    return Prediction(mean, sign, table)
+        eighths = np.clip(total[:, :size], -limit, limit)
+        scale = np.clip(total[:, size:], 0, SCALE_LIMIT)
+        rounded = (eighths + (1 << MEAN_BITS - 1)) >> MEAN_BITS
+        fraction = eighths - (rounded << MEAN_BITS)
+        mean[part], sign[part] = rounded, (fraction >> 31) | 1
+        table[part] = prior.class_of[scale]
+        table[part] *= FRACTIONS
+        table[part] += np.abs(fraction)
+    return Prediction(mean.ravel(), sign.ravel(), table.ravel())
 
 
-def replay(prior: Prior, coded: Int32, step_indices: NDArray[np.integer]) -> Iterator[tuple[Scan, Int32, Prediction]]:
+def replay(prior: Prior, coded: Coded, step_indices: NDArray[np.integer]) -> Iterator[tuple[Scan, Int32, Prediction]]:
     """The predictions for known symbols, as a decoder would make them.
 
     Args:
         prior: The prior that the symbols are coded under.
-        coded: int32 (h, w, coded channels), as `sdrt.coding.symbols.with_extents` returns them.
+        coded: (h, w, coded channels), as `sdrt.coding.symbols.with_extents` returns them.
         step_indices: int (h, w), 0..1023.
 
     Yields:
@@ -257,9 +276,13 @@ def table_entries(prior: Prior, prediction: Prediction, symbols: Int32) -> tuple
         without its low bits.
     """
     classes = prediction.table // FRACTIONS
-    residual = prediction.sign * (symbols - prediction.mean)
+    high = symbols - prediction.mean
+    high *= prediction.sign
     bits = prior.low_bits[classes]
-    high = residual >> bits
+    low = high & (1 << bits) - 1
+    high >>= bits
     radius = prior.radius[classes]
-    entry = np.where(np.abs(high) <= radius, high + radius, 2 * radius + 1)
-    return entry, residual - (high << bits), high
+    entry = high + radius
+    escaped = np.abs(high) > radius
+    entry[escaped] = 2 * radius[escaped] + 1
+    return entry, low, high

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sdrt.coding.context import Canvas, Prediction, predict, replay, table_entries
 from sdrt.coding.prior import FRACTIONS, MAX_SYMBOL, TOTAL, Int32, Prior
+from sdrt.coding.symbols import Coded
 from sdrt.errors import CorruptError
 
 StepIndices = NDArray[np.integer]
@@ -63,7 +64,7 @@ def _models_of(prior: Prior) -> _Models:
     return _MODELS.setdefault(prior, _Models(prior.frequencies)) if models is None else models
 
 
-def _runs(tables: Int32) -> tuple[NDArray[np.int64], Iterator[tuple[int, int, int]]]:
+def _runs(tables: NDArray[np.int16]) -> tuple[NDArray[np.int64], Iterator[tuple[int, int, int]]]:
     """The coding order of a scan: symbols sorted by table, and the runs (table, first, end) of equal tables."""
     order = np.argsort(tables.astype(np.uint16), kind="stable")
     counts = np.bincount(tables)
@@ -191,11 +192,11 @@ class _Decoder:
         return np.asarray(np.where(negative == 1, -magnitude, magnitude), np.int32)
 
 
-def encode(coded: Int32, prior: Prior, step_indices: StepIndices) -> bytes:
+def encode(coded: Coded, prior: Prior, step_indices: StepIndices) -> bytes:
     """Entropy codes symbols.
 
     Args:
-        coded: int32 (h, w, coded channels) within +-MAX_SYMBOL, as `sdrt.coding.symbols.with_extents` returns them.
+        coded: (h, w, coded channels) within +-MAX_SYMBOL, as `sdrt.coding.symbols.with_extents` returns them.
         prior: The prior to code them under.
         step_indices: int (h, w), 0..1023: the step index at each position.
 
@@ -212,7 +213,7 @@ def encode(coded: Int32, prior: Prior, step_indices: StepIndices) -> bytes:
     return encoder.seal()
 
 
-def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
+def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Coded:
     """Entropy decodes a payload.
 
     Args:
@@ -221,14 +222,13 @@ def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
         step_indices: int (h, w), 0..1023, the same as for ``encode``. h and w are those of the latents.
 
     Returns:
-        int32 (h, w, coded channels).
+        (h, w, coded channels).
 
     Raises:
         CorruptError: The payload is not the unique coding of any symbols of this shape under this prior.
     """
     decoder, again = _Decoder(payload, prior), _Encoder(prior)
     canvas = Canvas(prior, step_indices)
-    coded = np.zeros((*step_indices.shape, prior.coded_channels), np.int32)
     for scan in prior.scans:
         places = canvas.positions(scan)
         prediction = predict(canvas, scan, places)
@@ -240,30 +240,28 @@ def decode(payload: bytes, prior: Prior, step_indices: StepIndices) -> Int32:
         again.scan(prediction, symbols)
         if again.written_bytes > len(payload):
             raise CorruptError(f"payload of {len(payload)} bytes is too short for the symbols that it stands for")
-        values = symbols.reshape(-1, scan.size)
-        canvas.scatter(values, places, coded[:, :, scan.start : scan.stop])
-        canvas.store(scan, places, values)
+        canvas.store(scan, places, symbols.reshape(-1, scan.size))
     if again.seal() != payload:
         raise CorruptError("payload is not what its symbols are coded as: bytes are left over or altered")
-    return coded
+    return canvas.coded
 
 
-def _check(coded: Int32, prior: Prior) -> None:
+def _check(coded: Coded, prior: Prior) -> None:
     if coded.ndim != 3 or coded.shape[2] != prior.coded_channels or min(coded.shape) < 1:
         raise ValueError(f"symbols of shape {coded.shape} do not fit a prior of {prior.coded_channels} coded channels")
-    if coded.dtype != np.int32:
-        raise ValueError(f"symbols are {coded.dtype}, expected int32")
+    if coded.dtype.kind != "i":
+        raise ValueError(f"symbols are {coded.dtype}, expected signed integers")
     if coded.min() < -MAX_SYMBOL or coded.max() > MAX_SYMBOL:
         raise ValueError(f"a symbol is beyond {MAX_SYMBOL}")
     if prior.extents:
         extent = coded[:, :, 0]
         reached = np.array((0, *prior.extents))[np.clip(extent, 0, len(prior.extents))]
         beyond = np.arange(prior.channels) >= reached[:, :, None]
-        if extent.min() < 0 or extent.max() > len(prior.extents) or (coded[:, :, 1:] * beyond).any():
+        if extent.min() < 0 or extent.max() > len(prior.extents) or np.any(coded[:, :, 1:], where=beyond):
             raise ValueError("a symbol lies beyond its position's extent")
 
 
-def bits(coded: Int32, prior: Prior, step_indices: StepIndices) -> float:
+def bits(coded: Coded, prior: Prior, step_indices: StepIndices) -> float:
     """Bits that `encode` will spend on symbols, to about 0.1 %, without coding. Raises as it does."""
     _check(coded, prior)
     total = 0.0

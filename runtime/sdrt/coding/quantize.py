@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sdrt.coding.context import Canvas, Prediction, predict, table_entries
 from sdrt.coding.prior import MAX_SYMBOL, Float32, Int32, Prior
-from sdrt.coding.symbols import arrange, extents_of, in_latent_order, to_channels, with_extents
+from sdrt.coding.symbols import Coded, arrange, extents_of, in_latent_order, set_extents, to_channels, with_extents
 from sdrt.container.step_map import octaves
 from sdrt.errors import UnsupportedError
 from sdrt.limits import MAX_STEP_INDEX
@@ -22,7 +22,8 @@ from sdrt.limits import MAX_STEP_INDEX
 BIT_PRICE = log(2) / 6
 """Squared steps that a bit is worth at high rates: there D = step**2 / 12 and a bit halves the step."""
 _FOR_PSNR = 1.0
-_PLACES = 2**15  # positions that are decided at a time
+_PLACES = 2**13  # positions that are decided at a time
+_ROWS = 16  # whose extents are found at a time
 KEPT = np.float32(0.6)
 """Of a step: what is smaller is rarely worth a symbol that is not 0."""
 
@@ -53,7 +54,7 @@ def _scales(step_indices: NDArray[np.integer]) -> Float32:
 
 def quantize(
     latents: Float32, prior: Prior, step_indices: NDArray[np.integer], *, weight: float | None = None
-) -> Int32:
+) -> Coded:
     """Quantizes latents by rate-distortion optimization.
 
     Greedy, in coding order: each symbol becomes the one of the two nearest integers with the smaller Lagrangian cost,
@@ -67,17 +68,19 @@ def quantize(
             coarser step would. 0 rounds to the nearest integer. None: ``prior.bit_weight``.
 
     Returns:
-        int32 (h, w, coded channels), within +-MAX_SYMBOL, channels in the prior's order.
+        (h, w, coded channels), within +-MAX_SYMBOL, channels in the prior's order.
 
     Raises:
         ValueError: The latents are not finite or have another number of channels, or an index is out of range.
     """
-    exact = _counted(latents, prior, step_indices)
+    _check(latents, prior)
     price = _price(prior, weight)
     if price == 0:
+        exact = _counted(latents, prior, _scales(step_indices))
         return with_extents(np.rint(exact, out=exact), prior)
-    _decide(exact, prior, step_indices, price)
-    return with_extents(exact, prior)
+    coded = _decide(latents, prior, step_indices, price)
+    set_extents(coded, prior)
+    return coded
 
 
 def choose(
@@ -90,23 +93,30 @@ def choose(
         bits more the upper of the two nearest integers takes. Bits are those of the prior's tables, without extents,
         low bits and what follows an escape.
     """
-    exact = _counted(latents, prior, step_indices)
-    bits, gaps = np.zeros_like(exact), np.zeros_like(exact)
-    _decide(exact, prior, step_indices, _price(prior, weight), (bits, gaps))
-    shown, costs, more = (in_latent_order(array, prior, np.float32) for array in (exact, bits, gaps))
-    return shown, costs, more
+    _check(latents, prior)
+    bits, gaps = (np.zeros((*latents.shape[1:], prior.channels), np.float32) for _ in range(2))
+    coded = _decide(latents, prior, step_indices, _price(prior, weight), (bits, gaps))
+    costs, more = (in_latent_order(array, prior, np.float32) for array in (bits, gaps))
+    return to_channels(coded, prior, np.float32), costs, more
 
 
-def _counted(latents: Float32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
-    """Latents (C, h, w) in steps, float32 (h, w, C), channels in the prior's order. Raises as ``quantize``."""
+def _check(latents: Float32, prior: Prior) -> None:
     if latents.ndim != 3 or latents.shape[0] != prior.channels:
         raise ValueError(f"latents of shape {latents.shape} do not fit a prior of {prior.channels} channels")
     if not np.isfinite(latents).all():
         raise ValueError("latents are not finite")
-    exact = np.asarray(arrange(latents, prior), np.float32)
-    exact /= prior.steps[prior.order]
-    exact /= _scales(step_indices)[:, :, None]
-    return np.clip(exact, -MAX_SYMBOL, MAX_SYMBOL, out=exact)
+
+
+def _counted(latents: Float32, prior: Prior, scales: Float32) -> Float32:
+    """Latents (C, h, w) in steps times scales (h, w): float32 (h, w, C), channels in the prior's order."""
+    return _in_steps(np.asarray(arrange(latents, prior), np.float32), prior.steps[prior.order], scales)
+
+
+def _in_steps(latents: Float32, steps: Float32, scales: Float32) -> Float32:
+    """Latents (..., n) in steps (n,) times scales (...), within +-MAX_SYMBOL; in place."""
+    latents /= steps
+    latents /= scales[..., None]
+    return np.clip(latents, -MAX_SYMBOL, MAX_SYMBOL, out=latents)
 
 
 def _price(prior: Prior, weight: float | None) -> float:
@@ -115,32 +125,34 @@ def _price(prior: Prior, weight: float | None) -> float:
 
 
 def _decide(
-    exact: Float32,
+    latents: Float32,
     prior: Prior,
     step_indices: NDArray[np.integer],
     price: float,
     costs: tuple[Float32, Float32] | None = None,
-) -> None:
-    """Replaces latents in steps, float32 (h, w, C), by the chosen symbols. ``price`` is lambda.
+) -> Coded:
+    """The chosen symbols, (h, w, coded channels), with the extents within which they were chosen. ``price`` is lambda.
 
-    In place and in parts: those of a large picture are hundreds of megabytes.
+    Latents are counted in steps part by part: those of a large picture are hundreds of megabytes.
     ``costs``: arrays of zeros (h, w, C), for the bits of each symbol, and those that the upper integer takes more.
     """
-    extents = extents_of((exact > KEPT) | (exact < -KEPT), prior)
-    for extent, (start, stop) in enumerate(zip((0, *prior.extents), prior.extents, strict=False), 1):
-        exact[extents[:, :, 0] < extent, start:stop] = 0
+    scales = _scales(step_indices)
     canvas = Canvas(prior, step_indices)
+    extents = _kept_extents(latents, prior, scales)
     for scan in prior.scans:
         places = canvas.positions(scan)
         if scan.start < prior.offset:
-            canvas.store(scan, places, np.asarray(canvas.rows(extents, places), np.int32))
+            canvas.store(scan, places, canvas.rows(extents, places))
             continue
         channels = slice(scan.start - prior.offset, scan.stop - prior.offset)
-        prices: Float32 = np.asarray(price / prior.sensitivity[prior.order[channels]], np.float32)
+        own = prior.order[channels]
+        prices: Float32 = np.asarray(price / prior.sensitivity[own], np.float32)
         values = np.empty((len(places), scan.size), np.int32)
         for first in range(0, len(places), _PLACES):
             some = places[first : first + _PLACES]
-            wanted = np.asarray(canvas.rows(exact[:, :, channels], some), np.float32)
+            y, x = canvas.cells(some)
+            wanted = np.asarray(latents[own, y[:, None], x[:, None]], np.float32)
+            wanted = _in_steps(wanted, prior.steps[own], scales[y, x])
             below = np.floor(wanted)
             prediction = predict(canvas, scan, some)
             lower, upper = (_bits(prior, prediction, below + step) for step in (0, 1))
@@ -150,8 +162,18 @@ def _decide(
             if costs is not None:
                 for array, target in zip((np.where(saved > 0, upper, lower), upper - lower), costs, strict=True):
                     canvas.scatter(array, some, target[:, :, channels])
-        canvas.scatter(values, places, exact[:, :, channels])
         canvas.store(scan, places, values)
+    return canvas.coded
+
+
+def _kept_extents(latents: Float32, prior: Prior, scales: Float32) -> Int32:
+    """The extents that cover what is worth one, int32 (h, w, 1); (h, w, 0) where the prior codes none."""
+    extents = np.empty((*scales.shape, prior.offset), np.int32)
+    for first in range(0, len(extents) if prior.extents else 0, _ROWS):
+        rows = slice(first, first + _ROWS)
+        exact = _counted(latents[:, rows], prior, scales[rows])
+        extents[rows] = extents_of((exact > KEPT) | (exact < -KEPT), prior)
+    return extents
 
 
 def _bits(prior: Prior, prediction: Prediction, symbols: Float32) -> Float32:
@@ -197,11 +219,11 @@ def coarsest_within(
     return fine
 
 
-def dequantize(coded: Int32, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
+def dequantize(coded: Coded, prior: Prior, step_indices: NDArray[np.integer]) -> Float32:
     """Reconstructs latents: symbol times step.
 
     Args:
-        coded: int32 (h, w, coded channels), channels in the prior's order.
+        coded: (h, w, coded channels), channels in the prior's order.
         prior: The prior that they were coded under.
         step_indices: int (h, w), 0..1023.
 

@@ -1,5 +1,7 @@
 """Coded symbols: (h, w, channels), extents first, then channels in the prior's order.
 
+They are held in the smallest of int8, int16 and int32 that holds them all: those of photographs fit into 8 bits.
+
 This is the only layout between quantizer and payload; `arrange` enters it from (C, h, w), `to_channels` leaves it.
 """
 
@@ -12,8 +14,16 @@ from numpy.typing import NDArray
 
 from sdrt.coding.prior import Int32, Prior
 
+Coded = NDArray[np.signedinteger]
+"""int8, int16 or int32 (h, w, coded channels)."""
+
 _ROWS = 64  # that are reordered at a time: a copy of all would be hundreds of megabytes
 _Number = TypeVar("_Number", np.int32, np.float32)
+
+
+def narrowest(largest: int) -> np.dtype[np.signedinteger]:
+    """The smallest type of coded symbols for magnitudes up to ``largest``, which is below 2**31."""
+    return np.dtype(np.int8 if largest < 2**7 else np.int16 if largest < 2**15 else np.int32)
 
 
 def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
@@ -25,8 +35,8 @@ def arrange(symbols: NDArray[np.generic], prior: Prior) -> NDArray[np.generic]:
     return arranged
 
 
-def to_channels(coded: Int32, prior: Prior, dtype: type[_Number] = np.int32) -> NDArray[_Number]:  # type: ignore[assignment]
-    """Reorders int32 (h, w, coded channels) to ``dtype`` (C, h, w) in latent space order, without the extents."""
+def to_channels(coded: Coded, prior: Prior, dtype: type[_Number] = np.int32) -> NDArray[_Number]:  # type: ignore[assignment]
+    """Reorders (h, w, coded channels) to ``dtype`` (C, h, w) in latent space order, without the extents."""
     return in_latent_order(coded[:, :, prior.offset :], prior, dtype)
 
 
@@ -37,7 +47,7 @@ def in_latent_order(values: NDArray[np.generic], prior: Prior, dtype: type[_Numb
     return ordered
 
 
-def with_extents(symbols: NDArray[_Number], prior: Prior) -> Int32:
+def with_extents(symbols: NDArray[_Number], prior: Prior) -> Coded:
     """Prepends the extents, the smallest that cover the symbols, as channel 0 if the prior codes extents.
 
     Args:
@@ -45,12 +55,18 @@ def with_extents(symbols: NDArray[_Number], prior: Prior) -> Int32:
         prior: The prior that they will be coded under.
 
     Returns:
-        int32 (h, w, coded channels).
+        (h, w, coded channels).
     """
-    coded = np.empty((*symbols.shape[:2], prior.coded_channels), np.int32)
-    coded[:, :, : prior.offset] = extents_of(symbols != 0, prior)
+    largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)), len(prior.extents))
+    coded = np.empty((*symbols.shape[:2], prior.coded_channels), narrowest(largest))
     coded[:, :, prior.offset :] = symbols
+    set_extents(coded, prior)
     return coded
+
+
+def set_extents(coded: Coded, prior: Prior) -> None:
+    """Replaces the extents by the smallest that cover the symbols."""
+    coded[:, :, : prior.offset] = extents_of(coded[:, :, prior.offset :] != 0, prior)
 
 
 def extents_of(nonzero: NDArray[np.bool_], prior: Prior) -> Int32:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import ceil
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,16 @@ better."""
 GPU_SIDES_PX = (512, 1024)
 """On a GPU: the side that kernels are tuned for, and the longest one. Larger pictures are cut into tiles of exactly the
 latter: memory is that of one tile, and no new shape makes the device select or compile kernels again."""
+
+
+class Frames(Protocol):
+    """Normalized latents, float32 (C, h, w), of which frames are cut: an array, or what computes them when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, window: tuple[slice, slice, slice], /) -> NDArray[np.float32]: ...
+
 
 Progress = Callable[[int, int], None]
 """Called after each tile with the number of tiles done and their total."""
@@ -111,7 +121,7 @@ def to_pixels(
 
 
 def pixel_strips(
-    latents: NDArray[np.float32],
+    latents: Frames,
     pack: ModelPack,
     decoder: Engine,
     crop: Crop,
@@ -171,6 +181,7 @@ def pixel_strips(
         start, stop = max(first, top), min(first + len(strip), top + height_px)
         if start < stop:
             yield strip[start - first : stop - first, before : before + width_px]
+        del strip  # before the next is made
 
 
 def _painted(frame: NDArray[np.float32], pack: ModelPack, decoder: Engine) -> NDArray[np.uint8]:
@@ -239,7 +250,7 @@ def plan_tiles(
     return tile.plan(rows, columns, max(1, frame_px // cell**2), halo=halo, fade=fade, window=window, side=side)
 
 
-def _frame(array: NDArray[np.float32], row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
+def _frame(array: Frames, row: tile.Span, column: tile.Span) -> NDArray[np.float32]:
     """The input of a tile, cut out of (channels, rows, columns)."""
     return array[:, row.frame_start : row.frame_stop, column.frame_start : column.frame_stop]
 

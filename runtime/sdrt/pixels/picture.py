@@ -88,6 +88,22 @@ def scatter(picture: Picture) -> Strips:
     return Strips(width_px, height_px, iter((picture.rgb,)), picture.alpha, picture.metadata)
 
 
+class Scroll:
+    """The rows of ``strips``, in windows that move down: no more than a window and a strip are held."""
+
+    def __init__(self, strips: Strips) -> None:
+        self._rows, self._top = strips.rows, 0
+        self._held = np.empty((0, strips.width_px, 3), np.uint8)
+
+    def __getitem__(self, window: slice) -> Pixels:
+        """Rows from ``start``, at least that of the window before, to ``stop``, exclusive."""
+        self._held, self._top = self._held[window.start - self._top :], window.start
+        while len(self._held) < window.stop - window.start:
+            self._held = self._held.copy()  # lets go of the strip that it was in before the next one is made
+            self._held = np.concatenate([self._held, next(self._rows)])
+        return self._held[: window.stop - window.start]
+
+
 def checked_crop(crop: Crop | None, width_px: int, height_px: int) -> Crop:
     """``crop`` of a picture of this size; None stands for all of it.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrt.pixels.picture import Pixels
+from sdrt.pixels.picture import Pixels, Scroll
 
 Float32 = NDArray[np.float32]
 
@@ -37,8 +37,8 @@ _BLUR_PX = 2
 _LINES_PX = 1 + _SPREAD * _BLUR_PX
 """Pixels around a pixel that its blurred value depends on, and its coherence."""
 
-_BAND_CELLS = 8
-"""Rows of cells that are compared at once: floats take twelve times the room of pixels."""
+_BAND_PIXELS = 2**19
+"""Pixels that are compared at once: floats take twelve times their room."""
 
 
 class Structure(NamedTuple):
@@ -51,27 +51,40 @@ class Structure(NamedTuple):
     error: Float32
 
 
-def compare(original: Pixels, painted: Pixels, cell_px: int) -> Structure:
+class Band(NamedTuple):
+    """Rows of two pictures: ``original`` and ``difference``, luma (h, W) after the blur, with some rows around those
+    ``inside``."""
+
+    original: Float32
+    difference: Float32
+    inside: slice
+
+    def structure(self, cell_px: int) -> Structure:
+        """The structure of the rows inside, in ceil(rows / cell_px) x ceil(W / cell_px) cells."""
+        return Structure(*(_deviations(luma[self.inside], cell_px) for luma in (self.original, self.difference)))
+
+    def lined(self, cell_px: int) -> Float32:
+        """The share of each cell's squared difference that lies along lines of the original, 0..1. Cells as above."""
+        squared = np.square(self.difference)[self.inside]
+        along = _means(squared * _coherence(self.original)[self.inside], cell_px)
+        return np.asarray(along / np.maximum(_means(squared, cell_px), _NOTHING), np.float32)
+
+
+def bands(original: Pixels, painted: Pixels | Scroll, cell_px: int) -> Iterator[Band]:
+    """Two pictures uint8 (H, W, 3) in bands of whole cells, from top to bottom."""
+    height_px, width_px = original.shape[:2]
+    step_px, reach_px = max(1, _BAND_PIXELS // (cell_px * width_px)) * cell_px, _BLUR_PX + _LINES_PX
+    for top in range(0, height_px, step_px):
+        bottom = min(top + step_px, height_px)
+        first, last = max(top - reach_px, 0), min(bottom + reach_px, height_px)
+        before, after = _blurred(original[first:last]), _blurred(painted[first:last])
+        yield Band(before, after - before, slice(top - first, bottom - first))
+
+
+def compare(original: Pixels, painted: Pixels | Scroll, cell_px: int) -> Structure:
     """The structure of two pictures uint8 (H, W, 3) in ceil(H / cell_px) x ceil(W / cell_px) cells."""
-    parts = [
-        (_deviations(before[inside], cell_px), _deviations((after - before)[inside], cell_px))
-        for before, after, inside in _bands(original, painted, cell_px, _BLUR_PX)
-    ]
-    contrast, error = zip(*parts, strict=True)
-    return Structure(np.concatenate(contrast), np.concatenate(error))
-
-
-def lined(original: Pixels, painted: Pixels, cell_px: int) -> Float32:
-    """The share of each cell's squared difference that lies along lines of the original, float32 (rows, columns), 0..1.
-
-    Arguments as of ``compare``.
-    """
-    parts = []
-    for before, after, inside in _bands(original, painted, cell_px, _BLUR_PX + _LINES_PX):
-        squared = np.square(after - before)[inside]
-        along = _means(squared * _coherence(before)[inside], cell_px)
-        parts.append(along / np.maximum(_means(squared, cell_px), _NOTHING))
-    return np.concatenate(parts).astype(np.float32)
+    parts = [band.structure(cell_px) for band in bands(original, painted, cell_px)]
+    return Structure(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def classes(structure: Structure, margin: float = DEVICE_MARGIN) -> NDArray[np.uint8]:
@@ -81,16 +94,6 @@ def classes(structure: Structure, margin: float = DEVICE_MARGIN) -> NDArray[np.u
     """
     allowance = np.square(structure.error + np.float32(margin)) / (structure.contrast + np.float32(CONTRAST_FLOOR))
     return np.asarray((allowance > KEPT).astype(np.uint8) + (allowance > PLAUSIBLE), np.uint8)
-
-
-def _bands(original: Pixels, painted: Pixels, cell_px: int, reach_px: int) -> Iterator[tuple[Float32, Float32, slice]]:
-    """Both pictures, blurred, in bands of whole cells: luma (h, W) with ``reach_px`` rows more at both ends where there
-    are any, and where the band's own rows are in it."""
-    height_px = len(original)
-    for top in range(0, height_px, _BAND_CELLS * cell_px):
-        bottom = min(top + _BAND_CELLS * cell_px, height_px)
-        first, last = max(top - reach_px, 0), min(bottom + reach_px, height_px)
-        yield _blurred(original[first:last]), _blurred(painted[first:last]), slice(top - first, bottom - first)
 
 
 def _blurred(rgb: Pixels) -> Float32:
