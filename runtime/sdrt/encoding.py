@@ -2,7 +2,8 @@
 
 1. Load the picture.
 2. Steps: finer ones for regions and faces (``steering``).
-3. Latents, at the fractions of the sides that rate control asks for (``analysis``, ``bitstream``).
+3. Latents, at the fractions of the sides that rate control asks for, with finer steps where they are smooth
+   (``analysis``, ``bitstream``, ``coding.activity``).
 4. Patches, where the network gets drawn content wrong (``protection``).
 5. Steps again, finer where the decoded draft has wrong structure (``steering``).
 6. Gradient descent on the latents (``network.refine``).
