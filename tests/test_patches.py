@@ -38,6 +38,7 @@ from sdrt.options import EncodeOptions
 from sdrt.packs.manifest import ModelPack
 from sdrt.patching import decoded
 from sdrt.pixels.atlas import encode_av1, encode_vp8l
+from sdrt.pixels.picture import Strips
 from sdrt.pixels.scaling import reduce
 from sdrt.pixels.still_streams import av1_stream, avif_file
 from sdrt.pixels.type_cells import type_cells
@@ -241,9 +242,10 @@ def test_errors_are_summed_in_bands() -> None:
     written: Any = (b"", None)
     writer: Any = SimpleNamespace(budget_bytes=None, write=lambda _latents: written)
     marked = np.ones(cells(*rgb.shape[:2]), np.bool_)
+    strips = Strips(800, 1500, iter(np.split(rgb, range(96, 1500, 96))))
     tracemalloc.start()
     try:
-        found = write_protected(rgb, marked, writer, lambda *_: np.zeros(0, np.float32), lambda _data: rgb)
+        found = write_protected(rgb, marked, writer, lambda *_: np.zeros(0, np.float32), lambda _data: strips)
         assert found is written and tracemalloc.get_traced_memory()[1] < 2 * rgb.nbytes
     finally:
         tracemalloc.stop()

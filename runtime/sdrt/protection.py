@@ -22,7 +22,7 @@ from sdrt.container import sdl
 from sdrt.container.patches import CELL_PX, Coding, Mask, Patches, cells, encode_patches, kept_lines
 from sdrt.errors import UnsupportedError
 from sdrt.pixels.atlas import can_code, decode_atlas, encode_av1, encode_vp8l
-from sdrt.pixels.picture import Pixels, gather
+from sdrt.pixels.picture import Pixels, Scroll
 from sdrt.pixels.scaling import reduce
 from sdrt.pixels.type_cells import cell_sums, equal_share, type_cells, widened
 
@@ -115,11 +115,11 @@ def write_protected(rgb: Pixels, marked: Mask, writer: FileWriter, latents: Late
             raise refusal
         return whole.written
     budget_bytes = len(plain[0]) if writer.budget_bytes is None else writer.budget_bytes
-    painted = gather(paint(plain[0])).rgb
-    wrong = marked & (search.squared(painted) > _WRONG * search.cell_pixels)
+    squared = search.squared(Scroll(paint(plain[0])))
+    wrong = marked & (squared > _WRONG * search.cell_pixels)
     if wrong.sum() < _WRONG_SHARE * wrong.size:
         return plain
-    best = Candidate(plain, search.error(painted, None))
+    best = Candidate(plain, search.error(squared, None))
     for candidate in search.candidates(widened(wrong), budget_bytes):
         if candidate.error < best.error:
             best = candidate
@@ -133,7 +133,7 @@ class _Search:
         self._rgb, self._marked, self._writer, self._latents, self._paint = rgb, marked, writer, latents, paint
         self.cell_pixels = self._sums(lambda rows: np.ones(rgb[rows].shape[:2], np.float32))
 
-    def squared(self, picture: Pixels) -> NDArray[np.float32]:
+    def squared(self, picture: Pixels | Scroll) -> NDArray[np.float32]:
         """Mean over the channels of the squared error, summed over each cell."""
         return self._sums(lambda rows: np.square(self._rgb[rows].astype(np.float32) - picture[rows]).mean(axis=2))
 
@@ -144,13 +144,13 @@ class _Search:
 
     def _sums(self, values: Callable[[slice], NDArray[np.float32]]) -> NDArray[np.float32]:
         """Sums over each cell of ``values``, which gives float32 (n, W) for rows of the picture."""
-        bands = (slice(top, top + _BAND_PX) for top in range(0, len(self._rgb), _BAND_PX))
+        height_px = len(self._rgb)
+        bands = (slice(top, min(top + _BAND_PX, height_px)) for top in range(0, height_px, _BAND_PX))
         return np.concatenate([cell_sums(values(rows), CELL_PX) for rows in bands])
 
-    def error(self, picture: Pixels, mask: Mask | None) -> float:
-        """The error of a picture that has patches in ``mask`` and is painted elsewhere."""
+    def error(self, squared: NDArray[np.float32], mask: Mask | None) -> float:
+        """The error of a picture that has patches in ``mask`` and is painted elsewhere, of ``squared`` errors."""
         exact = self._marked if mask is None else self._marked | mask
-        squared = self.squared(picture)
         return float(squared[exact].sum() + squared[~exact].sum() / _PAINTED_FACTOR)
 
     def candidates(self, mask: Mask, budget_bytes: int) -> Iterator[Candidate]:
@@ -183,7 +183,9 @@ class _Search:
         if stream is None:
             return None
         picture = decode_atlas("av1", stream, *self._rgb.shape[:2], halved=halved)
-        return Candidate(self._one_patch("av1", stream, halved), self.error(picture, np.ones_like(self._marked)))
+        return Candidate(
+            self._one_patch("av1", stream, halved), self.error(self.squared(picture), np.ones_like(self._marked))
+        )
 
     def exact(self, budget_bytes: int) -> Candidate | None:
         """The file that holds the picture without loss; None if it is larger than ``budget_bytes``."""
@@ -210,7 +212,7 @@ class _Search:
         )
         with suppress(UnsupportedError):  # too little is left for the latents
             written = writer.write(self._latents)
-            return Candidate(written, self.error(gather(self._paint(written[0])).rgb, mask))
+            return Candidate(written, self.error(self.squared(Scroll(self._paint(written[0]))), mask))
         return None
 
     def _with(self, patches: Patches) -> FileWriter:
