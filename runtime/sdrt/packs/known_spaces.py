@@ -13,8 +13,7 @@ NAMES = {
     "9947b988": "wan21: Wan 2.1 and Qwen-Image",
     "d2625dff": "qwenimage21: Qwen-Image 2.1",
     "d0ba8b30": "tiny of sdrt 0.6 to 0.8",
-    "ab6afd5a": "tiny of sdrt 0.9",
-    "d2fa5c0c": "tiny of sdrt 0.10",
+    "ab6afd5a": "tiny of sdrt 0.9 and 0.10",
 }
 """Identity -> id of the space and the models that use it. ``export/sdrt_export/spaces.py`` recognizes them."""
 
