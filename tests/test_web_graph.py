@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tests.web import WEB, find_node
+
+from sdrt_export.session import open_session
 
 SCRIPT = """
 import { readFileSync, writeFileSync } from "node:fs";
@@ -84,9 +85,7 @@ def rewritten(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, array: NDArray[np.float32]) -> NDArray[np.float32]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model, optimize=False)
     result: NDArray[np.float32] = session.run(None, {"input": array})[0]
     return result
 

@@ -25,7 +25,7 @@ class TargetError(UnsupportedError):
 FULL = 0.995
 """The search ends at a file that uses at least this share of its budget."""
 _NEAR = 1.03
-"""A file of at most this share of the budget is made to fit by a larger weight on bits."""
+"""A file of at most this share of the budget is made to fit by a larger weight on bits, not by a smaller picture."""
 _INTERPOLATED = 5
 """Codings before the search bisects: few curves are so crooked, and a bound must hold for all."""
 _MAX_DOUBLINGS = 4.0
