@@ -122,11 +122,12 @@ class FileWriter:
         height_px: Its height.
         chunks: Chunks besides the latents: alpha, metadata, patches.
         options: The options of the caller.
-        offsets: int8 (rows, columns), the step map at full resolution, see ``sdrt.container.step_map``. None: a flat
-            one. With resampling cells are merged; each merged cell takes the finest step of its parts.
+        offsets: int8 (rows, columns), the caller's step map at full resolution, see ``sdrt.container.step_map``, to
+            which the picture's activity adds (``sdrt.coding.activity``). None: a flat one. With resampling cells are
+            merged; each merged cell takes the finest step of its parts.
         mask: bool (rows, columns), the cells that patches in ``chunks`` cover, see ``sdrt.container.patches``. Latents
             that only hidden pixels depend on become 0. None: no patches.
-        guess: The step index at which the search for a target size begins. None: where photographs reach it.
+        guess: The step index at which the search for a target size begins. None: where the latents say.
     """
 
     coder: LatentCoder
@@ -181,8 +182,10 @@ class FileWriter:
             coarsest = MAX_STEP_INDEX if is_last else coarse
             try:
                 values = latents(resampling, is_last)
-                if budget_bytes is not None:
-                    guess = self.guess or activity.likely_step(values, self.coder.prior.steps, budget_bytes)
+                if self.guess is not None and budget_bytes is not None:
+                    guess = self.guess
+                elif budget_bytes is not None:
+                    guess = activity.likely_step(values, self.coder.prior.steps, budget_bytes)
                 offsets = self._offsets(values, resampling, guess)
                 data, file = self._search(values, resampling, offsets, guess, coarsest)
                 if refine is not None:

@@ -248,14 +248,13 @@ class Trainer:
         stage = self.stage
         n, _, height, width = batch.shape
         level = self._quality_levels(n, height // DOWNSCALE)
-        step = torch.exp2(level)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
             with torch.set_grad_enabled(stage.learns != "decoder"):
                 latents = self.model.encoder(batch).float()
             if stage.adapted > 0:
                 adapted = torch.rand(n, 1, 1, 1, device=self.device) < stage.adapted
                 level = level + adapted * adapted_offsets(latents.detach(), level)
-                step = torch.exp2(level)
+            step = torch.exp2(level)
             strength = stage.decisions * torch.rand(n, device=self.device)
             symbols, bits = self.rate.soft_decide(latents / step, level, strength)
             picture = self.model.decoder(symbols * step, level).float()

@@ -22,7 +22,7 @@ FINEST, COARSEST = -1.0, 0.5
 FLOOR = 0.25
 """Added to the symbols of a position, that parts without any have an activity."""
 _SYMBOL_BYTES = 0.5
-"""What a symbol that is not 0 costs, roughly, with all that surrounds it: .4 to .6 on Kodak with models/tiny."""
+"""What a symbol that is not 0 costs, roughly, with all that surrounds it: .37 to .55 on Kodak with models/tiny."""
 _MAX_SHARE = 1 / 64
 """Of the file: a map that takes more is not worth it."""
 _CHUNK_BYTES = 6

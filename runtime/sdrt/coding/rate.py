@@ -25,7 +25,9 @@ class TargetError(UnsupportedError):
 FULL = 0.995
 """The search ends at a file that uses at least this share of its budget."""
 _NEAR = 1.03
-"""A file of at most this share of the budget is made to fit by a larger weight on bits, not by a smaller picture."""
+"""A file of at most this share of the budget is made to fit by a larger weight on bits."""
+_SURE = 8
+"""Indices within which a file shrinks by more than that: so far below the coarsest step, that step fits for sure."""
 _INTERPOLATED = 5
 """Codings before the search bisects: few curves are so crooked, and a bound must hold for all."""
 _MAX_DOUBLINGS = 4.0
@@ -79,23 +81,19 @@ def finest_within(
     """
     fits, too_large = coarsest + 1, finest - 1  # the open bracket: indices not yet tried lie strictly between
     sizes: dict[int, int] = {}
-    best, smallest, latest = b"", sys.maxsize, 0
+    best, smallest = b"", sys.maxsize
     aim = max((1 + FULL) / 2 * budget_bytes, sys.float_info.min)
 
     def full() -> bool:
         return bool(best) and len(best) >= FULL * budget_bytes
 
-    def fit(index: int, bit_weight: float = 1.0) -> bool:
-        nonlocal best, smallest, latest
+    def size_of(index: int, bit_weight: float = 1.0) -> int:
+        nonlocal best, smallest
         coded = code(index, bit_weight)
-        latest, smallest = len(coded), min(smallest, len(coded))
-        if bit_weight == 1:
-            sizes[index] = len(coded)
-        if len(coded) > budget_bytes:
-            return False
-        if len(coded) >= len(best):
+        smallest = min(smallest, len(coded))
+        if len(best) <= len(coded) <= budget_bytes:
             best = coded
-        return True
+        return len(coded)
 
     def fill(index: int) -> None:
         """Codes at one step with larger weights on bits until the budget is full: secants, within a bracket."""
@@ -104,10 +102,11 @@ def finest_within(
         for _ in range(_FILL_TRIES):
             after = doublings - excess / slope
             after = after if low < after < high else (low + high) / 2
-            low, high = (low, after) if fit(index, 2.0**after) else (after, high)
+            size = size_of(index, 2.0**after)
             if full():
                 return
-            more = math.log(max(latest, 1) / aim) - excess
+            low, high = (low, after) if size <= budget_bytes else (after, high)
+            more = math.log(max(size, 1) / aim) - excess
             slope = more / (after - doublings) if more * (after - doublings) < 0 else -_SHRINKS
             doublings, excess = after, excess + more
 
@@ -115,17 +114,17 @@ def finest_within(
     filled: set[int] = set()
     while not full():
         is_closed, near = too_large + 1 >= fits, sizes.get(too_large, math.inf) <= _NEAR * budget_bytes
-        may_fill = best or coarsest == MAX_STEP_INDEX if is_closed else near and not filled
+        may_fill = best or coarsest == MAX_STEP_INDEX
+        if not is_closed:
+            may_fill = near and not filled and (may_fill or too_large + _SURE <= coarsest)
         if may_fill and too_large in sizes and too_large not in filled:
             filled.add(too_large)
             fill(too_large)
         elif is_closed:
             break
         else:
-            if fit(index):
-                fits = index
-            else:
-                too_large = index
+            sizes[index] = size_of(index)
+            fits, too_large = (index, too_large) if sizes[index] <= budget_bytes else (fits, index)
             after = round(_meeting(sizes, budget_bytes)) if len(sizes) < _INTERPOLATED else (fits + too_large) // 2
             index = min(max(after, too_large + 1), fits - 1)
     if not best:
