@@ -52,7 +52,7 @@ class Distance(nn.Module):
         pairs = zip(self.vgg.features_of(painted), self.vgg.features_of(photo), TEXTURE_DEPTH, strict=True)
         for index, (ours, theirs, depth) in enumerate(pairs):
             weights = getattr(self.vgg, f"linear{index}")
-            difference = (_unit_length(ours) - _unit_length(theirs)).square() * weights
+            difference = (_unit_length(ours) - _unit_length(theirs)).square() * weights[:, None, None]
             total = total + VGG_WEIGHT * difference.sum(1).mean()
             total = total + TEXTURE_WEIGHT * depth * texture_difference(_statistics(ours), _statistics(theirs)).mean()
         return total

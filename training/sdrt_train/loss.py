@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdrt_metrics.fidelity import CONTRAST_FLOOR, LUMINANCE_FLOOR, SCALE_WEIGHTS, WINDOW
-from sdrt_metrics.perceptual import TEXTURE_DEPTH, Dists, Lpips, texture_difference
+from sdrt_metrics.perceptual import TEXTURE_DEPTH, Dists, Lpips, pixels_of, texture_difference
 from sdrt_train.model import DOWNSCALE, LEVELS
 
 _WINDOW_CELLS = 6
@@ -207,8 +207,8 @@ def texture_distance(painted: list[Tensor], real: list[Tensor]) -> Tensor:
 
 
 def mean_and_deviation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel of (N, C, h, w), each (N, C): as torch.std_mean, in half its time where channels are last."""
-    pixels = features.float().permute(0, 2, 3, 1).flatten(1, 2)
+    """Of each channel of (N, C, h, w), each (N, C), as torch.std_mean."""
+    pixels = pixels_of(features)
     mean = pixels.mean(1)
     centered = pixels - mean[:, None]
     return mean, (centered.square().sum(1) / (pixels.shape[1] - 1)).sqrt()

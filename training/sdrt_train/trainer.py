@@ -237,7 +237,7 @@ class Trainer:
             self._replayed = self._replayed or Replayed(self._update, batch)
         parts = (self._replayed or self._update)(batch)
         with torch.no_grad():
-            decay = min(self.stage.average, (self.total_step + 1) / (self.total_step + 10))
+            decay = min(self.stage.average, (self.total_step + 1) / (self.total_step + 3))
             for average, current in ((self.average, self.model), (self.average_rate, self.rate)):
                 torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), 1 - decay)
         self.step += 1
