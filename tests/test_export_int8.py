@@ -272,7 +272,6 @@ def test_what_the_finest_files_lose_decides_what_stays_in_float(
 ) -> None:
     """With all else allowed, layers stay in float until a picture is hardly further from its photograph; or none is
     kept."""
-    monkeypatch.setattr(int8, "FREE_SHARE", 0.0)
     monkeypatch.setattr(int8, "MAX_SHARE", 1.0)
     monkeypatch.setattr(int8, "MIN_PSNR_DB", 0.0)
     session, random = open_session(graph), np.random.default_rng(1)
@@ -283,7 +282,7 @@ def test_what_the_finest_files_lose_decides_what_stays_in_float(
 
     def outcome(max_lost_db: float) -> int8.Outcome:
         monkeypatch.setattr(int8, "MAX_LOST_DB", max_lost_db)
-        return int8._convert(tmp_path / "decoder.int8.onnx", judge, judge)
+        return int8._convert(tmp_path / "decoder.int8.onnx", 0.0, judge, judge)
 
     loose = outcome(1000.0)
     assert loose.kept and loose.left_in_float == () and loose.lost_db > 0.1
@@ -302,9 +301,8 @@ def test_as_few_layers_as_hold_stay_in_float(
         def holds(model: onnx.ModelProto) -> bool:
             return sum(tensor.name.endswith(".weight.int8") for tensor in model.graph.initializer) <= most_in_int8
 
-        return int8._choose(graph, calibration, holds)[1]
+        return int8._choose(graph, calibration, 0.0, holds)[1]
 
-    monkeypatch.setattr(int8, "FREE_SHARE", 0.0)
     monkeypatch.setattr(int8, "MAX_SHARE", 1.0)
     assert [chosen(most) for most in (5, 4, 3, 2, 1)] == [order[:count] for count in range(5)]
     assert chosen(0) == order[:4]
