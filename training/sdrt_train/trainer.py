@@ -96,8 +96,8 @@ def adapted_offsets(latents: Tensor, level: Tensor) -> Tensor:
     height, width = latents.shape[2:]
     symbols = (latents.abs() > float(KEPT) * torch.exp2(level)).sum(1, keepdim=True, dtype=torch.float32)
     counts = F.avg_pool2d(symbols, MAP_CELL, ceil_mode=True)
-    octaves = torch.log2(counts + activity.FLOOR)
-    octaves = activity.STRENGTH * (octaves - octaves.mean((2, 3), keepdim=True))
+    mean = counts.mean((2, 3), keepdim=True)
+    octaves = activity.STRENGTH * torch.log2((counts + activity.FLOOR) / (mean + activity.FLOOR))
     octaves = (octaves.clamp(activity.FINEST, activity.COARSEST) * _OFFSETS).round() / _OFFSETS
     return F.interpolate(octaves, scale_factor=MAP_CELL, mode="nearest")[..., :height, :width]
 

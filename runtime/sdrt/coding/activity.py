@@ -17,7 +17,7 @@ from sdrt.limits import MAX_STEP_INDEX
 
 STRENGTH = 0.25
 """Octaves of the step for each octave of activity."""
-FINEST, COARSEST = -1.0, 0.5
+FINEST, COARSEST = -1.25, 0.25
 """Octaves. Coarser steps yet cost texture."""
 FLOOR = 0.25
 """Added to the symbols of a position, that parts without any have an activity."""
@@ -54,8 +54,9 @@ def adapted(
         symbols += np.abs(channel) > scale * step
     side = step_map.cells(1, 1, downscale)[2]
     counts = _cell_sums(symbols, side) / _cell_sums(np.ones_like(symbols), side)
-    activity = np.log2(counts + FLOOR)
-    octaves = np.clip(STRENGTH * (activity - activity.mean()), FINEST, COARSEST)
+    # Against the mean of the counts, not of their logarithms: a wide sky would make all else coarser.
+    activity = np.log2((counts + FLOOR) / (counts.mean() + FLOOR))
+    octaves = np.clip(STRENGTH * activity, FINEST, COARSEST)
     added = np.rint(octaves * (step_map.OCTAVE / step_map.UNIT)).astype(np.int8)
     asked = 0 if offsets is None else offsets
     both = np.asarray(np.clip(added + asked, -step_map.MAX_OFFSET, step_map.MAX_OFFSET), np.int8)
