@@ -201,18 +201,20 @@ def test_who_gets_a_step_map() -> None:
 
 
 def test_offsets_halfway_are_rounded_alike() -> None:
-    """Symbols a position whose activities are 0, 1, 2 and 3, as often each: 1.5 and .5 from their mean, and to even."""
+    """Activities an octave apart, as often each, are 1.5 and .5 from their mean but for a last bit: to even."""
     pack = load_pack(WIDE)
     steps, side = load_prior(read_prior(pack)).steps, step_map.cells(1, 1, pack.space.downscale)[2]
-    symbols = np.zeros((len(steps), 4 * side, 8 * side), np.float32)
-    for level in range(4):
-        rows = slice(level * side, (level + 1) * side)
-        symbols[: 2**level - 1, rows] = 3
-        symbols[2**level - 1, rows].ravel()[: 3 * symbols[0, rows].size // 4] = 3
-    offsets = adapted(symbols * steps[:, None, None], steps, pack.space.downscale, 512)
-    assert offsets is not None and offsets.tolist() == [[level] * 8 for level in (-2, 0, 0, 2)]
-    (answer,) = under_node([writing(pack, symbols * steps[:, None, None], 512)])
-    assert sdl.unpack(bytes(answer["file"])).chunk(sdl.STEP_MAP) == encode_step_map(offsets)
+    counts = [[least * 2**octave - side**2 // 4 for octave in range(4)] for least in range(64, 128, 7)]
+    jobs, maps = [], []
+    for of_cells in counts:
+        places = np.arange(len(steps) * side**2).reshape(len(steps), side, side)
+        row = np.concatenate([np.where(places < count, np.float32(3), 0) for count in of_cells], axis=2)
+        latents = np.concatenate([row] * 3, axis=1) * steps[:, None, None]
+        offsets = adapted(latents, steps, pack.space.downscale, 512)
+        assert offsets is not None and offsets.tolist() == [[-2, 0, 0, 2]] * 3
+        maps.append(encode_step_map(offsets))
+        jobs.append(writing(pack, latents, 512))
+    assert [sdl.unpack(bytes(answer["file"])).chunk(sdl.STEP_MAP) for answer in under_node(jobs)] == maps
 
 
 def writing(pack: ModelPack, latents: NDArray[np.float32], step_index: int, *, told: bool = True) -> dict[str, Any]:

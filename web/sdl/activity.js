@@ -42,7 +42,8 @@ export function adapted(latents, { steps }, { rows, columns, of }, stepIndex) {
   const sum = (values) => values.reduce((all, value) => all + value);
   const activity = symbols.map((count, cell) => Math.log2(count / positions[cell] + FLOOR));
   const mean = sum(activity) / activity.length;
-  const octaves = (one) => Math.min(Math.max(STRENGTH * (one - mean), FINEST), COARSEST);
+  // In float32 what a last bit of a logarithm moves from halfway between two offsets is back: all round it alike.
+  const octaves = (one) => Math.min(Math.max(STRENGTH * Math.fround(one - mean), FINEST), COARSEST);
   const offsets = Int8Array.from(activity, (one) => roundEven(octaves(one) * (OCTAVE / UNIT)));
   const fileBytes = SYMBOL_BYTES * sum(symbols);
   const isWorthIt = encodeOffsets(offsets, columns).length + CHUNK_BYTES <= MAX_SHARE * fileBytes;

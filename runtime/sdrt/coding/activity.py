@@ -55,7 +55,9 @@ def adapted(
     side = step_map.cells(1, 1, downscale)[2]
     counts = _cell_sums(symbols, side) / _cell_sums(np.ones_like(symbols), side)
     activity = np.log2(counts + FLOOR)
-    octaves = np.clip(STRENGTH * (activity - activity.mean()), FINEST, COARSEST)
+    # In float32 what a last bit of a logarithm moves from halfway between two offsets is back: all round it alike.
+    relative = (activity - activity.mean()).astype(np.float32)
+    octaves = np.clip(STRENGTH * relative, FINEST, COARSEST)
     added = np.rint(octaves * (step_map.OCTAVE / step_map.UNIT)).astype(np.int8)
     asked = 0 if offsets is None else offsets
     both = np.asarray(np.clip(added + asked, -step_map.MAX_OFFSET, step_map.MAX_OFFSET), np.int8)
