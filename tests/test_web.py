@@ -22,14 +22,18 @@ from tests.web import Answer, under_node
 
 from sdrt.bitstream import LatentCoder
 from sdrt.codec import Codec
+from sdrt.coding.activity import adapted
 from sdrt.coding.prior_file import load_prior, write_prior
-from sdrt.coding.quantize import quantize
-from sdrt.container import sdl
+from sdrt.coding.quantize import KEPT, quantize, step_scale
+from sdrt.coding.symbols import to_channels
+from sdrt.container import patches, sdl, step_map
 from sdrt.container.alpha import decode_alpha, encode_alpha
-from sdrt.container.patches import FEATHERS_PX, Coding, Patches, cells, decode_patches, encode_patches, kept_lines
+from sdrt.container.patches import FEATHERS_PX, Coding, Patches, decode_patches, encode_patches, kept_lines
+from sdrt.container.step_map import encode_step_map
 from sdrt.errors import CorruptError, ModelError, SdrtError
 from sdrt.limits import DEFAULT_MAX_SIDE_PX
-from sdrt.packs.search import load_pack
+from sdrt.packs.manifest import ModelPack
+from sdrt.packs.search import load_pack, read_prior
 from sdrt.pixels.atlas import encode_av1, encode_vp8l
 from sdrt.pixels.still_streams import avif_file, read_sequence_header, vp8l_size, webp_file
 from sdrt_export.prior_plan import generic_arrays
@@ -146,6 +150,64 @@ def test_symbols_are_chosen_alike(folder: Path) -> None:
     assert np.abs(wanted).max() > 2 and (found != wanted).mean() < 0.002
 
 
+def busy_and_smooth(pack: ModelPack, rows: int, columns: int, step_index: int) -> NDArray[np.float32]:
+    """Latents (C, rows, columns) whose activity wanders from cell to cell. Some just count as symbols that are not 0,
+    some just do not."""
+    prior, random = load_prior(read_prior(pack)), np.random.default_rng(step_index)
+    side = step_map.cells(1, 1, pack.space.downscale)[2]
+    busy = np.exp2(random.uniform(-4, 2, (-(-rows // side), -(-columns // side))))
+    spread = np.repeat(np.repeat(busy, side, 0), side, 1)[:rows, :columns]
+    scale, steps = np.float32(step_scale(step_index)), prior.steps[:, None, None]
+    latents = np.asarray(random.laplace(0, 1, (prior.channels, rows, columns)) * spread * steps * scale, np.float32)
+    bounds = KEPT * scale * steps
+    kind = random.random(latents.shape)
+    latents = np.where(kind < 0.02, -bounds, latents)
+    return np.where(kind > 0.98, np.nextafter(bounds, np.float32(np.inf)), latents)
+
+
+@pytest.mark.parametrize("folder", [TINY, WIDE], ids=["default", "wide"])
+def test_step_maps_are_the_runtimes(folder: Path) -> None:
+    """Of the same latents at the same step, cells that the grid cuts included: the same bytes. Files that hold them are
+    read alike, and their symbols are those that the runtime chooses at these steps, but for ties."""
+    pack = load_pack(folder)
+    coder, downscale, jobs, wanted = LatentCoder(pack), pack.space.downscale, [], []
+    side = step_map.cells(1, 1, downscale)[2]
+    for step_index in range(pack.quality_range[1], pack.quality_range[0] + 1, 47):
+        rows, columns = 2 * side + 1 + step_index % side, 5 * side - step_index % side
+        latents = busy_and_smooth(pack, rows, columns, step_index)
+        wanted.append((latents, adapted(latents, coder.prior.steps, downscale, step_index)))
+        jobs.append(writing(pack, latents, step_index))
+    answers = [bytes(answer["file"]) for answer in under_node(jobs)]
+    for data, (latents, offsets) in zip(answers, wanted, strict=True):
+        file = sdl.unpack(data)
+        assert offsets is not None and len(np.unique(offsets)) > 3
+        assert file.chunk(sdl.STEP_MAP) == encode_step_map(offsets)
+        chosen = to_channels(quantize(latents, coder.prior, coder.step_indices(file)), coder.prior)
+        assert (coder.symbols(file) != chosen).mean() < 0.002
+    agree(under_node(case(data, folder) for data in answers), [outcome(data, coder) for data in answers])
+
+
+def test_who_gets_a_step_map() -> None:
+    """As in the runtime: no pack whose decoder is not told the step, no picture of one kind, none too small for it."""
+    pack, step_index = load_pack(WIDE), 512
+    latents = busy_and_smooth(pack, 24, 40, step_index)
+    steps = load_prior(read_prior(pack)).steps
+    even = np.broadcast_to(3 * steps[:, None, None], latents.shape).astype(np.float32)
+    few = [(even, True), (np.zeros_like(even), True), (latents[:, :9, :9], True)]
+    assert all(adapted(one, steps, pack.space.downscale, step_index) is None for one, _ in few)
+    jobs = [writing(pack, one, step_index, told=told) for one, told in [*few, (latents, False), (latents, True)]]
+    files = [sdl.unpack(bytes(answer["file"])) for answer in under_node(jobs)]
+    assert [file.chunk(sdl.STEP_MAP) is not None for file in files] == [False, False, False, False, True]
+
+
+def writing(pack: ModelPack, latents: NDArray[np.float32], step_index: int, *, told: bool = True) -> dict[str, Any]:
+    """The job of writing a file of these latents."""
+    rows, columns = latents.shape[1:]
+    space = {"space": pack.space.identity.hex(), "downscale": pack.space.downscale}
+    job = {"latents": latents.ravel().tolist(), "rows": rows, "columns": columns, "told": told, "step": step_index}
+    return {**job, **space, "prior": str(pack.folder / "prior.npz")}
+
+
 def test_a_photograph_in_the_default_pack(photo: NDArray[np.uint8]) -> None:
     """The pack that is shipped, whatever it is by now: the runtime's integers, with alpha of every coding."""
     codec, coder = Codec(TINY, device="cpu", threads=1), LatentCoder(load_pack(TINY))
@@ -175,7 +237,8 @@ def test_patches_are_read_alike(photo: NDArray[np.uint8]) -> None:
     """Masks and feathers of every kind, and the file around each stream byte for byte: those of the runtime."""
     plain = sdl.unpack((GOLDEN / "161x97-high.sdl").read_bytes())
     rng = np.random.default_rng(4)
-    masks = [np.ones(cells(97, 161), np.bool_)] + [rng.random(cells(97, 161)) < share for share in (0.02, 0.5, 0.97)]
+    shape = patches.cells(97, 161)
+    masks = [np.ones(shape, np.bool_)] + [rng.random(shape) < share for share in (0.02, 0.5, 0.97)]
     wanted, files = [], list[bytes]()
     for number, mask in enumerate(masks):
         mask[3, 4] = True

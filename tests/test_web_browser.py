@@ -7,7 +7,6 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -136,12 +135,6 @@ def with_alpha() -> Image.Image:
     alpha[20:90, 30:60], alpha[100:, 64:] = 0, 77
     rgb[alpha == 0] = 0  # as browsers have it
     return Image.fromarray(np.dstack([rgb, alpha]))
-
-
-def with_one_step(codec: Codec, photo: Path, quality: float) -> bytes:
-    """The runtime's file without a step map, which the page does not write."""
-    with patch("sdrt.bitstream.activity.adapted", return_value=None):
-        return codec.encode(photo, quality=quality, protect="none")
 
 
 def patched_files(plain: sdl.SdlFile) -> dict[str, bytes]:
@@ -342,10 +335,15 @@ def encoded(browser: Answer) -> Answer:
     return answer
 
 
+def step_map_of(file: bytes) -> bytes | None:
+    return sdl.unpack(file).chunk(sdl.STEP_MAP)
+
+
 def test_encoding(encoded: Answer, job: dict[str, Any]) -> None:
-    """A photograph by the default pack: a file of the runtime's size, nearly all of its integers are the runtime's."""
+    """A photograph by the default pack: a file of the runtime's size, its step map, and nearly all of its integers."""
     file, codec = base64.b64decode(encoded["photo"]), Codec(TINY, device="cpu", threads=1)
-    native = with_one_step(codec, Path(job["folders"]["own"]) / "photo.png", 70)
+    native = (Path(job["folders"]["own"]) / "photo.sdl").read_bytes()
+    assert step_map_of(file) == step_map_of(native) is not None
     found, wanted = codec.symbols(file), codec.symbols(native)
     assert found.shape == wanted.shape and np.abs(found - wanted).max() <= 2
     assert (found == wanted).mean() > 0.97
@@ -360,11 +358,13 @@ def test_encoding_in_tiles(encoded: Answer) -> None:
 
 
 def test_encoding_with_a_pack_that_is_told(encoded: Answer, job: dict[str, Any]) -> None:
-    """The level is a channel of the decoder's input alone, means come before variances: the runtime's integers."""
+    """The level is a channel of the decoder's input alone, means come before variances: the runtime's integers, and
+    its step map."""
     own = Path(job["folders"]["own"])
     codec = Codec(own / "told", device="cpu")
-    wanted = codec.symbols(with_one_step(codec, own / "photo.png", 30))
-    assert (codec.symbols(base64.b64decode(encoded["told"])) == wanted).mean() > 0.99
+    file, native = base64.b64decode(encoded["told"]), codec.encode(own / "photo.png", quality=30, protect="none")
+    assert step_map_of(file) == step_map_of(native) is not None
+    assert (codec.symbols(file) == codec.symbols(native)).mean() > 0.99
 
 
 def test_encoding_keeps_alpha(encoded: Answer) -> None:

@@ -2,6 +2,8 @@
  * Alpha planes in codings 0 and 1 of docs/FORMAT.md, "The alpha plane", without loss.
  */
 
+import { joined } from "./container.js";
+
 /**
  * @param {Uint8ClampedArray} rgba
  * @returns {Promise<Uint8Array | null>} the data of the chunk ALPH; null where the picture is opaque
@@ -14,10 +16,7 @@ export async function encodeAlpha(rgba, heightPx, widthPx) {
     const coded = await deflate(differences(plane, widthPx, parameter));
     if (!best || coded.length < best.coded.length) best = { parameter, coded };
   }
-  const data = new Uint8Array(2 + best.coded.length);
-  data.set([1, best.parameter]);
-  data.set(best.coded, 2);
-  return data;
+  return joined([[1, best.parameter], best.coded]);
 }
 
 /** Differences modulo 256: along each row (bit 0), then down each column (bit 1). */

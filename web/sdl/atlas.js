@@ -2,8 +2,9 @@
  * The pixels of an atlas of patches, by the browser's own AVIF and WebP decoders: docs/FORMAT.md, "Patches".
  */
 
-import { CorruptError, LimitError, UnsupportedError } from "./errors.js";
+import { CorruptError, UnsupportedError } from "./errors.js";
 import { CELL_PX, markedLines } from "./patches.js";
+import { pixelsOf } from "./pixels.js";
 import { enlargedRows } from "./scaling.js";
 import { avifFile, readSequenceHeader, vp8lSize, webpFile } from "./still_streams.js";
 
@@ -55,7 +56,9 @@ export async function decodeAtlas(patches, heightPx, widthPx) {
     if (await bitmapOf(pixel, type).catch(() => null)) throw new CorruptError(`the patches' ${name} stream cannot be decoded`);
     throw new UnsupportedError(`the file holds patches coded as ${name}, which this browser does not read`);
   });
-  const rgba = pixelsOf(bitmap, file);
+  const { data: rgba, width, height } = pixelsOf(bitmap, { alpha: false });
+  if (width !== file.widthPx || height !== file.heightPx)
+    throw new CorruptError(`the patches' ${file.name} stream decodes to ${width} x ${height} pixels`);
   const size = atlasSize(patches, heightPx, widthPx);
   if (!patches.halved) return { rgba, widthPx: size.widthPx };
   const whole = enlargedRows(rgba, file.widthPx, file.heightPx, 2, size.widthPx, 0, size.heightPx);
@@ -64,16 +67,3 @@ export async function decodeAtlas(patches, heightPx, widthPx) {
 
 const bitmapOf = (data, type) =>
   createImageBitmap(new Blob([data], { type }), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-
-function pixelsOf(bitmap, { name, widthPx, heightPx }) {
-  try {
-    if (bitmap.width !== widthPx || bitmap.height !== heightPx)
-      throw new CorruptError(`the patches' ${name} stream decodes to ${bitmap.width} x ${bitmap.height} pixels`);
-    const context = new OffscreenCanvas(widthPx, heightPx).getContext("2d", { alpha: false, willReadFrequently: true });
-    if (!context) throw new LimitError(`the browser has no canvas of ${widthPx} x ${heightPx} pixels`);
-    context.drawImage(bitmap, 0, 0);
-    return context.getImageData(0, 0, widthPx, heightPx).data;
-  } finally {
-    bitmap.close();
-  }
-}

@@ -5,6 +5,15 @@
 
 import { CorruptError } from "./errors.js";
 
+/** The probability of a 0 in each context, in 1/65536: fewer uses, faster adaptation. */
+export const evenContexts = (count) => Array.from({ length: count }, () => ({ zero: 32768, shift: 1 }));
+
+/** Makes a bit that was coded in a context more probable there. */
+export function learn(own, bit) {
+  own.zero += bit ? -(own.zero >> own.shift) : (65536 - own.zero) >> own.shift;
+  if (own.shift < 6) own.shift++;
+}
+
 export class BinaryDecoder {
   /**
    * @param {Uint8Array} data
@@ -14,8 +23,7 @@ export class BinaryDecoder {
   constructor(data, contexts, what) {
     this.data = data;
     this.what = what;
-    this.zero = new Uint32Array(contexts).fill(32768);
-    this.shift = new Uint8Array(contexts).fill(1);
+    this.contexts = evenContexts(contexts);
     this.at = 0;
     this.code = 0;
     this.range = 2 ** 32 - 1;
@@ -31,20 +39,12 @@ export class BinaryDecoder {
 
   /** @param {number} context @returns {number} 0 or 1 */
   bit(context) {
-    const zero = this.zero[context];
-    const shift = this.shift[context];
-    const bound = (this.range >>> 16) * zero;
-    let bit = 0;
-    if (this.code < bound) {
-      this.range = bound;
-      this.zero[context] = zero + ((65536 - zero) >> shift);
-    } else {
-      bit = 1;
-      this.code -= bound;
-      this.range -= bound;
-      this.zero[context] = zero - (zero >> shift);
-    }
-    if (shift < 6) this.shift[context] = shift + 1;
+    const own = this.contexts[context];
+    const bound = (this.range >>> 16) * own.zero;
+    const bit = Number(this.code >= bound);
+    if (bit) this.code -= bound;
+    this.range = bit ? this.range - bound : bound;
+    learn(own, bit);
     while (this.range < 2 ** 24) {
       this.code = this.code * 256 + this.next();
       this.range *= 256;

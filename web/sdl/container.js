@@ -99,15 +99,23 @@ export function pack({ widthPx, heightPx, stepIndex, space, prior, chunks, paylo
     [...identity(space), ...identity(prior), ...(ascending.length ? [ascending.length] : [])],
     ...ascending.flatMap(([kind, data]) => [[...kind].map((letter) => letter.charCodeAt(0)), varint(data.length), data]),
     payload,
+    new Uint8Array(CRC_BYTES),
   ];
-  const file = new Uint8Array(parts.reduce((sum, part) => sum + part.length, CRC_BYTES));
+  const file = joined(parts);
+  const end = file.length - CRC_BYTES;
+  new DataView(file.buffer).setUint32(end, crc32(file.subarray(0, end)), true);
+  return file;
+}
+
+/** Bytes one after another. @param {ArrayLike<number>[]} parts */
+export function joined(parts) {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
-    file.set(part, at);
+    whole.set(part, at);
     at += part.length;
   }
-  new DataView(file.buffer).setUint32(at, crc32(file.subarray(0, at)), true);
-  return file;
+  return whole;
 }
 
 function varint(value) {
@@ -156,7 +164,8 @@ export class FieldReader {
   }
 }
 
-const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+/** Two hexadecimal digits for each byte. */
+export const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** Flags and size. */
 function readStart(reader, maxPixels) {

@@ -1,14 +1,12 @@
 /**
- * A picture -> the encoder graph, tile by tile -> latents -> symbols -> the bytes of an .sdl file. One quality for all of
- * the picture; no patches, no step map, no metadata.
+ * A picture -> the encoder graph, tile by tile -> latents -> the bytes of an .sdl file. No patches, no metadata.
  */
 
 import { encodeAlpha } from "./alpha_writer.js";
-import { DEFAULT_MAX_PIXELS, MAX_SIDE_PX, pack as packFile } from "./container.js";
+import { writeFile } from "./bitstream.js";
+import { DEFAULT_MAX_PIXELS, MAX_SIDE_PX } from "./container.js";
 import { engineOf } from "./engine.js";
 import { ArgumentError, LimitError, ModelError } from "./errors.js";
-import { encodePayload } from "./payload.js";
-import { quantize } from "./quantize.js";
 import { FRAME_PX, GLOBAL_FRAME_PX, planTiles } from "./tiles.js";
 
 /** What a graph is given for a sample of 8 bits: [-1, 1]. */
@@ -33,19 +31,11 @@ export async function encode(pack, picture, { quality, tilePx, progress }) {
   const stepIndex = Math.round(coarse + ((fine - coarse) * quality) / 100);
   const rows = Math.ceil(heightPx / pack.space.downscale);
   const columns = Math.ceil(widthPx / pack.space.downscale);
-  const grid = { rows, columns, indices: new Int32Array(rows * columns).fill(stepIndex) };
   const prior = await pack.prior(pack.ownPrior);
-  const latents = await toLatents(pack, picture, grid, { tilePx, progress });
+  const latents = await toLatents(pack, picture, { rows, columns }, { tilePx, progress });
   const alpha = await encodeAlpha(picture.data, heightPx, widthPx);
-  return packFile({
-    widthPx,
-    heightPx,
-    stepIndex,
-    space: pack.space.identity,
-    prior: pack.ownPrior,
-    chunks: alpha ? [["ALPH", alpha]] : [],
-    payload: encodePayload(quantize(latents, prior, grid), prior, grid),
-  });
+  const chunks = alpha ? [["ALPH", alpha]] : [];
+  return writeFile(pack, prior, { rows, columns, latents }, { widthPx, heightPx, stepIndex, chunks });
 }
 
 /** `(raw - shift) * scale`, (channels, rows, columns). */

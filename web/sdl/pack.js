@@ -2,6 +2,7 @@
  * A model pack over HTTP, a zip or a folder, as its manifest describes it (docs/PACKS.md): only what is needed here.
  */
 
+import { hex } from "./container.js";
 import { ModelError } from "./errors.js";
 import { MAX_PRIOR_BYTES } from "./npz.js";
 import { readPrior } from "./prior.js";
@@ -138,9 +139,8 @@ async function verifiedFile(read, name, files) {
   if (data.length !== bytes) throw new ModelError(`the pack's ${name} has ${data.length} bytes, its manifest says ${bytes}`);
   // Browsers offer hashes on https and localhost only; elsewhere the size has to do.
   if (globalThis.crypto?.subtle) {
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
-    const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (found !== sha256) throw new ModelError(`the pack's ${name} is altered: its sha256 is not the manifest's`);
+    const digest = await crypto.subtle.digest("SHA-256", data);
+    if (hex(new Uint8Array(digest)) !== sha256) throw new ModelError(`the pack's ${name} is altered: its sha256 is not the manifest's`);
   }
   return data;
 }

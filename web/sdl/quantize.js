@@ -8,8 +8,8 @@ import { entriesOf, tablesOf } from "./payload.js";
 const MAX_SYMBOL = 2 ** 20;
 /** Squared steps that a bit is worth at high rates: there D = step^2 / 12 and a bit halves the step. */
 const BIT_PRICE = Math.log(2) / 6;
-/** Of a step: what is smaller is not worth an extent of its own. */
-const KEPT = 0.6;
+/** Of a step: what is smaller is rarely worth a symbol that is not 0. */
+export const KEPT = Math.fround(0.6);
 
 /**
  * @param {Float32Array} latents  (channels, rows, columns), `(raw - shift) * scale`
@@ -34,7 +34,7 @@ export function quantize(latents, prior, grid) {
 }
 
 /** To the nearest, ties to even. */
-function roundEven(value) {
+export function roundEven(value) {
   const below = Math.floor(value);
   const rest = value - below;
   return rest < 0.5 || (rest === 0.5 && below % 2 === 0) ? below : below + 1;

@@ -5,6 +5,7 @@
  * 23008-12 (boxes); AV1 Image File Format; RFC 9649, 3.4.
  */
 
+import { joined } from "./container.js";
 import { CorruptError } from "./errors.js";
 
 const SEQUENCE_HEADER = 1;
@@ -102,7 +103,7 @@ export function avifFile(stream) {
       ...box("iprp", [...box("ipco", properties), ...associations]),
     ]);
   const dataAt = kind.length + meta(0).length + 8;
-  return joined([...kind, ...meta(dataAt), ...u32(stream.length + 8), ...ascii("mdat")], stream);
+  return joined([kind, meta(dataAt), u32(stream.length + 8), ascii("mdat"), stream]);
 }
 
 /** The WebP file of a bare VP8L image-stream. */
@@ -110,17 +111,10 @@ export function webpFile(stream) {
   const padding = Array(stream.length % 2).fill(0);
   const little = (value) => u32(value).reverse();
   const size = 12 + stream.length + padding.length;
-  return joined([...ascii("RIFF"), ...little(size), ...ascii("WEBPVP8L"), ...little(stream.length)], stream, padding);
+  return joined([ascii("RIFF"), little(size), ascii("WEBPVP8L"), little(stream.length), stream, padding]);
 }
 
 const ascii = (text) => Array.from(text, (letter) => letter.charCodeAt(0));
 const u32 = (value) => [value >>> 24, (value >>> 16) & 255, (value >>> 8) & 255, value & 255];
 const box = (kind, data) => [...u32(8 + data.length), ...ascii(kind), ...data];
 const fullBox = (kind, data) => box(kind, [0, 0, 0, 0, ...data]);
-
-function joined(head, stream, tail = []) {
-  const file = new Uint8Array(head.length + stream.length + tail.length);
-  file.set(head);
-  file.set(stream, head.length);
-  return file;
-}

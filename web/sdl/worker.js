@@ -8,11 +8,12 @@
  * at the end "done", or "error" with its name and one line.
  */
 
-import { DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, SIZE_BYTES, readSize } from "./container.js";
+import { DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, SIZE_BYTES, joined, readSize } from "./container.js";
 import { Decoder } from "./decoder.js";
 import { encode } from "./encoder.js";
 import { ImageError, LimitError, SdrtError } from "./errors.js";
 import { openPack } from "./pack.js";
+import { pixelsOf } from "./pixels.js";
 
 const packs = new Map();
 const wanted = new Set(); // ids of the jobs that somebody waits for
@@ -94,14 +95,7 @@ async function readPicture(blob) {
   } catch {
     throw new ImageError("this is not a picture that the browser reads");
   }
-  try {
-    const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
-    if (!context) throw new LimitError("the browser has no canvas of this size");
-    context.drawImage(bitmap, 0, 0);
-    return context.getImageData(0, 0, bitmap.width, bitmap.height);
-  } finally {
-    bitmap.close();
-  }
+  return pixelsOf(bitmap);
 }
 
 /** Tells the size once, as soon as the bytes so far hold it. What is wrong, painting finds in the format's order. */
@@ -138,18 +132,7 @@ async function fetchFile(url, known) {
       await reader.cancel();
       throw new LimitError(`${url} has more than ${MAX_FILE_BYTES} bytes`);
     }
-    if (size - value.length < SIZE_BYTES) known(joined(parts, size));
+    if (size - value.length < SIZE_BYTES) known(joined(parts));
   }
-  return joined(parts, size);
-}
-
-function joined(parts, size) {
-  if (parts.length === 1) return parts[0];
-  const whole = new Uint8Array(size);
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
+  return joined(parts);
 }

@@ -1,7 +1,8 @@
 /**
  * Runs the container, the prior and the payload decoder under node: `node integers.mjs < cases.json`, one line of JSON
  * for each case `{sdl, prior, space}`: what was found, or the name and the words of the error; of a case
- * `{latents, prior, rows, columns, indices}` the symbols that the encoder chooses.
+ * `{latents, prior, rows, columns, indices}` the symbols that the encoder chooses, of a case `{latents, prior, rows,
+ * columns, space, downscale, told, step}` the file that it writes.
  */
 
 import { createHash } from "node:crypto";
@@ -10,6 +11,7 @@ import { createInterface } from "node:readline";
 
 import { decodeAlpha } from "../sdl/alpha.js";
 import { atlasFile } from "../sdl/atlas.js";
+import { writeFile } from "../sdl/bitstream.js";
 import { pack, unpack } from "../sdl/container.js";
 import { Canvas } from "../sdl/context.js";
 import { ModelError, SdrtError } from "../sdl/errors.js";
@@ -33,6 +35,15 @@ function priorAt(path) {
 /** The symbols that the encoder chooses for latents. */
 function choose({ latents, prior, rows, columns, indices }) {
   return { symbols: [...quantize(Float32Array.from(latents), priorAt(prior), { rows, columns, indices: Int32Array.from(indices) })] };
+}
+
+/** The file of latents, under a pack whose decoder is told the step of each position or not. */
+function write({ latents, prior: path, rows, columns, space, downscale, told, step }) {
+  const prior = priorAt(path);
+  const pack = { space: { identity: space, downscale }, ownPrior: prior.identity, qualityInput: told };
+  const size = { widthPx: columns * downscale, heightPx: rows * downscale };
+  const picture = { rows, columns, latents: Float32Array.from(latents) };
+  return { file: [...writeFile(pack, prior, picture, { ...size, stepIndex: step, chunks: [] })] };
 }
 
 /** The symbols of a payload in the layout that encoders take: (rows, columns, coded channels). */
@@ -78,7 +89,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   let answer;
   try {
     const one = JSON.parse(line);
-    answer = one.latents ? choose(one) : run(one);
+    answer = one.indices ? choose(one) : one.latents ? write(one) : run(one);
   } catch (error) {
     if (!(error instanceof SdrtError)) throw error;
     answer = { error: error.name, message: error.message };
