@@ -56,9 +56,9 @@ import torch
 
 from sdrt_export import prior_training
 from sdrt_export.__main__ import main as command
-from sdrt_export.prior_fit import Quantizable, fit_prior
-from sdrt_export.prior_network import ScanNet
-from sdrt_export.prior_training import FitConfig, Sample, collect
+from sdrt_export.prior_fit import Quantizable, at_several_steps, fit_prior
+from sdrt_export.prior_network import ScanNet, rounded_together
+from sdrt_export.prior_training import FitConfig, Sample, collect, fit_scan
 
 Float32 = NDArray[np.float32]
 KINDS = ("weights", "own_weights", "global_weights", "shift", "out_weights", "out_shift")
@@ -145,6 +145,60 @@ def test_later_groups_are_as_large_as_what_they_see() -> None:
     assert channel_groups(32) == [1, 1, 2, 4, 8, 16]
     assert channel_groups(12) == [1, 1, 2, 4, 4]
     assert channel_groups(4) == [1, 1, 1, 1]
+
+
+def test_weights_are_rounded_together() -> None:
+    """Of inputs that go together, what rounding does to one others undo; all are whole and within their limits."""
+    torch.manual_seed(0)
+    inputs = torch.randn(4000, 6) @ torch.randn(6, 24) + 0.1 * torch.randn(4000, 24)
+    inputs = torch.cat([inputs, torch.ones(4000, 1)], 1)
+    counts = torch.rand(4000, 1)
+    weights = 0.4 * torch.randn(25, 3)
+    units = torch.full((25, 3), 0.25)
+    units[-1] /= 256
+    limits = torch.full((25, 1), 4.0)
+    limits[-1] = 10_000
+    whole = rounded_together(inputs, counts, weights, units, limits)
+
+    def error(found: torch.Tensor) -> float:
+        return float((counts * (inputs @ (found * units) - inputs @ weights).square()).mean())
+
+    by_itself = torch.minimum(torch.maximum(torch.round(weights / units), -limits), limits)
+    assert (whole == whole.round()).all() and (whole.abs() <= limits).all()
+    assert error(whole) < 0.15 * error(by_itself)
+
+
+def test_rounding_costs_a_network_few_bits() -> None:
+    """Of a trained network: less than a hundredth, where each weight by itself costs several times as much."""
+    plan = plan_scans(12, 12, 8)
+    layout = unfitted_prior(plan)
+    samples = [
+        Sample(np.rint(4 * textured(n, 12, 40)).astype(np.int32).transpose(1, 2, 0), np.full((40, 40), 512))
+        for n in range(12)
+    ]
+    seen, kept = (collect(layout, some, 8000, 0) for some in (samples[:9], samples[9:]))
+    number = 4
+    torch.manual_seed(0)
+    net, _bits = fit_scan(layout.scans[number], seen[number], kept[number], FitConfig(iterations=300))
+    share = torch.tensor(0.2)
+    every = kept[number].at(torch.arange(len(kept[number])))
+    with torch.no_grad():
+        exact, together = (float(net.bits(every, rounded, share).mean()) for rounded in (False, True))
+        net._integers = None
+        by_itself = float(net.bits(every, True, share).mean())
+    assert together < 1.01 * exact and together - exact < 0.5 * (by_itself - exact)
+
+
+def test_a_prior_is_fitted_where_files_are() -> None:
+    """Three in four steps lie between the ends of the usual range, most near its middle; the others anywhere."""
+    flat = [np.zeros((1, 2, 2), np.float32)] * 400
+    found = at_several_steps(flat, (300, 900), 1, lambda one, index: np.full(one.shape[1:], index), (500, 600, 650))
+    indices = np.array([int(one.step_indices[0, 0]) for one in found])
+    assert len(indices) == 3 * 400 and indices.min() < 330 and indices.max() > 870
+    inside = (indices >= 500) & (indices <= 650)
+    assert 0.7 < inside.mean() < 0.9 and np.median(indices[inside]) == pytest.approx(585, abs=10)
+    alone = at_several_steps(flat, (300, 900), 1, lambda one, index: np.full(one.shape[1:], index), (500, 500, 500))
+    assert np.mean([one.step_indices[0, 0] == 500 for one in alone]) > 0.7
 
 
 def at_step(latents: NDArray[np.float32], step_index: int = 512) -> Quantizable:

@@ -2,8 +2,8 @@
 
 Needs no checkpoint: the pack's own w16 or fp32 graphs are what is quantized. Layers are left in float by a rule that
 measures: first the most harmful ones for their arithmetic, as long as they hold at most a small share of it
-(FREE_SHARE); then more of them until the pictures of the calibration hold, and the pack's finest files too. A graph is kept only if other
-photographs hold as well.
+(FREE_SHARE); then more of them until the pictures of the calibration hold, and the pack's finest files too. A graph is
+kept only if other photographs hold as well.
 """
 
 from __future__ import annotations
@@ -204,9 +204,7 @@ def _convert(path: Path, free_share: float, seen: _Judge, apart: _Judge) -> Outc
     calibration = calibrate(graph, seen.inputs)
     if not calibration.layers:
         raise ModelError(f"there is no convolution to compute in int8 for {path}")
-    converted, floats, share = _choose(
-        graph, calibration, free_share, lambda model: seen(model).holds(on_others=True)
-    )
+    converted, floats, share = _choose(graph, calibration, free_share, lambda model: seen(model).holds(on_others=True))
     verdict = apart(converted)
     data = converted.SerializeToString(deterministic=True)
     try:

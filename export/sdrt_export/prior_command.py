@@ -34,6 +34,7 @@ from sdrt_export.prior_steps import base_steps, measure_sensitivity, middle
 from sdrt_export.progress import in_time
 
 _DECISION_PHOTOS = 6
+_METHOD = 2  # how scans are fitted: another number finds none of those that are kept
 _HELD = 24  # crops by which the networks are judged
 
 # torch takes seconds to import, and a generic prior needs none.
@@ -88,6 +89,7 @@ def _fit(pack: ModelPack, options: argparse.Namespace) -> int:
     started = time.monotonic()
     coarse, fine = max(pack.quality_range), min(pack.quality_range)
     index_range = (max(0, fine - 32), min(1023, coarse + 96))
+    usual = (fine + (pack.default_step - fine) // 4, pack.default_step, coarse - (coarse - pack.default_step) // 4)
     encoded = encode_crops(pack, options.images, options.photos, seed=options.seed, threads=options.threads)
     training, held = encoded.training, [example.latents for example in encoded.held]
     _say(started, f"{len(training)} crops for training, {len(held)} held out; kept in {encoded.folder}")
@@ -107,8 +109,8 @@ def _fit(pack: ModelPack, options: argparse.Namespace) -> int:
         return step_map.spread(offsets, step_index, rows, columns, downscale)
 
     arrays = fit_prior(
-        at_several_steps(training, index_range, options.seed, map_of),
-        at_several_steps(held[:_HELD], index_range, options.seed, map_of),
+        at_several_steps(training, index_range, options.seed, map_of, usual),
+        at_several_steps(held[:_HELD], index_range, options.seed, map_of, usual),
         steps=steps,
         sensitivity=sensitivity * steps**2 / float((sensitivity * steps**2).mean()),
         config=FitConfig(hidden=options.hidden, iterations=options.iterations, seed=options.seed),
@@ -156,7 +158,7 @@ def _key(
     options: argparse.Namespace, index_range: tuple[int, int], steps: NDArray[np.float32], torch_version: str
 ) -> str:
     """What a training depends on besides its crops, in 16 hexadecimal digits."""
-    settings = [FORMAT, torch_version, options.hidden, options.seed, options.iterations, options.dead_zone]
+    settings = [_METHOD, FORMAT, torch_version, options.hidden, options.seed, options.iterations, options.dead_zone]
     return hashlib.sha256(json.dumps([*settings, index_range, steps.tolist()]).encode()).hexdigest()[:16]
 
 

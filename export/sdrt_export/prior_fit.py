@@ -19,6 +19,9 @@ from sdrt_export.prior_tables import count_tables, shape_arrays
 from sdrt_export.prior_training import FitConfig, Sample, train_networks
 from sdrt_export.progress import Progress
 
+_STEPS = 3  # of each picture, at least
+_ANYWHERE = 0.25
+
 Float32 = NDArray[np.float32]
 MapOf = Callable[[Float32, int], NDArray[np.integer]]
 """Latents (C, h, w), and the step index of a file -> the step index at each position, (h, w)."""
@@ -84,12 +87,19 @@ def fit_prior(
 
 
 def at_several_steps(
-    latents: Sequence[Float32], index_range: tuple[int, int], seed: int, map_of: MapOf
+    latents: Sequence[Float32], index_range: tuple[int, int], seed: int, map_of: MapOf, usual: tuple[int, int, int]
 ) -> list[Quantizable]:
-    """Each of the latents at a few step indices, drawn from a range, both ends included; ``map_of`` spreads them."""
+    """Each of the latents at a few step indices, for ``map_of`` to spread.
+
+    Three in four are near where files usually are: between the first and the last of ``usual``, most often the second.
+    The others are anywhere in ``index_range``, both ends included.
+    """
     random = np.random.default_rng(seed)
-    times = max(2, min(8, 600 // len(latents)))
-    indices = random.integers(index_range[0], index_range[1] + 1, (len(latents), times))
+    shape = (len(latents), max(_STEPS, min(8, 600 // len(latents))))
+    anywhere = random.integers(index_range[0], index_range[1] + 1, shape)
+    first, most, last = usual
+    near = np.rint(random.triangular(first - 0.5, most, last + 0.5, shape)).astype(np.int64).clip(first, last)
+    indices = np.where(random.random(shape) < _ANYWHERE, anywhere, near)
     return [
         Quantizable(one, map_of(one, index))
         for one, row in zip(latents, indices.tolist(), strict=True)

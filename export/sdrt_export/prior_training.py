@@ -29,6 +29,7 @@ _MAX_RATE = 0.03
 _SCALE_OF_MAGNITUDE = 1.3  # of the shape that training begins with
 _LOOKS = 10
 _START_POSITIONS = 8192
+_ROUNDING_POSITIONS = 16384
 _KINDS = {
     "weights": "i1", "own_weights": "i1", "global_weights": "<i4",
     "shift": "u1", "out_weights": "i1", "out_shift": "u1",
@@ -48,7 +49,6 @@ class FitConfig:
         batch: positions an iteration.
         positions: at most so many are kept for each scan.
         learning_rate: of a scan of 400 inputs; larger ones learn more slowly.
-        rounded_share: the last part of the iterations sees rounded weights; more of it only disturbs.
         seed: of everything random.
     """
 
@@ -56,9 +56,8 @@ class FitConfig:
     sparse_hidden: int = 20
     iterations: int = 1200
     batch: int = 2048
-    positions: int = 40_000
+    positions: int = 160_000
     learning_rate: float = 3e-3
-    rounded_share: float = 0.1
     seed: int = 1
 
 
@@ -201,28 +200,23 @@ def fit_scan(scan: Scan, seen: Examples, kept: Examples, config: FitConfig) -> t
     )
     rates = [group["lr"] for group in optimizer.param_groups]
     first = _held_bits(net, kept, False, share)
-    rounded_from = int(config.iterations * (1 - config.rounded_share))
     best, best_state = math.inf, _state(net, share)
     for i in range(config.iterations):
-        rounded = i >= rounded_from
         part = min(1.0, (i + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * i / config.iterations)))
         for group, full in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = full * part
         some = seen.at(torch.randint(len(seen), (config.batch,)))
-        loss = (net.bits(some, rounded, share.sigmoid())[:, None] * some.weights).mean() / scan.size
+        loss = (net.bits(some, False, share.sigmoid())[:, None] * some.weights).mean() / scan.size
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        if (i + 1) % max(1, config.iterations // _LOOKS) == 0 or i + 1 in (rounded_from, config.iterations):
-            figure = _held_bits(net, kept, rounded, share)
-            if rounded and i - config.iterations // _LOOKS < rounded_from:
-                best = math.inf  # figures with rounded weights are not those without
+        if (i + 1) % max(1, config.iterations // _LOOKS) == 0 or i + 1 == config.iterations:
+            figure = _held_bits(net, kept, False, share)
             if figure < best:
                 best, best_state = figure, _state(net, share)
-        if i + 1 == rounded_from:
-            _restore(net, share, best_state)
     _restore(net, share, best_state)
+    net.round_together(seen.at(torch.randperm(len(seen))[:_ROUNDING_POSITIONS]))
     return net, np.array([first, _held_bits(net, kept, True, share)])
 
 
