@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from sdrt import __version__
 from sdrt.command import convert_arguments, desktop, install, latents_arguments, thumbnail
 from sdrt.command.console import (
+    USAGE,
     flush_stdout,
     in_words,
     print_stdout,
@@ -33,7 +34,7 @@ the exit code is that of the first error.
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports help that cannot be written as an error, and escapes control characters of the arguments in messages."""
+    """Reports help that cannot be written as an error, and wrong usage in one line without control characters."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:
@@ -46,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
         super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        self.exit(USAGE, f"{self.prog}: error: {printable(message)} ({self.prog} --help says more)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
