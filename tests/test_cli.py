@@ -169,6 +169,15 @@ def test_wrong_usage_is_code_2(arguments: list[str], folder: Path, capsys: pytes
     assert "error" in one_line(capsys.readouterr().err) and sorted(folder.iterdir()) == before
 
 
+def test_an_unknown_option_names_the_help_of_its_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the options of that command stand, wherever the unknown one stands."""
+    for line in ("encode photo.png --lossless", "encode --lossless photo.png", "info photo.sdl --lossless"):
+        with pytest.raises(SystemExit, match="2"):
+            run(*line.split())
+        error = one_line(capsys.readouterr().err)
+        assert "unrecognized arguments: --lossless" in error and f"sdrt {line.split(maxsplit=1)[0]} --help" in error
+
+
 @pytest.mark.parametrize(
     "line", ["encode photo.png photo.sdl", "encode photo.png other.sdl", "decode a.sdl a.png", "decode a.sdl b.JPG"]
 )
