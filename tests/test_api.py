@@ -217,6 +217,14 @@ def test_a_missing_file_is_a_file_not_found(call: str, testpack: ModelPack, tmp_
     assert type(sent) is type(caught.value) and str(sent) == str(caught.value)
 
 
+@pytest.mark.parametrize("one", ["photo.sdl", b"SDL", Path("photo.sdl"), None])
+def test_one_name_is_not_many(one: Any) -> None:
+    """A string would be taken letter by letter: it is refused at once, and the list that is meant is named."""
+    for many in (sdrt.encode_many, sdrt.decode_many):
+        with pytest.raises(sdrt.ArgumentError, match="give a list"):
+            many(one)
+
+
 # Files
 
 

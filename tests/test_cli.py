@@ -147,6 +147,10 @@ def test_every_option_of_an_encode_has_a_flag() -> None:
         ["encode", "photo.png", "logo.gif", "-o", "both.sdl"],
         ["encode", "photo.png", "-o", "a.sdl", "--out-dir", "."],
         ["encode", "photo.png", "-o", "photo.png"],
+        [],
+        ["photo.png"],
+        ["encode"],
+        ["encode", "photo.png", "--lossless"],
         ["encode", "photo.png", "photo.png"],
         ["encode", "-", "-", "--out-dir", "."],
         ["decode", "photo.sdl", "--crop", "1,2,3"],
@@ -162,7 +166,45 @@ def test_wrong_usage_is_code_2(arguments: list[str], folder: Path, capsys: pytes
     except SystemExit as leaving:
         code = int(leaving.code or 0)
     assert code == 2
-    assert "error" in capsys.readouterr().err and sorted(folder.iterdir()) == before
+    assert "error" in one_line(capsys.readouterr().err) and sorted(folder.iterdir()) == before
+
+
+def test_an_unknown_option_names_the_help_of_its_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the options of that command stand, wherever the unknown one stands."""
+    for line in ("encode photo.png --lossless", "encode --lossless photo.png", "info photo.sdl --lossless"):
+        with pytest.raises(SystemExit, match="2"):
+            run(*line.split())
+        error = one_line(capsys.readouterr().err)
+        assert "unrecognized arguments: --lossless" in error and f"sdrt {line.split(maxsplit=1)[0]} --help" in error
+
+
+@pytest.mark.parametrize(
+    "line", ["encode photo.png photo.sdl", "encode photo.png other.sdl", "decode a.sdl a.png", "decode a.sdl b.JPG"]
+)
+def test_an_output_without_its_option_is_named(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second name that means the output, as for cjxl, is told from an input, and the option that it needs is said."""
+    shutil.copy(command.HEALTHY, folder / "a.sdl")
+    before = sorted(folder.iterdir())
+    assert run(*line.split()) == 2
+    assert f"-o {line.rsplit(maxsplit=1)[-1]} makes it the output" in one_line(capsys.readouterr().err)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_input_that_is_not_there_is_said_before_its_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether its output exists already or has no folder: the name of the input is what has to be mended."""
+    (folder / "gone.sdl").write_bytes(b"")
+    for name in ("gone.jpg", "nowhere/gone.jpg", "https://example.com/gone.jpg"):
+        assert run("encode", name) == 9
+        assert f"cannot read {name}: no such file" in one_line(capsys.readouterr().err)
+    assert (folder / "gone.sdl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["decode", "info", "encode"])
+def test_an_empty_file_is_called_empty(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As it comes out of a pipe whose first half failed, or of a full disk."""
+    (folder / "nothing").write_bytes(b"")
+    assert run(name, "nothing") == (9 if name == "encode" else 3)
+    assert "it is empty" in one_line(capsys.readouterr().err)
 
 
 def test_several_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import sdrt
 from sdrt.codec import Codec
 
 COLORS = list(product((0, 85, 170, 255), repeat=3))
@@ -36,3 +37,14 @@ def test_flat_colors_stay_flat_and_right(colors: list[tuple[int, ...]], sizes: t
     codec = Codec("tiny", device="cpu", threads=1)
     errors = {(color, size): worst(codec, color, size) for size in sizes for color in colors}
     assert {case: levels for case, levels in errors.items() if levels > MAX_LEVELS} == {}
+
+
+def test_what_is_kept_whole_has_no_quality() -> None:
+    """One color is kept exactly by a patch: nothing is painted, and neither encoder nor info claims a quality."""
+    picture = np.full((48, 64, 3), (200, 30, 90), np.uint8)
+    codec = Codec("tiny", device="cpu", threads=1)
+    data, about = codec.encode_with_info(picture, quality=50)
+    assert about.quality is None and sdrt.info(data).quality is None
+    assert (np.asarray(codec.decode(data)) == picture).all()
+    _, painted = codec.encode_with_info(picture, quality=50, protect="none")
+    assert painted.quality == 50

@@ -346,6 +346,18 @@ def test_a_profile_of_another_space_is_noted(photo: Pixels) -> None:
     assert "profile is for RGB" in picture.notes[0]
 
 
+def test_lab_pixels_with_a_lab_profile_are_no_surprise(photo: Pixels) -> None:
+    """They are colors already: converted as those without a profile, and nothing is noted."""
+    lab = Image.fromarray(photo).convert("LAB")
+    lab.info.pop("icc_profile", None)
+    plain = load(lab)
+    lab.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    told = load(lab)
+    assert told.notes == plain.notes == ()
+    assert (told.rgb == plain.rgb).all()
+    assert np.abs(told.rgb.astype(int) - photo).mean() < 3  # 8 bits of Lab
+
+
 # Bad files and limits
 
 

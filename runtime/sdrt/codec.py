@@ -225,7 +225,7 @@ class Codec(LatentCodec):
             files after it can still be taken.
 
         Raises:
-            ArgumentError: As ``encode``, at once; or ``workers`` is not such a number.
+            ArgumentError: As ``encode``, at once; or ``workers`` is not such a number, or ``pictures`` one name.
         """
         return InOrder(partial(self.encode, options=updated(options, **keywords)), pictures, workers)
 
@@ -333,7 +333,7 @@ class Codec(LatentCodec):
             can still be taken.
 
         Raises:
-            ArgumentError: ``workers`` is not such a number.
+            ArgumentError: ``workers`` is not such a number, or ``files`` is one name or one file's bytes.
         """
         return InOrder(self.decode, files, workers)
 

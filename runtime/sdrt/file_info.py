@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sdrt.container import sdl
 from sdrt.container.source import SdlSource, read_source
 from sdrt.errors import ModelError
-from sdrt.limits import DEFAULT_MAX_PIXELS
+from sdrt.limits import DEFAULT_MAX_PIXELS, MAX_STEP_INDEX
 from sdrt.network.devices import precisions_by_device
 from sdrt.packs import search
 from sdrt.packs.manifest import ModelPack
@@ -29,7 +29,8 @@ class Info:
         step_index: The quantizer's step, 0 to 1023; larger is coarser.
         resampling: The picture is coded at this fraction of its sides: 1, 2, 4 or 8.
         quality: 0 to 100 on the scale of ``model``; below 0 where a small target made the file coarser than quality 0;
-            None where ``model`` is None or has one quality only, or writes with another prior by now.
+            None where ``model`` is None or has one quality only, or writes with another prior by now, and where patches
+            hold the whole picture.
         model: Name of the pack with the file's latent space and prior; None where there is none here.
         space_identity: Eight hexadecimal digits.
         prior_identity: Eight hexadecimal digits.
@@ -96,8 +97,10 @@ def describe(file: sdl.SdlFile, file_bytes: int, pack: ModelPack | None) -> Info
 
 def _quality_of(file: sdl.SdlFile, pack: ModelPack) -> float | None:
     """The quality setting that gives the file's step; None for packs of one quality, and for files of an older prior,
-    whose steps differ."""
+    whose steps differ, and for those whose patches leave nothing to paint."""
     coarse, fine = pack.quality_range
     if coarse == fine or next(iter(pack.priors)) != file.prior_identity:
+        return None
+    if file.step_index == MAX_STEP_INDEX and file.chunk(sdl.PATCHES) is not None:
         return None
     return round(100 * (coarse - file.step_index) / (coarse - fine), 2)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from sdrt.arguments import check_count
+from sdrt.errors import ArgumentError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -37,13 +38,15 @@ class InOrder(Iterator[_Result], Generic[_Item, _Result]):
         workers: Number of threads, 1 or more; None: one for each core that the process may use.
 
     Raises:
-        ArgumentError: ``workers`` is no such number.
+        ArgumentError: ``workers`` is no such number; or ``items`` is one name, one file's bytes or nothing to iterate.
     """
 
     def __init__(self, function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int | None) -> None:
         from concurrent.futures import ThreadPoolExecutor  # it imports logging, which single pictures do without
 
         check_count("workers", workers)
+        if isinstance(items, (str, bytes, bytearray, memoryview)) or not isinstance(items, Iterable):
+            raise ArgumentError(f"expected several pictures or files, got one {type(items).__name__}: give a list")
         workers = usable_cores() if workers is None else workers
         self._function = function
         self._items = iter(items)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from sdrt import __version__
 from sdrt.command import convert_arguments, desktop, install, latents_arguments, thumbnail
 from sdrt.command.console import (
+    USAGE,
     flush_stdout,
     in_words,
     print_stdout,
@@ -25,6 +26,7 @@ from sdrt.errors import SdrtError
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+PROGRAM = "sdrt"
 _EPILOG = """\
 exit codes: 0 done, 1 unexpected, 2 wrong usage, 3 not an .sdl file, 4 not supported, 5 corrupt, 6 over a limit,
 7 model pack, 8 inference engine, 9 unreadable input, 10 output, 130 interrupted. With several inputs all are tried, and
@@ -33,7 +35,7 @@ the exit code is that of the first error.
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports help that cannot be written as an error, and escapes control characters of the arguments in messages."""
+    """Reports help that cannot be written as an error, and wrong usage in one line without control characters."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:
@@ -45,8 +47,15 @@ class _Parser(argparse.ArgumentParser):
         flush_stdout()
         super().exit(status, message)
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # argparse's overloads
+        """Of a command, what it does not know is an error of its own: argparse's names the help of all commands."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.prog != PROGRAM:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        self.exit(USAGE, f"{self.prog}: error: {printable(message)} ({self.prog} --help says more)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> _Parser:
     parser = _Parser(
-        prog="sdrt",
+        prog=PROGRAM,
         description="Photographs in a few kilobytes: encode pictures to .sdl files and decode them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

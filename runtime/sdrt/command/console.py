@@ -11,10 +11,12 @@ from typing import BinaryIO, TextIO
 
 from sdrt.command.process import TRACEBACK_VARIABLE
 from sdrt.container.source import read_source
-from sdrt.errors import ImageError, LimitError, OutputError, SdrtError
+from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, SdrtError
 from sdrt.streams import WholeWriter, flush_whole, own_descriptor
 
 STDIO = "-"
+USAGE = 2
+"""The exit code of wrong usage, as argparse has it."""
 
 
 def report_error(error: Exception, source: str | None = None, *, program: str = "sdrt") -> int:
@@ -100,6 +102,18 @@ def read_input(source: str) -> bytes:
     if source != STDIO:
         return read_source(source)
     return read_source(standard_input(), "stdin")
+
+
+def check_input(source: str) -> None:
+    """Fail before the output is looked at if there is no such file. Raises MissingFileError."""
+    if source == STDIO:
+        return
+    try:
+        Path(source).stat()
+    except FileNotFoundError:
+        raise MissingFileError(f"cannot read {source}: no such file") from None
+    except (OSError, ValueError):  # whoever reads it says what is wrong
+        return
 
 
 def check_output(destination: str, *, overwrite: bool) -> None:

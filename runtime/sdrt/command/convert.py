@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from sdrt.codec import Codec
 from sdrt.command import process
 from sdrt.command.console import (
     STDIO,
+    USAGE,
     Progress,
+    check_input,
     check_output,
     print_stderr,
     read_input,
@@ -22,6 +25,7 @@ from sdrt.command.console import (
     standard_output,
     write_output,
 )
+from sdrt.container.sdl import SUFFIX
 from sdrt.container.truth_map import CELL_PX
 from sdrt.errors import OutputError, UnsupportedError
 from sdrt.options import EncodeKeywords, EncodeOptions
@@ -29,7 +33,6 @@ from sdrt.pixels.picture import Picture, gather
 from sdrt.pixels.save import SAVE_OPTIONS, format_of, save
 from sdrt.pixels.truth_overlay import overlay
 
-USAGE = 2
 STDIN, STDOUT = 0, 1
 
 
@@ -52,10 +55,15 @@ def plan_jobs(
 
     ``truth``: another file that is written, of the only input.
 
-    Raises UsageError: one output for several inputs, stdin twice, an output that is an input or another output.
+    Raises UsageError: one output for several inputs, stdin twice, an output that is an input or another output, or an
+    output without ``-o``.
     """
     if output is not None and len(inputs) > 1:
         raise UsageError(f"-o names one file, but there are {len(inputs)} inputs: use --out-dir")
+    if output is None and out_dir is None and len(inputs) == 2 and _is_output(inputs, suffix):
+        raise UsageError(
+            f"{inputs[1]} is taken for a second input, which is not there: -o {inputs[1]} makes it the output"
+        )
     if inputs.count(STDIO) > 1:
         raise UsageError("stdin can be read once only")
     jobs = [Job(source, _destination(source, out_dir, suffix) if output is None else output) for source in inputs]
@@ -76,6 +84,13 @@ def plan_jobs(
         if len(inputs) > 1 or truth == STDIO or file in sources or (file or _place(truth)) in owners:
             raise UsageError("--truth needs one input and a file that is neither an input nor the output")
     return jobs
+
+
+def _is_output(inputs: list[str], suffix: str) -> bool:
+    """Whether the second of two names is no file yet and means the output, as it does for dwebp and cjxl."""
+    outputs = {SUFFIX} if suffix == SUFFIX else set(SAVE_OPTIONS)
+    first, second = (Path(name).suffix.lower() for name in inputs)
+    return first not in outputs and second in outputs and not os.path.lexists(inputs[1])
 
 
 def _destination(source: str, out_dir: str | None, suffix: str) -> str:
@@ -125,7 +140,7 @@ def encode_files(arguments: argparse.Namespace) -> int:
         quality += "" if about.resampling == 1 else f", resampling {about.resampling}"
         return f"{len(data)} bytes, {about.bits_per_pixel:.3f} bpp{quality}"
 
-    return _run(arguments, ".sdl", encode)
+    return _run(arguments, SUFFIX, encode)
 
 
 def decode_files(arguments: argparse.Namespace) -> int:
@@ -189,6 +204,7 @@ def _run(
     for job in jobs:
         start = time.perf_counter()
         try:
+            check_input(job.source)  # before the output: a name that is not there is what has to be mended
             check_output(job.destination, overwrite=arguments.force)
             earlier = written.get(_identity(job.destination, STDOUT))
             if earlier is not None:  # names that turned out to be one file's when it was there

@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from sdrt.atomic import atomic_file, file_identity, make_folder
 from sdrt.codec import Codec
-from sdrt.command.console import check_output, print_stderr, report_error, write_output
+from sdrt.command.console import USAGE, check_output, print_stderr, report_error, write_output
 from sdrt.container.source import read_source
 from sdrt.errors import ImageError, LimitError, MissingFileError, OutputError, UnsupportedError
 from sdrt.latent_cache import FLIPPED, OWN, READERS, SDL, SIZES, read_members, write_members
@@ -19,7 +19,6 @@ from sdrt.latents.webdataset import MAX_SAMPLE_BYTES, Members, TarWriter, checke
 from sdrt.options import NEAR_LOSSLESS, EncodeOptions, LatentForm
 from sdrt.streams import read_at_most
 
-USAGE = 2
 TAR = ".tar"
 
 

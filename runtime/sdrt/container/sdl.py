@@ -206,6 +206,8 @@ def read_header(stream: Readable, *, max_pixels: int | None = DEFAULT_MAX_PIXELS
 
 
 def _check_magic(start: bytes) -> None:
+    if not start:
+        raise NotSdlError("not an .sdl file: it is empty")
     if start != MAGIC:
         raise NotSdlError("not an .sdl file: it does not start with the bytes SDL")
 

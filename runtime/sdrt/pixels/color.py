@@ -155,10 +155,12 @@ def _scaled(values: npt.NDArray[np.generic], low: float, high: float) -> Pixels:
 
 
 def _from_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Callable[[Image.Image], Image.Image] | None:
-    """The conversion from an ICC profile to sRGB; None where the profile is invalid or is sRGB."""
+    """The conversion from an ICC profile to sRGB; None where the profile is invalid, is sRGB or is of Lab pixels."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
+        if image.mode == "LAB" and space == "Lab":
+            return None  # the pixels are colors already, whatever the device
         gray = image.mode in ("1", "L", "LA", "La", "I", "F", *_SIXTEEN_BIT)
         mode = "CMYK" if image.mode == "CMYK" else "L" if gray and space == "GRAY" else "RGB"
         if space != {"CMYK": "CMYK", "L": "GRAY", "RGB": "RGB"}[mode]:

@@ -52,6 +52,8 @@ _WORDS = {
 
 def unknown(prefix: bytes) -> str:
     """Why Pillow cannot read a file that begins with these PREFIX_BYTES."""
+    if not prefix:
+        return "it is empty"
     for offset, signature, name in _READ:
         if prefix.startswith(signature, offset):
             return f"damaged, or a kind of {name} that Pillow does not read"
