@@ -29,8 +29,8 @@ def half_busy(prior: Prior, rows: int = 4, columns: int = 6) -> NDArray[np.float
 
 
 def test_smooth_parts_get_finer_steps(testpack: ModelPack) -> None:
-    """By at most five quarters of an octave, busy ones coarser by at most one quarter; cells that the grid cuts count by
-    their share."""
+    """By at most five quarters of an octave, busy ones coarser by at most one quarter; cells that the grid cuts count
+    by their share."""
     prior = load_prior(read_prior(testpack))
     whole = adapted(half_busy(prior), prior.steps, 8, 512)
     cut = adapted(half_busy(prior)[:, : 3 * CELL + 1, : 5 * CELL + 2], prior.steps, 8, 512)

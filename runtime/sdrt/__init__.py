@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 TYPE_CHECKING = False
 """As in typing, whose import would take longer than all else that happens before the command heeds Ctrl-C."""
