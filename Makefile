@@ -104,7 +104,7 @@ train: $(VENV)/.everything
 
 pack: $(VENV)/.everything
 	$(BIN)/python -m sdrt_train.pack $(RUN)/checkpoint.pt --out models/tiny
-	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --photos 2355 --iterations 3000 --uniform-steps --decisions 0.25
+	$(BIN)/python -m sdrt_export prior models/tiny --images $(PHOTOS) --photos 2355 --iterations 3000 --uniform-steps --decisions 0.25 --dead-zone 0.07
 	$(BIN)/python -m sdrt_export int8 models/tiny --images bench/photos
 
 golden: $(VENV)/.everything
