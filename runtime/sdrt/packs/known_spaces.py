@@ -14,6 +14,7 @@ NAMES = {
     "d2625dff": "qwenimage21: Qwen-Image 2.1",
     "d0ba8b30": "tiny of sdrt 0.6 to 0.8",
     "ab6afd5a": "tiny of sdrt 0.9 and 0.10",
+    "19f5fa4c": "tiny of sdrt 0.11",
 }
 """Identity -> id of the space and the models that use it. ``export/sdrt_export/spaces.py`` recognizes them."""
 
