@@ -269,7 +269,7 @@ def test_a_disk_that_fills_up_midway(testpack: ModelPack, tmp_path: Path) -> Non
         ("encode - --model testpack <&-", errors.ImageError.exit_code, "stdin is closed"),
         ("info - <&-", errors.ImageError.exit_code, "stdin is closed"),
         ("decode - </dev/null", errors.NotSdlError.exit_code, "not an .sdl"),
-        ("encode - --model testpack </dev/null", errors.ImageError.exit_code, "not a picture"),
+        ("encode - --model testpack </dev/null", errors.ImageError.exit_code, "it is empty"),
         ("decode {healthy} -o - >&-", errors.OutputError.exit_code, "stdout is closed"),
         ("info {healthy} >&-", errors.OutputError.exit_code, "stdout is closed"),
     ],
