@@ -44,7 +44,7 @@ Picture = Callable[[Floats], Floats]
 
 MIN_PSNR_DB = 40.0
 """Between the pictures of the int8 and the float graph."""
-MAX_LPIPS = 0.01
+MAX_LPIPS = 0.005
 MAX_LOST_DB = 0.05
 """Mean PSNR to the photographs that one half in int8 may cost a file of the pack's finest step, where the codec itself
 loses least. Both halves together: .1 dB."""
